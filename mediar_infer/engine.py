@@ -1,0 +1,203 @@
+"""Models x flips x windows → finished rows of merged maps, streaming from top to bottom.
+
+All passes go down the image together and add into one ring of ``roi_size`` rows: every window's
+weights are divided beforehand by the sum over its own pass (``windows.py``), so the sum over
+passes, over their number, is the released result. A row leaves the ring when no later window of
+any pass touches it. Memory therefore grows with the width of the image, never with its height.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mediar_infer.backends import Backend
+from mediar_infer.budget import Stopwatch
+from mediar_infer.config import EngineConfig, FlipName
+from mediar_infer.errors import PredictionError
+from mediar_infer.images import ImageSource
+from mediar_infer.preprocess import Scaling
+from mediar_infer.tta import flip_inputs, unflip_logits
+from mediar_infer.types import Float32Array
+from mediar_infer.windows import WindowGrid
+
+
+@dataclass(frozen=True, slots=True)
+class MapBand:
+    """Finished rows of the merged maps."""
+
+    top: int
+    """Image row of the first row."""
+    maps: Float32Array
+    """``(3, rows, W)``: FLOW_Y, FLOW_X (network scale), CELLPROB (mean logit)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    flip: FlipName
+    grid: WindowGrid
+    top: int
+    left: int
+
+
+class _InputRows:
+    """Normalised rows of the image, each read and normalised once."""
+
+    def __init__(self, source: ImageSource, scaling: Scaling, stopwatch: Stopwatch) -> None:
+        self._source, self._scaling, self._stopwatch = source, scaling, stopwatch
+        self._top = 0
+        self._rows = np.empty((0, source.width, 3), dtype=np.uint8)
+
+    def move_to(self, top: int, bottom: int) -> None:
+        """Hold rows ``top`` … ``bottom`` of the image; must not move up."""
+        held_to = self._top + len(self._rows)
+        with self._stopwatch("read"):
+            fresh = self._source.read_rows(max(held_to, top), max(bottom, held_to))
+        with self._stopwatch("preprocess"):
+            kept = self._rows[top - self._top :]
+            self._rows = np.concatenate([kept, self._scaling.apply(fresh)])
+        self._top = top
+
+    def crop(self, window: _Window) -> Tensor:
+        """``(3, roi, roi)`` uint8, zero outside the image."""
+        size = window.grid.roi_size
+        width = self._rows.shape[1]
+        first, last = window.top - self._top, window.top - self._top + size
+        left, right = window.left, window.left + size
+        inside = self._rows[max(first, 0) : last, max(left, 0) : right]
+        padding = (
+            max(-left, 0), max(right - width, 0),
+            max(-first, 0), max(last - len(self._rows), 0),
+        )  # fmt: skip
+        return F.pad(torch.from_numpy(inside).permute(2, 0, 1), padding)
+
+
+class _RingOfRows:
+    """Accumulator ``(3, roi_size, W)`` in which image row y lies at y modulo roi_size."""
+
+    def __init__(self, roi_size: int, width: int, device: torch.device) -> None:
+        self._size = roi_size
+        self._sums = torch.zeros(3, roi_size, width, dtype=torch.float32, device=device)
+
+    def _pieces(self, top: int, bottom: int) -> Iterator[tuple[slice, slice]]:
+        """Rows ``top`` … ``bottom`` as (ring rows, rows counted from ``top``)."""
+        row = top
+        while row < bottom:
+            place = row % self._size
+            n = min(self._size - place, bottom - row)
+            yield slice(place, place + n), slice(row - top, row - top + n)
+            row += n
+
+    def add(self, window: _Window, weighted: Tensor, height: int, width: int) -> None:
+        """Add weighted logits ``(3, roi, roi)``, leaving out what lies outside the image."""
+        top, bottom = max(window.top, 0), min(window.top + self._size, height)
+        left, right = max(window.left, 0), min(window.left + self._size, width)
+        inside = weighted[:, top - window.top :, left - window.left : right - window.left]
+        for ring, rows in self._pieces(top, bottom):
+            self._sums[:, ring, left:right] += inside[:, rows]
+
+    def take(self, top: int, bottom: int) -> Float32Array:
+        """Rows ``top`` … ``bottom``, which are zero afterwards."""
+        taken = np.empty((3, bottom - top, self._sums.shape[2]), dtype=np.float32)
+        for ring, rows in self._pieces(top, bottom):
+            taken[:, rows] = self._sums[:, ring].cpu().numpy()
+            self._sums[:, ring] = 0
+        return taken
+
+
+def _windows_by_top(source: ImageSource, config: EngineConfig) -> dict[int, list[_Window]]:
+    windows: dict[int, list[_Window]] = {}
+    for flip in config.plan.flips:
+        grid = WindowGrid.of_image(
+            source.height,
+            source.width,
+            config.roi_size,
+            config.plan.overlap,
+            flip_rows=flip == "vertical",
+            flip_columns=flip == "horizontal",
+        )
+        for top in grid.tops:
+            row = windows.setdefault(top, [])
+            row.extend(_Window(flip, grid, top, left) for left in grid.lefts)
+    return dict(sorted(windows.items()))
+
+
+def count_windows(height: int, width: int, config: EngineConfig, n_members: int) -> int:
+    """Number of single-window forward passes that an image takes."""
+    grid = WindowGrid.of_image(height, width, config.roi_size, config.plan.overlap)
+    return len(grid.tops) * len(grid.lefts) * len(config.plan.flips) * n_members
+
+
+def _predict_windows(windows: Sequence[_Window], crops: Tensor, members: Sequence[Backend]) -> Tensor:
+    """Sum of the members' logits, un-flipped, for windows that may differ in their flip."""
+    inputs = crops.to(members[0].device, torch.float32) / 255
+    inputs = torch.stack(
+        [flip_inputs(x[None], w.flip)[0] for x, w in zip(inputs, windows, strict=True)]
+    )
+    logits = members[0](inputs)
+    for member in members[1:]:
+        logits += member(inputs)
+    return torch.stack(
+        [unflip_logits(y[None], w.flip)[0] for y, w in zip(logits, windows, strict=True)]
+    )
+
+
+def predict_bands(
+    source: ImageSource,
+    scaling: Scaling,
+    members: Sequence[Backend],
+    config: EngineConfig,
+    stopwatch: Stopwatch,
+) -> Iterator[MapBand]:
+    """Predict the merged maps of an image, band by band.
+
+    Args:
+        source: the image.
+        scaling: its normalisation constants.
+        members: the models of the ensemble, all on one device.
+        config: plan (flips, overlap) and window size.
+        stopwatch: gains the stages ``read``, ``preprocess`` and ``network``.
+
+    Yields:
+        Bands from top to bottom without gaps; together they cover the image.
+
+    Raises:
+        PredictionError: if the network's output is not finite.
+    """
+    height, width = source.height, source.width
+    rows = _InputRows(source, scaling, stopwatch)
+    device = members[0].device
+    ring = _RingOfRows(config.roi_size, width, device)
+    by_top = _windows_by_top(source, config)
+    batch = config.runtime.batch or members[0].batch
+    n_passes = len(members) * len(config.plan.flips)
+    ends = [*(max(top, 0) for top in list(by_top)[1:]), height]
+    done = 0
+    for (top, windows), end in zip(by_top.items(), ends, strict=True):
+        rows.move_to(max(top, 0), min(top + config.roi_size, height))
+        with stopwatch("network"):
+            for first in range(0, len(windows), batch):
+                group = windows[first : first + batch]
+                logits = _predict_windows(group, torch.stack([*map(rows.crop, group)]), members)
+                for window, maps in zip(group, logits, strict=True):
+                    weights = window.grid.weights(window.top, window.left) / n_passes
+                    ring.add(window, maps * torch.from_numpy(weights).to(device), height, width)
+            maps = ring.take(done, end) if end > done else None
+        if maps is not None:
+            _check_finite(maps, source.name, done)
+            yield MapBand(done, maps)
+            done = end
+
+
+def _check_finite(maps: npt.NDArray[np.float32], name: str, top: int) -> None:
+    # One sum is NaN or infinite if any value is, and needs no array of flags.
+    if not np.isfinite(maps.sum(dtype=np.float64)):
+        raise PredictionError(
+            f"{name}: found NaN or infinity in the network's output from row {top} on, expected"
+            " finite maps; run with --precision float32 (or bfloat16) and check the weights with"
+            " 'weights verify'"
+        )

@@ -1,0 +1,29 @@
+"""Errors of the package: each says what was found, what was expected and what to do."""
+
+
+class MediarError(Exception):
+    """Base of every error that the engine raises on purpose."""
+
+
+class ImageReadError(MediarError):
+    """An input file cannot be read as one 2-D microscopy image."""
+
+
+class CheckpointError(MediarError):
+    """A weight file is missing, damaged or does not hold a MEDIAR-Former."""
+
+
+class ShapeError(MediarError):
+    """An array does not have the shape that the function needs."""
+
+
+class OutputError(MediarError):
+    """A result cannot be written, or two inputs map to one output name."""
+
+
+class PredictionError(MediarError):
+    """The network produced something that cannot be turned into labels (NaN or infinity)."""
+
+
+class UsageError(MediarError):
+    """Options that do not fit together, or an input folder that does not exist."""

@@ -1,0 +1,53 @@
+"""Shared fixtures: seeded randomness, the optional shared data, and the ``--runslow`` switch."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--runslow", action="store_true", help="also run tests marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--runslow"):
+        return
+    skip = pytest.mark.skip(reason="slow: run with --runslow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(19940817)
+
+
+@pytest.fixture(scope="session")
+def golden_dir():
+    """Small copies of the golden data, part of the repository."""
+    return ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared_dir():
+    """Folder of optional large data beside the checkout; tests that need it skip without it."""
+    path = ROOT.parent / "shared"
+    if not path.is_dir():
+        pytest.skip("the shared data folder is not beside this checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def cells_dir(shared_dir):
+    """Labelled microscopy images: images/, labels/, manifest.csv."""
+    return shared_dir / "data" / "cells"
+
+
+@pytest.fixture(scope="session")
+def parity_dir(shared_dir):
+    """Golden inputs and outputs of the released system."""
+    return shared_dir / "parity"
