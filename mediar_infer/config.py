@@ -67,15 +67,19 @@ class MaskConfig:
     """``paper``: non-overlapping blocks for large images, as released; ``stitched``: no cell is cut
     and the result does not depend on the block size; ``auto``: whole image below 25 MP, stitched
     above."""
-    block_size: int = 2000
-    """Side of a block in ``paper`` mode, rows worked on at once in ``stitched`` mode."""
+    block_size: int = 0
+    """Side of a block in ``paper`` mode, rows worked on at once in ``stitched`` mode; 0 takes 2000
+    and 512."""
 
     def __post_init__(self) -> None:
         _check(
             0 < self.cellprob_threshold < 1,
             f"found cell-probability threshold {self.cellprob_threshold}, expected 0 to 1",
         )
-        _check(self.block_size >= 64, f"found block size {self.block_size}, expected 64 or more")
+        _check(
+            self.block_size == 0 or self.block_size >= 64,
+            f"found block size {self.block_size}, expected 64 or more, or 0 (automatic)",
+        )
         _check(
             self.blocks in ("auto", "paper", "stitched"),
             f"found blocks {self.blocks!r}, expected auto, paper or stitched",

@@ -6,6 +6,7 @@ passes, over their number, is the released result. A row leaves the ring when no
 any pass touches it. Memory therefore grows with the width of the image, never with its height.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ from mediar_infer.preprocess import Scaling
 from mediar_infer.tta import flip_inputs, unflip_logits
 from mediar_infer.types import Float32Array
 from mediar_infer.windows import WindowGrid
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +183,19 @@ def predict_bands(
     for (top, windows), end in zip(by_top.items(), ends, strict=True):
         rows.move_to(max(top, 0), min(top + config.roi_size, height))
         with stopwatch("network"):
-            for first in range(0, len(windows), batch):
-                group = windows[first : first + batch]
-                logits = _predict_windows(group, torch.stack([*map(rows.crop, group)]), members)
+            waiting = list(windows)
+            while waiting:
+                group = waiting[:batch]
+                try:
+                    crops = torch.stack([rows.crop(window) for window in group])
+                    logits = _predict_windows(group, crops, members)
+                except torch.OutOfMemoryError:
+                    if len(group) == 1:
+                        raise
+                    batch = len(group) // 2
+                    logger.warning("%s: device memory is full; batch is now %d", source.name, batch)
+                    continue
+                waiting = waiting[batch:]
                 for window, maps in zip(group, logits, strict=True):
                     weights = window.grid.weights(window.top, window.left) / n_passes
                     ring.add(window, maps * torch.from_numpy(weights).to(device), height, width)

@@ -18,7 +18,8 @@ from mediar_infer.types import FLOW_SCALE, Float32Array
 N_STEPS = 200
 """Euler steps of the released tracking; at unit speed a pixel reaches a centre 200 px away."""
 
-_STRIP_PIXELS = 1 << 16
+# Three float64 strips of this many pixels stay in a core's second-level cache.
+_STRIP_PIXELS = 1 << 14
 _SETTLING_STEPS = 32
 
 
@@ -72,27 +73,30 @@ def track_flow(
     low, high = -origin * scale + shift, (extent - 1 - origin) * scale + shift
 
     device = unit_flow.device
-    # grid_sample wants x before y.
-    to_grid = [t.flip(0).to(device, torch.float32) for t in (scale, shift, low, high)]
-    grid_scale, grid_shift, grid_low, grid_high = to_grid
-    field = (unit_flow.flip(0) * grid_scale[:, None, None])[None]
+    scale_x, scale_y = scale.flip(0).tolist()
+    shift_x, shift_y = shift.flip(0).tolist()
+    # grid_sample wants x before y; x and y lie apart in memory, which it reads fastest.
+    field = torch.stack([unit_flow[1] * scale_x, unit_flow[0] * scale_y])[None]
     # The CPU kernel runs one batch entry per thread.
     n_batches = torch.get_num_threads() if device.type == "cpu" else 1
-    n_points = len(points)
-    padding = -n_points % n_batches
-    grid = F.pad(points.flip(1).float() * grid_scale + grid_shift, (0, 0, 0, padding))
-    grid = grid.view(n_batches, 1, -1, 2)
+    padded = F.pad(points.T.float(), (0, -len(points) % n_batches)).view(2, n_batches, 1, -1)
+    walkers = torch.stack(
+        [padded[1] * scale_x + shift_x, padded[0] * scale_y + shift_y], dim=1
+    )
+    grid = walkers.permute(0, 2, 3, 1)
     field = field.expand(n_batches, -1, -1, -1)
+    (low_y, low_x), (high_y, high_x) = low.tolist(), high.tolist()
     for _ in range(n_steps):
-        velocity = F.grid_sample(field, grid, align_corners=False)
-        grid += velocity.permute(0, 2, 3, 1)
-        grid.clamp_(grid_low, grid_high)
-    ended = grid.view(-1, 2)[:n_points]
-    return ((ended - grid_shift) / grid_scale).flip(1).long()
+        walkers += F.grid_sample(field, grid, align_corners=False)
+        walkers[:, 0].clamp_(low_x, high_x)
+        walkers[:, 1].clamp_(low_y, high_y)
+    end_y = (walkers[:, 1].flatten() - shift_y) / scale_y
+    end_x = (walkers[:, 0].flatten() - shift_x) / scale_x
+    return torch.stack([end_y, end_x], dim=1)[: len(points)].long()
 
 
 @dataclass(slots=True)
-class _CellPixels:
+class CellPixels:
     """Pixels of all cells, sorted by cell and inside a cell in row-major order."""
 
     y: Tensor
@@ -115,7 +119,7 @@ def _segment_min(values: Tensor, segment: Tensor, n_segments: int) -> Tensor:
     return filled.scatter_reduce(0, segment, values, "amin", include_self=False)
 
 
-def _gather_cells(labels: Tensor) -> _CellPixels:
+def gather_cells(labels: Tensor) -> CellPixels:
     width = labels.shape[1]
     flat = labels.flatten()
     where = flat.nonzero().flatten()
@@ -134,7 +138,7 @@ def _gather_cells(labels: Tensor) -> _CellPixels:
     distance = (y - y_median[cell]).square() + (x - x_median[cell]).square()
     nearest = distance == _segment_min(distance, cell, n_cells)[cell]
     candidates = nearest.nonzero().flatten()
-    return _CellPixels(
+    return CellPixels(
         y=y,
         x=x,
         cell=cell,
@@ -147,7 +151,7 @@ def _gather_cells(labels: Tensor) -> _CellPixels:
     )
 
 
-def _strips(cells: _CellPixels, n_iterations: Tensor) -> list[Tensor]:
+def _strips(cells: CellPixels, n_iterations: Tensor) -> list[Tensor]:
     """Group cells of about one width into strips, those that diffuse longest first."""
     width_class = (cells.width.double().log2() * 4).ceil().long()
     area = (cells.height + 1) * (cells.width + 1)
@@ -209,9 +213,10 @@ def _diffuse_strip(
     return temperature
 
 
-def _diffuse(cells: _CellPixels, n_iterations: Tensor) -> Tensor:
+def diffuse_cells(cells: CellPixels, n_iterations: Tensor) -> Tensor:
     """Compute log(1 + temperature) of every pixel, float64, in the order of ``cells``."""
     first = cells.counts.cumsum(0) - cells.counts
+    rows, columns = cells.y - cells.top[cells.cell], cells.x - cells.left[cells.cell]
     warmth = torch.empty(len(cells.y), dtype=torch.float64, device=cells.y.device)
     for strip in _strips(cells, n_iterations):
         stride = int(cells.width[strip].max()) + 1
@@ -221,7 +226,6 @@ def _diffuse(cells: _CellPixels, n_iterations: Tensor) -> Tensor:
         slot = torch.repeat_interleave(counts)
         within = torch.arange(len(slot), device=slot.device) - (counts.cumsum(0) - counts)[slot]
         pixels = first[strip][slot] + within
-        rows, columns = cells.y - cells.top[cells.cell], cells.x - cells.left[cells.cell]
         position = base[slot] + rows[pixels] * stride + columns[pixels]
         ends = (base + cells.height[strip] * stride).tolist()
         inside = torch.zeros(ends[-1] + stride + 1, dtype=torch.float64, device=slot.device)
@@ -233,7 +237,7 @@ def _diffuse(cells: _CellPixels, n_iterations: Tensor) -> Tensor:
     return warmth
 
 
-def _unit_gradient(warmth: Tensor, y: Tensor, x: Tensor) -> Tensor:
+def unit_gradient(warmth: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Central differences of ``warmth`` (H + 2, W + 2) at pixels of the unpadded image, unit length.
 
     Neighbours are read whatever their label: touching cells see each other, as in the reference.
@@ -250,12 +254,12 @@ def _unit_gradient(warmth: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return gradient / (1e-20 + gradient.square().sum(0).sqrt_())
 
 
-def _unit_flow_at_pixels(shape: torch.Size, cells: _CellPixels) -> Tensor:
+def _unit_flow_at_pixels(shape: torch.Size, cells: CellPixels) -> Tensor:
     extent = cells.height + cells.width + 2
-    warmth = _diffuse(cells, (2 * extent.max()).expand(len(extent)))
+    warmth = diffuse_cells(cells, (2 * extent.max()).expand(len(extent)))
     canvas = torch.zeros(shape[0] + 2, shape[1] + 2, dtype=torch.float64, device=warmth.device)
     canvas[cells.y + 1, cells.x + 1] = warmth
-    return _unit_gradient(canvas, cells.y, cells.x)
+    return unit_gradient(canvas, cells.y, cells.x)
 
 
 def compute_unit_flow(labels: npt.NDArray[np.integer]) -> Float32Array:
@@ -274,7 +278,7 @@ def compute_unit_flow(labels: npt.NDArray[np.integer]) -> Float32Array:
     if not labels.any():
         return unit_flow
     tensor = torch.from_numpy(labels.astype(np.int64))
-    cells = _gather_cells(tensor)
+    cells = gather_cells(tensor)
     at_pixels = _unit_flow_at_pixels(tensor.shape, cells)
     unit_flow[:, cells.y.numpy(), cells.x.numpy()] = at_pixels.numpy()
     return unit_flow
@@ -292,7 +296,7 @@ def compute_flow_errors(labels: Tensor, flow: Tensor) -> Tensor:
     """
     if not bool(labels.any()):
         return torch.zeros(0, dtype=torch.float64, device=labels.device)
-    cells = _gather_cells(labels)
+    cells = gather_cells(labels)
     ideal = _unit_flow_at_pixels(labels.shape, cells)
     difference = flow[:, cells.y, cells.x] / FLOW_SCALE - ideal
     squared = difference.square_().sum(0)

@@ -1,0 +1,334 @@
+"""Weight files → networks: found, verified by checksum, read without unpickling code, strict.
+
+Two formats: float16 safetensors, as shipped in ``weights/`` with a manifest of SHA-256 digests,
+and the plain pickled state dicts (``.pth``) of the published MEDIAR checkpoints. The architecture
+is read from the shapes, so any MEDIAR-Former loads without a configuration file.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mediar_infer.errors import CheckpointError
+from mediar_infer.model import Architecture, MediarFormer
+from mediar_infer.output_files import write_bytes
+
+logger = logging.getLogger(__name__)
+
+MANIFEST_NAME = "manifest.json"
+WEIGHTS_VARIABLE = "MEDIAR_WEIGHTS"
+MAX_MEMBERS = 2
+SUFFIXES = (".safetensors", ".pth", ".pt")
+PUBLISHED_PAIRS = (("from_phase1", "from_phase2"), ("main_model", "sub_model"))
+"""Stems under which the authors' pair is found, in the order of the ensemble."""
+_DEFAULT_DIRS = (
+    Path("/opt/ml/model"),
+    Path(__file__).resolve().parents[1] / "weights",
+    Path("/workspace/weights"),
+)
+_LISTED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A weight file that has been read and checked."""
+
+    path: Path
+    """Where it was read from."""
+    digest: str
+    """SHA-256 of the file."""
+    architecture: Architecture
+    """Sizes of the network, read from the shapes."""
+    state_dict: Mapping[str, Tensor]
+    """Entries as stored."""
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable numbers; statistics of BatchNorm are not counted."""
+        return sum(
+            tensor.numel()
+            for name, tensor in self.state_dict.items()
+            if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        )
+
+
+def compute_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); expected a weight file"
+        ) from error
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """File name → SHA-256 as published with the weights; empty without a manifest.
+
+    Raises:
+        CheckpointError: if the manifest is not what it should be.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.exists():
+        return {}
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["files"]
+        return {str(name): str(entry["sha256"]) for name, entry in entries.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: found no readable list of files ({error!r}), expected"
+            ' {"files": {NAME: {"sha256": DIGEST}}}; restore it from the release'
+        ) from error
+
+
+def write_manifest(folder: Path, digests: Mapping[str, str]) -> None:
+    """Write the digests of weight files beside them."""
+    files = {name: {"sha256": digest} for name, digest in digests.items()}
+    write_bytes(folder / MANIFEST_NAME, json.dumps({"files": files}, indent=2).encode() + b"\n")
+
+
+def default_weights_dir() -> Path:
+    """The first folder with weights: $MEDIAR_WEIGHTS, the platform's, the repository's.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    named = os.environ.get(WEIGHTS_VARIABLE)
+    folders = (Path(named),) if named else _DEFAULT_DIRS
+    for folder in folders:
+        if folder.is_dir() and any(p.suffix in SUFFIXES for p in folder.iterdir()):
+            return folder
+    raise CheckpointError(
+        f"found no weights in {', '.join(map(str, folders))}; expected {' or '.join(SUFFIXES)}"
+        f" files; give them with --weights DIR or ${WEIGHTS_VARIABLE}"
+    )
+
+
+def find_weights(given: Sequence[Path] = ()) -> list[Path]:
+    """Find the weight files of the ensemble, in its order.
+
+    Args:
+        given: one folder, or one or two files; nothing takes the default folder.
+
+    Returns:
+        One or two files.
+
+    Raises:
+        CheckpointError: if a file is missing, or a folder holds none or more than two that cannot
+            be told apart.
+    """
+    if len(given) > MAX_MEMBERS:
+        raise CheckpointError(f"found {len(given)} weight files, expected 1 or {MAX_MEMBERS}")
+    if len(given) == 0 or (len(given) == 1 and given[0].is_dir()):
+        return _weights_of_folder(given[0] if given else default_weights_dir())
+    for path in given:
+        if not path.is_file():
+            beside = sorted(p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES)
+            raise CheckpointError(
+                f"{path}: there is no such weight file; beside it: {', '.join(beside) or 'none'}"
+            )
+    return list(given)
+
+
+def _weights_of_folder(folder: Path) -> list[Path]:
+    listed = [folder / name for name in read_manifest(folder)]
+    missing = [path.name for path in listed if not path.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: found no {', '.join(missing)}, expected all files of {MANIFEST_NAME};"
+            " restore them from the release"
+        )
+    if listed:
+        return listed[:MAX_MEMBERS]
+    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    for stems in PUBLISHED_PAIRS:
+        pair = [path for stem in stems for path in found if path.stem == stem]
+        if len(pair) == MAX_MEMBERS:
+            return pair
+    if not 1 <= len(found) <= MAX_MEMBERS:
+        raise CheckpointError(
+            f"{folder}: found {len(found)} weight files"
+            f" ({', '.join(p.name for p in found[:_LISTED])}), expected one or two; name them:"
+            " --weights A B"
+        )
+    return found
+
+
+def _read_entries(path: Path) -> dict[str, Tensor]:
+    damaged = "the file is damaged or of another kind; fetch it again"
+    try:
+        if path.stat().st_size == 0:
+            raise CheckpointError(f"{path}: found an empty file, expected weights; fetch it again")
+        if path.suffix == ".safetensors":
+            entries = load_file(path)
+        else:
+            entries = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); {damaged}") from error
+    except (SafetensorError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path}: cannot be read ({reason}); {damaged}") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: found something other than tensors, which could run code when it is loaded;"
+            " expected a plain state dict: torch.save(model.state_dict(), FILE)"
+        ) from error
+    if not isinstance(entries, dict) or not all(isinstance(t, Tensor) for t in entries.values()):
+        keys = ", ".join(map(str, list(entries)[:_LISTED])) if isinstance(entries, dict) else "none"
+        raise CheckpointError(
+            f"{path}: found {type(entries).__name__} (keys: {keys}), expected a plain state dict of"
+            " tensors; save model.state_dict() alone"
+        )
+    return entries
+
+
+def read_architecture(entries: Mapping[str, Tensor]) -> Architecture:
+    """Read all sizes of a MEDIAR-Former from the shapes of its state dict.
+
+    Raises:
+        KeyError: if an entry that tells a size is missing.
+    """
+
+    def count(pattern: str) -> int:
+        found = [int(m[1]) for name in entries if (m := re.match(pattern, name))]
+        return max(found, default=-1) + 1
+
+    def reduction(stage: int) -> int:
+        kernel = entries.get(f"encoder.block{stage}.0.attn.sr.weight")
+        return 1 if kernel is None else kernel.shape[-1]
+
+    stages = (1, 2, 3, 4)
+    fc1 = entries["encoder.block1.0.mlp.fc1.weight"]
+    n_blocks = count(r"decoder\.blocks\.(\d+)\.")
+    return Architecture(
+        encoder_channels=tuple(
+            entries[f"encoder.patch_embed{stage}.proj.weight"].shape[0] for stage in stages
+        ),
+        depths=tuple(count(rf"encoder\.block{stage}\.(\d+)\.") for stage in stages),
+        decoder_channels=tuple(
+            entries[f"decoder.blocks.{i}.conv1.0.weight"].shape[0] for i in range(n_blocks)
+        ),
+        pab_channels=entries["decoder.center.top_conv.weight"].shape[0],
+        reductions=tuple(reduction(stage) for stage in stages),
+        mlp_ratio=fc1.shape[0] // fc1.shape[1],
+    )
+
+
+def _check_entries(path: Path, entries: Mapping[str, Tensor], architecture: Architecture) -> None:
+    with torch.device("meta"):
+        expected = MediarFormer(architecture).state_dict()
+    missing = sorted(expected.keys() - entries.keys())
+    unexpected = sorted(entries.keys() - expected.keys())
+    reshaped = [
+        f"{name} {tuple(entries[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in entries and entries[name].shape != tensor.shape
+    ]
+    if missing or unexpected or reshaped:
+        problems = [
+            f"{len(names)} {kind} ({', '.join(names[:_LISTED])}{', …' * (len(names) > _LISTED)})"
+            for names, kind in (
+                (missing, "keys missing"), (unexpected, "unexpected"), (reshaped, "of wrong shape")
+            )
+            if names
+        ]  # fmt: skip
+        raise CheckpointError(
+            f"{path}: {'; '.join(problems)}; expected a MEDIAR-Former state dict, see README"
+            ' "Weights"'
+        )
+    broken = [
+        name
+        for name, tensor in entries.items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
+    if broken:
+        raise CheckpointError(
+            f"{path}: found NaN or infinity in {len(broken)} entries"
+            f" ({', '.join(broken[:_LISTED])}), expected finite weights; the training that made"
+            " them diverged"
+        )
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and check a weight file.
+
+    A file that a manifest in its folder lists must have the digest given there.
+
+    Args:
+        path: ``.safetensors``, or a ``.pth``/``.pt`` state dict.
+
+    Returns:
+        The entries as stored and all that was learnt from them.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, swapped, or no MEDIAR-Former.
+    """
+    digest = compute_digest(path)
+    expected = read_manifest(path.parent).get(path.name)
+    if expected not in (None, digest):
+        raise CheckpointError(
+            f"{path}: found SHA-256 {digest[:16]}…, expected {str(expected)[:16]}… of"
+            f" {MANIFEST_NAME}; the file is damaged or was swapped; restore it, or put your own"
+            " weights into another folder"
+        )
+    entries = _read_entries(path)
+    try:
+        architecture = read_architecture(entries)
+        _check_entries(path, entries, architecture)
+    except (KeyError, IndexError, ZeroDivisionError, RuntimeError) as error:
+        names = ", ".join(list(entries)[:_LISTED])
+        raise CheckpointError(
+            f"{path}: found {len(entries)} entries ({names}, …) without {error}, expected a"
+            ' MEDIAR-Former state dict, see README "Weights"'
+        ) from error
+    return Checkpoint(path, digest, architecture, entries)
+
+
+def build_model(checkpoint: Checkpoint) -> MediarFormer:
+    """Make the network of a checkpoint, float32, in evaluation mode, without initialising it."""
+    with torch.device("meta"):
+        model = MediarFormer(checkpoint.architecture)
+    entries = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in checkpoint.state_dict.items()
+    }
+    model.load_state_dict(entries, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def save_weights(state_dict: Mapping[str, Tensor], path: Path) -> None:
+    """Write a state dict as float16 safetensors; integer entries stay as they are.
+
+    Raises:
+        CheckpointError: if a weight does not fit float16.
+    """
+    halves = {}
+    for name, tensor in state_dict.items():
+        half = tensor.detach().cpu().contiguous()
+        if half.is_floating_point():
+            half = half.half()
+            if not bool(torch.isfinite(half).all()):
+                raise CheckpointError(
+                    f"{path}: {name} does not fit float16 (largest {tensor.abs().max():g}),"
+                    " expected below 65,504; keep the .pth file"
+                )
+        halves[name] = half
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(halves, path)

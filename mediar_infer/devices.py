@@ -1,0 +1,69 @@
+"""Which device and precision to use, checked before anything is loaded onto it."""
+
+import os
+
+import torch
+
+from mediar_infer.errors import UsageError
+
+_GIB = 1 << 30
+
+
+def select_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` into a device that is there.
+
+    Raises:
+        UsageError: if it is not there, or the name is none of these.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda:0")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"found device {name!r}, expected auto, cpu, cuda, cuda:N or mps") from error
+    if device.type == "cuda":
+        n_devices = torch.cuda.device_count()
+        if (device.index or 0) >= n_devices:
+            raise UsageError(
+                f"found {n_devices} CUDA devices, expected {name!r}; start the container with"
+                " --gpus all, or use --device cpu"
+            )
+        return torch.device("cuda", device.index or 0)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("found no MPS device, expected one for --device mps; use --device cpu")
+    if device.type not in ("cpu", "mps"):
+        raise UsageError(f"found device {name!r}, expected auto, cpu, cuda, cuda:N or mps")
+    return device
+
+
+def select_precision(name: str, device: torch.device) -> str:
+    """Resolve ``auto``: float16 on CUDA, float32 elsewhere.
+
+    Raises:
+        UsageError: if the device does not compute in that type.
+    """
+    if name == "auto":
+        return "float16" if device.type == "cuda" else "float32"
+    if name == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise UsageError(
+            f"found {torch.cuda.get_device_name(device)}, which has no bfloat16; use --precision"
+            " float16"
+        )
+    return name
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def describe_device(device: torch.device) -> str:
+    """One line for logs and ledgers: name and memory of the device."""
+    if device.type != "cuda":
+        return f"{device.type} ({usable_cores()} cores)"
+    properties = torch.cuda.get_device_properties(device)
+    return f"{device} {properties.name} ({properties.total_memory / _GIB:.0f} GiB)"

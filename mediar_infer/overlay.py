@@ -1,0 +1,129 @@
+"""Label outlines over an image, for looking at results."""
+
+import math
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mediar_infer.errors import ShapeError
+from mediar_infer.output_files import write_bytes
+
+MAX_SIDE: Final = 4096
+"""Larger images are reduced to this many pixels on the longer side."""
+
+_STRETCH_PERCENTILES = (0.5, 99.5)
+_SAMPLED_PIXELS = 4_000_000
+_BAND_ROWS = 128
+# Steps of the golden ratio around the colour circle keep neighbouring ids far apart in hue. After a
+# Fibonacci number of them the circle closes, so that this also holds where the colours start again.
+_N_COLOURS = 233
+_HUE_STEP = (math.sqrt(5) - 1) / 2
+
+_Image = npt.NDArray[Any]
+_Labels = npt.NDArray[np.integer[Any]]
+_Rgb = npt.NDArray[np.uint8]
+
+
+def draw_overlay(image: _Image, labels: _Labels, *, max_side: int = MAX_SIDE) -> _Rgb:
+    """Draw the outline of every cell over the contrast-stretched image.
+
+    Args:
+        image: ``(H, W, 3)`` of any real dtype, in any range. Not modified.
+        labels: ``(H, W)`` integer, 0 = background. Not modified.
+        max_side: longest side of the result in pixels; larger images are reduced first.
+
+    Returns:
+        ``(h, w, 3)`` uint8 RGB. An outline is the cell's own outermost pixels (4-connected), so
+        that touching cells show two lines.
+
+    Raises:
+        ShapeError: if the arrays do not fit together.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.shape[:2] != labels.shape:
+        raise ShapeError(
+            f"image of shape {image.shape} and labels of shape {labels.shape}; expected (H, W, 3) "
+            "and (H, W) of one size"
+        )
+    drawn = _stretch_contrast(image)
+    height, width = labels.shape
+    scale = max_side / max(height, width, 1)
+    if scale < 1:
+        small = (max(1, round(height * scale)), max(1, round(width * scale)))
+        drawn = cv2.resize(drawn, small[::-1], interpolation=cv2.INTER_AREA)
+        rows = ((np.arange(small[0]) + 0.5) * height / small[0]).astype(np.intp)
+        columns = ((np.arange(small[1]) + 0.5) * width / small[1]).astype(np.intp)
+        labels = labels[rows[:, None], columns]
+    outline = find_inner_boundary(labels)
+    drawn[outline] = compute_colours(labels[outline])
+    return drawn
+
+
+def write_overlay(path: Path, image: _Image, labels: _Labels, *, max_side: int = MAX_SIDE) -> None:
+    """Write ``draw_overlay`` as a PNG file.
+
+    Raises:
+        ShapeError: if the arrays do not fit together.
+        OutputError: if the file cannot be written.
+    """
+    drawn = draw_overlay(image, labels, max_side=max_side)
+    _, encoded = cv2.imencode(".png", drawn[..., ::-1])
+    write_bytes(path, encoded.tobytes())
+
+
+def find_inner_boundary(labels: _Labels) -> npt.NDArray[np.bool_]:
+    """Mark the pixels of cells that have a 4-neighbour of another label.
+
+    Args:
+        labels: ``(H, W)`` integer, 0 = background.
+
+    Returns:
+        ``(H, W)`` bool; the image's edge is no boundary.
+    """
+    boundary = np.zeros(labels.shape, np.bool_)
+    vertical = labels[1:] != labels[:-1]
+    horizontal = labels[:, 1:] != labels[:, :-1]
+    boundary[1:] |= vertical
+    boundary[:-1] |= vertical
+    boundary[:, 1:] |= horizontal
+    boundary[:, :-1] |= horizontal
+    return boundary & (labels > 0)
+
+
+def compute_colours(ids: _Labels) -> _Rgb:
+    """Give each id a bright colour, far from those of the next ids.
+
+    Args:
+        ids: ``(n,)`` positive integers.
+
+    Returns:
+        ``(n, 3)`` uint8 RGB.
+    """
+    hues = np.arange(_N_COLOURS) * _HUE_STEP % 1.0 * 180
+    hsv = np.full((1, _N_COLOURS, 3), 255, np.uint8)
+    hsv[0, :, 0] = hues.astype(np.uint8)
+    palette: _Rgb = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0]
+    return palette[ids % _N_COLOURS]
+
+
+def _stretch_contrast(image: _Image) -> _Rgb:
+    """Map the middle 99 % of all finite values to 0…255; a constant image becomes black."""
+    stretched = np.zeros(image.shape, np.uint8)
+    step = max(1, math.isqrt(image.shape[0] * image.shape[1] // _SAMPLED_PIXELS))
+    sample = image[::step, ::step].astype(np.float64)
+    sample = sample[np.isfinite(sample)]
+    if sample.size == 0:
+        return stretched
+    low, high = np.percentile(sample, _STRETCH_PERCENTILES)
+    if high <= low:
+        low, high = sample.min(), sample.max()
+    if high <= low:
+        return stretched
+    # A slide in float at once would take four times its own size.
+    for top in range(0, image.shape[0], _BAND_ROWS):
+        band = image[top : top + _BAND_ROWS].astype(np.float64)
+        scaled = np.nan_to_num((band - low) * (255 / (high - low)), nan=0.0)
+        stretched[top : top + _BAND_ROWS] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return stretched

@@ -1,0 +1,173 @@
+"""The Python API: weights and settings once, then any number of images."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mediar_infer.backends import Backend
+from mediar_infer.backends.torch_backend import TorchBackend
+from mediar_infer.blocks import label_bands
+from mediar_infer.budget import Stopwatch
+from mediar_infer.checkpoints import Checkpoint, build_model, find_weights, load_checkpoint
+from mediar_infer.config import EngineConfig
+from mediar_infer.devices import describe_device, select_device, select_precision, usable_cores
+from mediar_infer.engine import MapBand, predict_bands
+from mediar_infer.errors import CheckpointError
+from mediar_infer.preprocess import compute_scaling
+from mediar_infer.sources import ArraySource, ImageSource
+from mediar_infer.types import CELLPROB, FLOW_X, FLOW_Y, Float32Array, LabelArray
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """Result of one image in memory."""
+
+    labels: LabelArray
+    """``(H, W)`` int32, 0 = background, cells 1 … n."""
+    flow: Float32Array
+    """``(2, H, W)`` merged flow, (dy, dx), five times the unit flow."""
+    cellprob: Float32Array
+    """``(H, W)`` cell probability in [0, 1]."""
+    timings: Mapping[str, float]
+    """Seconds per stage."""
+    warnings: Sequence[str]
+    """What may make the result differ from what is expected."""
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells found."""
+        return int(self.labels.max(initial=0))
+
+
+class Segmenter:
+    """Models on a device, ready for images; build it with :meth:`from_weights`.
+
+    Args:
+        members: the models of the ensemble, on one device.
+        config: settings.
+        digests: weight file → SHA-256, for the ledger.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Backend],
+        config: EngineConfig | None = None,
+        digests: Mapping[str, str] | None = None,
+    ) -> None:
+        self.config = config or EngineConfig()
+        self.members = list(members[: self.config.plan.max_members])
+        self.digests = dict(digests or {})
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: Sequence[str | Path] | str | Path = (),
+        config: EngineConfig | None = None,
+    ) -> "Segmenter":
+        """Load the models that a plan uses.
+
+        Args:
+            weights: a folder, or one or two files; by default the pair that comes with the package.
+            config: settings; by default the paper's full system.
+
+        Raises:
+            CheckpointError: if weights are missing, damaged or of another network.
+            UsageError: if the device is not there.
+        """
+        config = config or EngineConfig()
+        given = [weights] if isinstance(weights, str | Path) else weights
+        paths = find_weights([Path(path) for path in given])[: config.plan.max_members]
+        if len(paths) == 1 and config.plan.max_members > 1:
+            logger.warning("%s: one model only, so there is no ensemble", paths[0])
+        device = select_device(config.runtime.device)
+        if device.type == "cpu":
+            torch.set_num_threads(config.runtime.threads or usable_cores())
+        checkpoints = [load_checkpoint(path) for path in paths]
+        if len({checkpoint.digest for checkpoint in checkpoints}) < len(checkpoints):
+            raise CheckpointError(
+                f"found the same weights twice ({paths[0]} and {paths[1]}), expected two models;"
+                " give one of them, or another second one"
+            )
+        members = [_build_backend(checkpoint, config, device) for checkpoint in checkpoints]
+        logger.info("%d models on %s", len(members), describe_device(device))
+        return cls(members, config, {c.path.name: c.digest for c in checkpoints})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models run."""
+        return self.members[0].device
+
+    def label_bands(
+        self,
+        source: ImageSource,
+        stopwatch: Stopwatch,
+        see_maps: Callable[[MapBand], None] | None = None,
+    ) -> Iterator[LabelArray]:
+        """Segment an image of any size, streaming.
+
+        Args:
+            source: the image.
+            stopwatch: gains the stages read, preprocess, network, labels.
+            see_maps: called with each band of merged maps as it is finished.
+
+        Yields:
+            ``(rows, W)`` int32 labels from top to bottom, ids unique in the whole image.
+
+        Raises:
+            ImageReadError: if the image cannot be read or holds no finite value.
+            PredictionError: if the network's output is not finite.
+        """
+        with stopwatch("preprocess"):
+            scaling = compute_scaling(source)
+
+        def maps() -> Iterator[Float32Array]:
+            for band in predict_bands(source, scaling, self.members, self.config, stopwatch):
+                if see_maps is not None:
+                    see_maps(band)
+                yield band.maps
+
+        height, width = source.height, source.width
+        yield from label_bands(
+            maps(), height, width, self.config.masks, self.device, stopwatch
+        )
+
+    def segment(self, image: npt.NDArray[Any]) -> Segmentation:
+        """Segment an image that is in memory.
+
+        Args:
+            image: ``(H, W)`` or ``(H, W, C)``, any real dtype. Not modified.
+
+        Returns:
+            Labels, flow, cell probability and timings.
+
+        Raises:
+            ShapeError: if the array is no image.
+        """
+        source, stopwatch = ArraySource(image), Stopwatch()
+        seen: list[Float32Array] = []
+        bands = self.label_bands(source, stopwatch, lambda band: seen.append(band.maps))
+        labels = np.concatenate(list(bands))
+        maps = np.concatenate(seen, axis=1)
+        # The logit is not needed any more: its own memory takes the probability.
+        cellprob = maps[CELLPROB]
+        cellprob = np.reciprocal(1 + np.exp(-cellprob.clip(-80, 80)))
+        return Segmentation(
+            labels=labels,
+            flow=maps[[FLOW_Y, FLOW_X]],
+            cellprob=cellprob,
+            timings=stopwatch.seconds,
+            warnings=tuple(source.warnings),
+        )
+
+
+def _build_backend(checkpoint: Checkpoint, config: EngineConfig, device: torch.device) -> Backend:
+    precision = select_precision(config.runtime.precision, device)
+    return TorchBackend(build_model(checkpoint), device, precision, config.runtime.batch)

@@ -1,0 +1,200 @@
+"""Images as lazily readable rows of three channels, whatever holds them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from mediar_infer.errors import ImageReadError, ShapeError
+
+AnyArray = npt.NDArray[Any]
+"""Array in the data type of its file."""
+
+REAL_KINDS = "biuf"
+"""Kinds of ``numpy.dtype`` that hold intensities: bool, integers, floats."""
+
+
+class ImageSource(ABC):
+    """One 2-D image whose rows are read on demand as ``(rows, width, 3)``.
+
+    Not for concurrent calls; a single background thread may read. Use as a context manager or
+    call ``close``.
+    """
+
+    name: str
+    """File name, for messages."""
+    height: int
+    """Number of rows."""
+    width: int
+    """Number of columns."""
+    dtype: np.dtype[Any]
+    """Data type of the rows, native byte order; bool is read as uint8 0/1."""
+    warnings: list[str]
+    """What was decided in reading that a user may want to know, one sentence each."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        height: int,
+        width: int,
+        dtype: np.dtype[Any],
+        warnings: Iterable[str] = (),
+    ) -> None:
+        self.name = name
+        self.height = height
+        self.width = width
+        self.dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
+        self.warnings = list(warnings)
+
+    def read_rows(self, top: int, bottom: int) -> AnyArray:
+        """Read the rows ``top`` … ``bottom - 1``.
+
+        Args:
+            top: first row.
+            bottom: one past the last row; ``0 <= top <= bottom <= height``.
+
+        Returns:
+            ``(bottom - top, width, 3)`` of ``dtype``, C-contiguous, owned by the caller.
+
+        Raises:
+            ShapeError: if the rows are not inside the image.
+            ImageReadError: if the file is damaged there.
+        """
+        if not 0 <= top <= bottom <= self.height:
+            raise ShapeError(
+                f"{self.name}: rows {top} to {bottom} asked for, expected a range inside "
+                f"0 to {self.height}"
+            )
+        rows = self._read_channels(top, bottom)
+        return to_three_channels(rows).astype(self.dtype, copy=False)
+
+    @abstractmethod
+    def _read_channels(self, top: int, bottom: int) -> AnyArray:
+        """Rows as ``(rows, width)`` or ``(rows, width, channels)``."""
+
+    def close(self) -> None:  # noqa: B027  (nothing to close for arrays)
+        """Release the file; reading afterwards is an error."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class ArraySource(ImageSource):
+    """An array in memory as an ``ImageSource``; the array is never modified."""
+
+    def __init__(
+        self,
+        array: npt.ArrayLike,
+        name: str = "array",
+        *,
+        has_alpha: bool = False,
+        warnings: Iterable[str] = (),
+    ) -> None:
+        """Check the array and keep a reference to it.
+
+        Args:
+            array: ``(H, W)`` or ``(H, W, C)``, bool, integer or float.
+            name: name for messages.
+            has_alpha: the last channel is opacity and is dropped.
+            warnings: sentences to start the list of warnings with.
+
+        Raises:
+            ShapeError: if the shape or the data type is not that of one 2-D image.
+        """
+        image = _checked_image(np.asarray(array), name)
+        notes = list(warnings)
+        if image.ndim == 3:
+            image = image[:, :, : image.shape[2] - has_alpha]
+            notes += channel_notes(image.shape[2])
+        super().__init__(
+            name,
+            height=image.shape[0],
+            width=image.shape[1],
+            dtype=image.dtype,
+            warnings=notes,
+        )
+        self._image = image
+
+    def _read_channels(self, top: int, bottom: int) -> AnyArray:
+        return self._image[top:bottom]
+
+
+def _checked_image(image: AnyArray, name: str) -> AnyArray:
+    found = f"{name}: found an array of shape {image.shape} and dtype {image.dtype}"
+    if image.ndim not in (2, 3):
+        raise ShapeError(f"{found}, expected (H, W) or (H, W, C); pass one 2-D image")
+    if image.size == 0:
+        raise ShapeError(f"{found}, expected at least one pixel and one channel")
+    if image.dtype.kind not in REAL_KINDS:
+        raise ShapeError(f"{found}, expected bool, integers or floats; convert it first")
+    if image.ndim == 3 and image.shape[0] <= 4 < min(image.shape[1:]):
+        raise ShapeError(
+            f"{found}, expected channels last (H, W, C); "
+            "use numpy.moveaxis(image, 0, -1) for (C, H, W), or pass one plane of a stack"
+        )
+    return image
+
+
+def to_three_channels(image: AnyArray) -> AnyArray:
+    """Bring an image to three channels: the one channel rule of the package.
+
+    Grey is repeated; two channels become (first, second, zeros); of more than three the first
+    three are kept (as released).
+
+    Args:
+        image: ``(H, W)`` or ``(H, W, C)`` with ``C >= 1``. Not modified.
+
+    Returns:
+        ``(H, W, 3)`` of the same dtype, a new C-contiguous array.
+    """
+    if image.ndim == 2:
+        image = image[:, :, None]
+    n_channels = image.shape[2]
+    three = np.empty((*image.shape[:2], 3), image.dtype)
+    if n_channels == 2:
+        three[:, :, :2] = image
+        three[:, :, 2] = 0
+    else:
+        three[...] = image[:, :, :3]
+    return three
+
+
+def channel_notes(n_channels: int) -> list[str]:
+    """Sentences about the channels that ``to_three_channels`` adds or drops.
+
+    Args:
+        n_channels: number of channels without opacity.
+
+    Returns:
+        An empty list for 1 and 3 channels, else one sentence.
+    """
+    if n_channels == 2:
+        return ["2 channels found: read as red and green, blue is zero"]
+    if n_channels > 3:
+        return [f"{n_channels} channels found: the first 3 are used"]
+    return []
+
+
+def check_n_pixels(name: str, height: int, width: int, max_pixels: int) -> None:
+    """Refuse images that are too large, before anything is decoded.
+
+    Raises:
+        ImageReadError: if ``height * width > max_pixels``.
+    """
+    if height * width > max_pixels:
+        raise ImageReadError(
+            f"{name}: found {height:,} × {width:,} = {height * width:,} pixels, expected at most "
+            f"{max_pixels:,}; raise --max-pixels if the file is genuine"
+        )

@@ -1,0 +1,312 @@
+"""Labels of large images: a moving band of rows in, finished rows of labels out.
+
+Nothing is cut and nothing is guessed. A pixel's track is at most ``REACH`` long, because its speed
+is capped at ``MAX_SPEED``; so which rows are needed to decide a row of end points, of seeds, of
+labels is known beforehand, and every pixel is tracked once, with all that it can meet around it:
+
+    maps ──clean──► foreground ──track──► end points ──count──► hits ──seeds──► basins
+                                              └───────look up───────────────────┘
+                                                         ▼
+    rows out ◄──final ids── decided cells ◄──errors── warmth ◄──diffuse── complete cells
+
+Each arrow has a row that it has reached; all of them move down together, whatever the number of
+rows given at a time. So the result does not depend on the block size. What the released code takes
+from the whole image or block is taken per cell (the iterations of its pseudo-diffusion) or from the
+whole image (the 90 % rule), and ids follow the row-major order of the seeds, as they do there.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mediar_infer.config import MaskConfig
+from mediar_infer.flows import N_STEPS, Frame, diffuse_cells, gather_cells, track_flow, unit_gradient
+from mediar_infer.masks import (
+    BASIN_STEPS,
+    find_seeds,
+    foreground_of,
+    grow_basins,
+    remove_small,
+    tracked_points,
+)
+from mediar_infer.row_buffer import RowBuffer
+from mediar_infer.types import CELLPROB, FLOW_SCALE, FLOW_X, FLOW_Y, Float32Array, LabelArray
+
+REACH: Final = 256
+"""No track is longer; also the side of the tiles that are tracked at once."""
+MAX_SPEED: Final = (REACH - 2) / N_STEPS
+"""Pixels per step; trained flows have unit length, so only outliers are shortened."""
+DEFAULT_ROWS: Final = 512
+_SEED_MARGIN: Final = BASIN_STEPS + 3
+_COLUMNS_AT_ONCE: Final = 4096
+_ROWS_AT_ONCE: Final = 64
+
+
+@dataclass(slots=True)
+class _Cells:
+    """What is known of every seed, indexed by id - 1; ids follow the row-major order of seeds."""
+
+    row: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    column: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    size: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    top: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    bottom: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    error: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
+    final_id: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+
+    def add(self, seeds: npt.NDArray[np.int64]) -> None:
+        n = len(seeds)
+        far = np.iinfo(np.int64).max
+        self.row = np.concatenate([self.row, seeds[:, 0]])
+        self.column = np.concatenate([self.column, seeds[:, 1]])
+        self.size = np.concatenate([self.size, np.zeros(n, np.int64)])
+        self.top = np.concatenate([self.top, np.full(n, far)])
+        self.bottom = np.concatenate([self.bottom, np.full(n, -1, np.int64)])
+        self.error = np.concatenate([self.error, np.zeros(n)])
+        self.final_id = np.concatenate([self.final_id, np.zeros(n, np.int32)])
+
+    def first_row_after(self, n_first: int, otherwise: int) -> int:
+        """First row of all cells but the first ``n_first``, at most ``otherwise``."""
+        return int(min(self.top[n_first:].min(initial=otherwise), otherwise))
+
+
+class StitchedLabels:
+    """Turns bands of maps into bands of labels; see the module's description.
+
+    Args:
+        height: rows of the whole image.
+        width: columns of the whole image.
+        config: thresholds.
+        device: where tracking and diffusion run.
+    """
+
+    def __init__(
+        self, height: int, width: int, config: MaskConfig, device: torch.device | None = None
+    ) -> None:
+        self._height, self._width = height, width
+        self._config, self._device = config, device
+        self._raw = RowBuffer((width,), np.bool_)
+        self._foreground = RowBuffer((width,), np.bool_)
+        self._flow = RowBuffer((2, width), np.float32)
+        self._shift = RowBuffer((2, width), np.int16)
+        self._hits = RowBuffer((width,), np.int32)
+        self._basins = RowBuffer((width,), np.int32)
+        self._labels = RowBuffer((width,), np.int32)
+        self._warmth = RowBuffer((width,), np.float32)
+        self._cells = _Cells()
+        self._tracked = self._seeded = self._measured = self._emitted = 0
+        self._n_complete = self._n_decided = 0
+
+    @property
+    def n_cells(self) -> int:
+        """Cells whose final id is known."""
+        return int(self._cells.final_id.max(initial=0))
+
+    def push(self, maps: Float32Array) -> LabelArray:
+        """Take the next rows of the maps and give the rows of labels that are finished.
+
+        Args:
+            maps: ``(3, rows, W)``, directly below those given before.
+
+        Returns:
+            ``(rows, W)`` int32, directly below those returned before; often none. After the last
+            rows of the image, all that are left.
+        """
+        threshold = self._config.cellprob_threshold
+        self._raw.append(foreground_of(maps[CELLPROB], threshold))
+        self._flow.append(maps[[FLOW_Y, FLOW_X]])
+        self._clean()
+        self._track()
+        self._find_seeds()
+        self._label_pixels()
+        self._diffuse_complete_cells()
+        self._measure_errors()
+        self._decide()
+        return self._emit()
+
+    def _reached(self, row: int, lag: int) -> int:
+        """Row reached by a step that lags behind another one, which ends at the image's end."""
+        return self._height if row == self._height else max(row - lag, 0)
+
+    def _clean(self) -> None:
+        """A component below the size limit spans fewer rows than it has pixels; two rules in turn."""
+        margin = 2 * self._config.min_size
+        start, stop = self._foreground.bottom, self._reached(self._raw.bottom, margin)
+        if stop <= start:
+            return
+        first = max(start - margin, 0)
+        cleaned = remove_small(self._raw.rows(first, self._raw.bottom), self._config.min_size)
+        self._foreground.append(cleaned[start - first : stop - first])
+        self._raw.drop_above(stop - margin)
+
+    def _track(self) -> None:
+        """Track rows of tiles whose surroundings within reach are clean."""
+        while self._tracked < self._height and self._foreground.bottom >= min(
+            self._tracked + 2 * REACH, self._height
+        ):
+            top, bottom = self._tracked, min(self._tracked + REACH, self._height)
+            self._shift.extend_to(bottom)
+            for left in range(0, self._width, REACH):
+                self._track_tile(top, left)
+            self._count_hits(top, bottom)
+            self._tracked = bottom
+        self._foreground.drop_above(self._tracked - REACH)
+
+    def _track_tile(self, top: int, left: int) -> None:
+        # The tile and its surroundings are laid out alike whatever rows were given, so that every
+        # track is computed with the same rounding.
+        corner = (top - REACH, left - REACH, 3 * REACH, 3 * REACH)
+        inside = torch.from_numpy(self._foreground.crop(*corner))
+        core = inside[REACH : 2 * REACH, REACH : 2 * REACH]
+        if not bool(core.any()):
+            return
+        flow = torch.from_numpy(self._flow.crop(*corner))
+        points = tracked_points(flow[:, REACH : 2 * REACH, REACH : 2 * REACH], core)
+        unit_flow = flow * inside / FLOW_SCALE
+        speed = unit_flow.square().sum(0).sqrt_()
+        unit_flow *= (MAX_SPEED / speed.clamp_(min=MAX_SPEED))
+        frame = Frame(corner[0], corner[1], self._height, self._width)
+        end = track_flow(
+            unit_flow.to(self._device), (points + REACH).to(self._device), frame
+        ).cpu()
+        shift = (end - points - REACH).to(torch.int16).numpy()
+        y, x = points.numpy().T
+        rows = self._shift.rows(top, min(top + REACH, self._height))
+        rows[:, y, left + x] = shift.T
+
+    def _count_hits(self, top: int, bottom: int) -> None:
+        """Count the end points of tracked rows; background pixels count where they are."""
+        first, last = max(top - REACH, 0), min(bottom + REACH, self._height)
+        self._hits.extend_to(last)
+        position = self._ends(top, bottom, first)
+        counts = np.bincount(position.ravel(), minlength=(last - first) * self._width)
+        self._hits.rows(first, last)[...] += counts.reshape(-1, self._width).astype(np.int32)
+
+    def _ends(self, top: int, bottom: int, origin: int) -> npt.NDArray[np.int64]:
+        """Flat positions, from row ``origin`` on, of the pixels that rows of pixels end in."""
+        shift = self._shift.rows(top, bottom)
+        y = np.arange(top - origin, bottom - origin)[:, None] + shift[0]
+        return y * self._width + (np.arange(self._width) + shift[1])
+
+    def _find_seeds(self) -> None:
+        """Find seeds where the histogram is complete, and grow their basins."""
+        complete = self._reached(self._tracked, REACH)
+        start, stop = self._seeded, self._reached(complete, _SEED_MARGIN)
+        if stop <= start:
+            return
+        first = max(start - _SEED_MARGIN, 0)
+        hits = torch.from_numpy(self._hits.rows(first, complete))
+        seeds = find_seeds(hits)
+        seeds = seeds[(seeds[:, 0] >= start - first) & (seeds[:, 0] < stop - first)]
+        basins = grow_basins(hits, seeds).numpy()
+        basins[basins > 0] += len(self._cells.row)
+        self._basins.extend_to(complete)
+        held = self._basins.rows(first, complete)
+        np.maximum(held, basins, out=held)
+        self._cells.add(seeds.numpy() + [first, 0])
+        self._seeded = stop
+        self._hits.drop_above(stop - _SEED_MARGIN)
+
+    def _label_pixels(self) -> None:
+        """Give each pixel the basin that it ends in, where all basins in reach are complete."""
+        start = self._labels.bottom
+        stop = self._reached(self._reached(self._seeded, BASIN_STEPS), REACH)
+        cells = self._cells
+        for top in range(start, stop, _ROWS_AT_ONCE):
+            bottom = min(top + _ROWS_AT_ONCE, stop)
+            origin = self._basins.top
+            held = self._basins.rows(origin, self._basins.bottom)
+            labels = held.ravel()[self._ends(top, bottom, origin)]
+            self._labels.append(labels)
+            for row, ids in enumerate(labels, top):
+                found = np.unique(ids[ids > 0]) - 1
+                cells.bottom[found] = row
+                cells.top[found] = np.minimum(cells.top[found], row)
+            n = np.bincount(labels.ravel(), minlength=len(cells.size) + 1)[1:]
+            cells.size += n
+        if stop > start:
+            self._shift.drop_above(stop)
+            self._basins.drop_above(stop - REACH)
+
+    def _diffuse_complete_cells(self) -> None:
+        """Diffuse cells all of whose pixels are labelled: those of the seeds well above the rows."""
+        cells, labelled = self._cells, self._labels.bottom
+        self._warmth.extend_to(labelled)
+        seeds_above = labelled - REACH - BASIN_STEPS
+        n_complete = (
+            len(cells.row)
+            if labelled == self._height
+            else int(np.searchsorted(cells.row, seeds_above))
+        )
+        first_id, self._n_complete = self._n_complete, n_complete
+        if self._config.flow_threshold is None or n_complete == first_id:
+            return
+        chosen = slice(first_id, n_complete)
+        if not cells.size[chosen].any():
+            return
+        top, bottom = int(cells.top[chosen].min()), int(cells.bottom[chosen].max()) + 1
+        margin = REACH + BASIN_STEPS
+        for left in range(0, self._width, _COLUMNS_AT_ONCE):
+            columns = slice(max(left - margin, 0), left + _COLUMNS_AT_ONCE + margin)
+            here = np.zeros(len(cells.row) + 1, dtype=np.bool_)
+            column = cells.column[chosen]
+            here[first_id + 1 : n_complete + 1] = (column >= left) & (
+                column < left + _COLUMNS_AT_ONCE
+            )
+            labels = self._labels.rows(top, bottom)[:, columns]
+            labels = np.where(here[labels], labels, 0)
+            if not labels.any():
+                continue
+            pixels = gather_cells(torch.from_numpy(labels).to(self._device))
+            warmth = diffuse_cells(pixels, 2 * (pixels.height + pixels.width + 2))
+            held = self._warmth.rows(top, bottom)[:, columns]
+            held[pixels.y.cpu().numpy(), pixels.x.cpu().numpy()] = warmth.cpu().numpy()
+
+    def _measure_errors(self) -> None:
+        """Add up flow errors in rows in which every cell has diffused, and so have those below."""
+        cells = self._cells
+        diffused = cells.first_row_after(self._n_complete, self._labels.bottom)
+        start, stop = self._measured, self._reached(diffused, 1)
+        if self._config.flow_threshold is not None:
+            for top in range(start, stop, _ROWS_AT_ONCE):
+                self._measure_rows(top, min(top + _ROWS_AT_ONCE, stop))
+        self._measured = max(start, stop)
+        self._warmth.drop_above(self._measured - 1)
+        self._flow.drop_above(min(self._measured, self._tracked - REACH))
+
+    def _measure_rows(self, top: int, bottom: int) -> None:
+        warmth = self._warmth.crop(top - 1, -1, bottom - top + 2, self._width + 2)
+        labels = self._labels.rows(top, bottom)
+        y, x = np.nonzero(labels)
+        ideal = unit_gradient(*map(torch.from_numpy, (warmth.astype(np.float64), y, x))).numpy()
+        difference = self._flow.rows(top, bottom)[:, y, x] / FLOW_SCALE - ideal
+        squared = np.square(difference).sum(axis=0)
+        self._cells.error += np.bincount(
+            labels[y, x], weights=squared, minlength=len(self._cells.error) + 1
+        )[1:]
+
+    def _decide(self) -> None:
+        """Give final ids, in order, to complete cells that lie wholly in measured rows."""
+        cells, config = self._cells, self._config
+        first = self._n_decided
+        undecided = cells.bottom[first : self._n_complete] >= self._measured
+        n_ready = int(undecided.argmax()) if undecided.any() else len(undecided)
+        ready = slice(first, first + n_ready)
+        size = cells.size[ready]
+        keep = (size > 0) & (size <= config.max_fraction * self._height * self._width)
+        if config.flow_threshold is not None:
+            keep &= cells.error[ready] <= config.flow_threshold * size
+        cells.final_id[ready] = np.where(keep, self.n_cells + keep.cumsum(), 0)
+        self._n_decided = first + n_ready
+
+    def _emit(self) -> LabelArray:
+        start = self._emitted
+        stop = self._cells.first_row_after(self._n_decided, self._measured)
+        final = np.concatenate([np.zeros(1, np.int32), self._cells.final_id])
+        finished: LabelArray = final[self._labels.rows(start, max(stop, start))]
+        self._emitted = max(stop, start)
+        self._labels.drop_above(self._emitted)
+        return finished

@@ -1,0 +1,1 @@
+"""Training of MEDIAR-Former networks; inference never imports this package."""

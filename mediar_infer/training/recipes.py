@@ -1,0 +1,163 @@
+"""The two models of the paper, scaled to a small network, few images and a CPU.
+
+The paper's two models differ in what they were pretrained on; so do ours. Two adaptations:
+
+- *Fine-tuning draws from all images*, balanced over modalities, for both models. The paper
+  fine-tunes on target images with one memory (public) image per batch; here modalities of the
+  public sources are part of the test, so they must not fade to one image in nine.
+- *Random start weights* and few, fast steps instead of an ImageNet encoder and hundreds of epochs.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from mediar_infer.errors import UsageError
+from mediar_infer.model import ENCODERS, Architecture, MediarFormer
+from mediar_infer.training.data import Sample
+from mediar_infer.training.initialise import initialise_weights
+from mediar_infer.training.loop import (
+    BatchSource,
+    RunFolder,
+    StageConfig,
+    TrainingState,
+    WeightAverage,
+    build_optimizer,
+    train_stage,
+)
+
+logger = logging.getLogger(__name__)
+
+SMALL = Architecture(*ENCODERS["mit_b0"], (128, 64, 32, 32, 16), 32)
+"""Architecture of both small models."""
+
+_DROP_PATH = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One model: its seed and its stages in order."""
+
+    name: str
+    """Name of the run's folder."""
+    seed: int
+    """Start weights, batches and stochastic depth follow from it."""
+    stages: tuple[StageConfig, ...]
+    """Trained one after the other; each has its own optimiser and learning-rate schedule."""
+
+
+def build_recipe(
+    name: str, *, pretraining_steps: int = 700, finetuning_steps: int = 1500
+) -> Recipe:
+    """Build a recipe by name.
+
+    Args:
+        name: ``from_phase1`` (pretrained on public images) or ``from_phase2`` (on public and target
+            images together, other seed).
+        pretraining_steps: steps of the first stage.
+        finetuning_steps: steps of the second stage.
+
+    Raises:
+        KeyError: if there is no such recipe.
+    """
+    roles, seed = {
+        "from_phase1": (("public",), 19940817),
+        "from_phase2": (("public", "target"), 19940818),
+    }[name]
+    pretraining = StageConfig(
+        name="pretraining",
+        roles=roles,
+        n_steps=pretraining_steps,
+        learning_rate=1e-3,
+        final_learning_rate=1e-4,
+    )
+    finetuning = StageConfig(
+        name="finetuning",
+        roles=("public", "target"),
+        n_steps=finetuning_steps,
+        learning_rate=7e-4,
+        final_learning_rate=1e-6,
+    )
+    return Recipe(name, seed, (pretraining, finetuning))
+
+
+RECIPES = ("from_phase1", "from_phase2")
+"""Names that :func:`build_recipe` knows."""
+
+
+def run_recipe(
+    recipe: Recipe,
+    samples: Sequence[Sample],
+    run_path: Path,
+    *,
+    architecture: Architecture = SMALL,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    checkpoint_every: int = 200,
+) -> Path:
+    """Train one model through all its stages.
+
+    Args:
+        recipe: what to do.
+        samples: training images; each stage takes those of its roles.
+        run_path: folder of the run, made if absent.
+        architecture: sizes of the network.
+        resume: go on from the folder's checkpoint.
+        device: where to train.
+        checkpoint_every: steps between checkpoints.
+
+    Returns:
+        Path of the float16 weights.
+
+    Raises:
+        UsageError: if the folder holds another run, or a stage finds no image of its roles.
+        TrainingError: if the loss or the gradient becomes NaN or infinite.
+    """
+    run_path.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(run_path, {"architecture": asdict(architecture), **asdict(recipe)})
+    torch.manual_seed(recipe.seed)
+    model = MediarFormer(architecture, drop_path=_DROP_PATH)
+    initialise_weights(model)
+    # nn.Module.to is typed without a memory format together with a device
+    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = TrainingState(model, WeightAverage(model), build_optimizer(model, recipe.stages[0]))
+    if resume:
+        restore(state, folder, recipe)
+    elif folder.checkpoint_path.exists():
+        raise UsageError(
+            f"{run_path}: holds a checkpoint of an earlier run; resume it or choose another folder"
+        )
+    for index, config in enumerate(recipe.stages):
+        if index < state.stage_index:
+            continue
+        if index > state.stage_index:
+            state.stage_index, state.step = index, 0
+            state.optimizer = build_optimizer(model, config)
+        chosen = [sample for sample in samples if sample.record.role in config.roles]
+        if not chosen:
+            raise UsageError(f"stage {config.name}: no image has one of the roles {config.roles}")
+        logger.info("%s, %s: %d images", recipe.name, config.name, len(chosen))
+        source = BatchSource(chosen, config, recipe.seed + 1000 * index)
+        train_stage(state, source, folder, checkpoint_every=checkpoint_every)
+    return folder.weights_path
+
+
+def restore(state: TrainingState, folder: RunFolder, recipe: Recipe) -> None:
+    """Fill the state from the folder's checkpoint.
+
+    Args:
+        state: modified.
+        folder: of the run.
+        recipe: must be the one that made the checkpoint.
+    """
+    content = folder.load()
+    state.stage_index, state.step = content["stage_index"], content["step"]
+    state.model.load_state_dict(content["model"])
+    for name, value in content["average"].items():
+        state.average.state[name].copy_(value)
+    state.optimizer = build_optimizer(state.model, recipe.stages[state.stage_index])
+    state.optimizer.load_state_dict(content["optimizer"])
+    logger.info("resumed at stage %d, step %d", state.stage_index, state.step)
