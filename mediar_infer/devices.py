@@ -22,7 +22,9 @@ def select_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"found device {name!r}, expected auto, cpu, cuda, cuda:N or mps") from error
+        raise UsageError(
+            f"found device {name!r}, expected auto, cpu, cuda, cuda:N or mps"
+        ) from error
     if device.type == "cuda":
         n_devices = torch.cuda.device_count()
         if (device.index or 0) >= n_devices:

@@ -135,7 +135,9 @@ def count_windows(height: int, width: int, config: EngineConfig, n_members: int)
     return len(grid.tops) * len(grid.lefts) * len(config.plan.flips) * n_members
 
 
-def _predict_windows(windows: Sequence[_Window], crops: Tensor, members: Sequence[Backend]) -> Tensor:
+def _predict_windows(
+    windows: Sequence[_Window], crops: Tensor, members: Sequence[Backend]
+) -> Tensor:
     """Sum of the members' logits, un-flipped, for windows that may differ in their flip."""
     inputs = crops.to(members[0].device, torch.float32) / 255
     inputs = torch.stack(

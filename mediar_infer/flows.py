@@ -80,9 +80,7 @@ def track_flow(
     # The CPU kernel runs one batch entry per thread.
     n_batches = torch.get_num_threads() if device.type == "cpu" else 1
     padded = F.pad(points.T.float(), (0, -len(points) % n_batches)).view(2, n_batches, 1, -1)
-    walkers = torch.stack(
-        [padded[1] * scale_x + shift_x, padded[0] * scale_y + shift_y], dim=1
-    )
+    walkers = torch.stack([padded[1] * scale_x + shift_x, padded[0] * scale_y + shift_y], dim=1)
     grid = walkers.permute(0, 2, 3, 1)
     field = field.expand(n_batches, -1, -1, -1)
     (low_y, low_x), (high_y, high_x) = low.tolist(), high.tolist()
@@ -120,12 +118,13 @@ def _segment_min(values: Tensor, segment: Tensor, n_segments: int) -> Tensor:
 
 
 def gather_cells(labels: Tensor) -> CellPixels:
+    """Sort the pixels of all cells of ``(H, W)`` integer labels by cell; at least one cell."""
     width = labels.shape[1]
     flat = labels.flatten()
     where = flat.nonzero().flatten()
     ids, order = flat[where].long().sort(stable=True)
     where = where[order]
-    _, cell, counts = ids.unique_consecutive(return_inverse=True, return_counts=True)
+    _, cell, counts = torch.unique_consecutive(ids, return_inverse=True, return_counts=True)
     n_cells = len(counts)
     y, x = where // width, where % width
     first = counts.cumsum(0) - counts
@@ -238,7 +237,7 @@ def diffuse_cells(cells: CellPixels, n_iterations: Tensor) -> Tensor:
 
 
 def unit_gradient(warmth: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Central differences of ``warmth`` (H + 2, W + 2) at pixels of the unpadded image, unit length.
+    """Central differences of ``warmth`` (H + 2, W + 2) at unpadded pixels, scaled to unit length.
 
     Neighbours are read whatever their label: touching cells see each other, as in the reference.
 
@@ -292,7 +291,7 @@ def compute_flow_errors(labels: Tensor, flow: Tensor) -> Tensor:
         flow: ``(2, H, W)`` float32, network scale (five times the unit flow), same device.
 
     Returns:
-        ``(n,)`` float64: mean over the cell's pixels of the squared difference, summed over y and x.
+        ``(n,)`` float64: mean over the cell's pixels of the squared difference, y and x summed.
     """
     if not bool(labels.any()):
         return torch.zeros(0, dtype=torch.float64, device=labels.device)

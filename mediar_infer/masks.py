@@ -34,7 +34,8 @@ def _drop_small(mask: BoolArray, min_size: int) -> BoolArray:
         return mask
     small = stats[:, cv2.CC_STAT_AREA] < min_size
     small[0] = False
-    return mask & ~small[components]
+    kept: BoolArray = mask & ~small[components]
+    return kept
 
 
 def foreground_of(cellprob_logits: Float32Array, threshold: float) -> BoolArray:
@@ -166,6 +167,8 @@ def compute_labels(
     labels = _renumber(labels, (sizes > 0) & (sizes <= config.max_fraction * labels.numel()))
     if config.flow_threshold is not None:
         errors = compute_flow_errors(labels, flow)
-        good = torch.cat([torch.ones_like(errors[:1], dtype=torch.bool), errors <= config.flow_threshold])
+        good = torch.cat(
+            [torch.ones_like(errors[:1], dtype=torch.bool), errors <= config.flow_threshold]
+        )
         labels = _renumber(labels, good) if len(errors) else labels
     return labels.cpu().numpy(), int(labels.max())

@@ -68,7 +68,7 @@ def _to_tokens(x: Tensor) -> Tensor:
 
 
 def _to_map(tokens: Tensor, height: int, width: int) -> Tensor:
-    return tokens.transpose(1, 2).unflatten(2, (height, width))
+    return torch.unflatten(tokens.transpose(1, 2), 2, (height, width))
 
 
 class _PatchEmbed(nn.Module):
@@ -83,7 +83,7 @@ class _PatchEmbed(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Self-attention whose keys and values are pooled over ``reduction`` × ``reduction`` squares."""
+    """Self-attention; keys and values are pooled over ``reduction`` × ``reduction`` squares."""
 
     def __init__(self, channels: int, n_heads: int, reduction: int) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ def _conv_norm_mish(in_channels: int, out_channels: int, kernel: int) -> nn.Sequ
 
 
 def _full_precision(device_type: str) -> AbstractContextManager[object]:
-    if torch.amp.is_autocast_available(device_type):
+    if torch.amp.autocast_mode.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 

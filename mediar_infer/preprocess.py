@@ -47,7 +47,8 @@ class Scaling:
             uint8 of the same shape; divided by 255 it is the network's input.
         """
         if self.lut is not None:
-            return self.lut[rows.view(f"u{rows.itemsize}")]
+            normalised: npt.NDArray[np.uint8] = self.lut[rows.view(f"u{rows.itemsize}")]
+            return normalised
         return _rescale(rows, self.low, self.high)
 
 
@@ -55,11 +56,13 @@ def _rescale(values: _Array, low: float, high: float) -> npt.NDArray[np.uint8]:
     if not high > low:  # constant or empty: min-max scaling of a constant image gives zeros
         return np.zeros(values.shape, dtype=np.uint8)
     scaled = np.clip(values, low, high, dtype=np.float64)
+    if values.dtype.kind == "f":
+        scaled[~np.isfinite(values)] = low
     scaled -= low
     scaled /= high - low
     scaled *= 255.0
-    np.nan_to_num(scaled, copy=False, nan=0.0)
-    return scaled.astype(np.uint8)
+    truncated: npt.NDArray[np.uint8] = scaled.astype(np.uint8)
+    return truncated
 
 
 def _bands(source: ImageSource) -> Iterator[_Array]:
@@ -70,20 +73,20 @@ def _bands(source: ImageSource) -> Iterator[_Array]:
 
 def _to_keys(values: _Array) -> _Array:
     """Map values to unsigned integers of the same width that sort in the same order."""
-    if values.dtype == np.bool_:
-        return values.view(np.uint8)
-    bits = values.view(f"u{values.itemsize}")
+    bits: _Array = values.view(f"u{values.itemsize}")
     sign = bits.dtype.type(1 << (8 * values.itemsize - 1))
     if values.dtype.kind == "u":
         return bits
     if values.dtype.kind == "i":
-        return bits ^ sign
+        flipped: _Array = bits ^ sign
+        return flipped
     # Negative floats sort backwards by their bits.
-    return np.where(bits & sign, ~bits, bits | sign)
+    keys: _Array = np.where(bits & sign, ~bits, bits | sign)
+    return keys
 
 
 def _from_key(key: int, dtype: np.dtype[Any]) -> float:
-    if dtype.kind in "bu":
+    if dtype.kind == "u":
         return float(key)
     bits, sign = np.dtype(f"u{dtype.itemsize}").type(key), 1 << (8 * dtype.itemsize - 1)
     if dtype.kind == "i":
@@ -97,12 +100,15 @@ def _count_digits(digits: _Array, n_bins: int) -> npt.NDArray[np.int64]:
         return np.zeros(n_bins, dtype=np.int64)
     flat = np.ascontiguousarray(digits).reshape(1, -1)
     counts = cv2.calcHist([flat], [0], None, [n_bins], [0, n_bins])
-    return counts.astype(np.int64).ravel()
+    exact: npt.NDArray[np.int64] = counts.astype(np.int64).ravel()
+    return exact
 
 
 def _is_counted(values: _Array) -> npt.NDArray[np.bool_]:
-    nonzero = values != 0
-    return nonzero & np.isfinite(values) if values.dtype.kind == "f" else nonzero
+    counted: npt.NDArray[np.bool_] = values != 0
+    if values.dtype.kind == "f":
+        counted &= np.isfinite(values)
+    return counted
 
 
 def _high_rank(n: int) -> tuple[int, float]:
@@ -201,8 +207,7 @@ def compute_scaling(source: ImageSource) -> Scaling:
     lut = None
     if source.dtype.itemsize <= 2:
         every = np.arange(1 << (8 * source.dtype.itemsize)).astype(f"u{source.dtype.itemsize}")
-        with np.errstate(invalid="ignore"):
-            lut = _rescale(every.view(source.dtype), low, high)
+        lut = _rescale(every.view(source.dtype), low, high)
     return Scaling(low=low, high=high, lut=lut)
 
 

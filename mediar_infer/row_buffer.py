@@ -23,7 +23,7 @@ class RowBuffer:
     @property
     def bottom(self) -> int:
         """Row after the last one held."""
-        return self.top + self._held.shape[-2]
+        return self.top + int(self._held.shape[-2])
 
     def append(self, rows: npt.NDArray[Any]) -> None:
         """Add rows below the last one."""

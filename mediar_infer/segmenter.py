@@ -135,9 +135,7 @@ class Segmenter:
                 yield band.maps
 
         height, width = source.height, source.width
-        yield from label_bands(
-            maps(), height, width, self.config.masks, self.device, stopwatch
-        )
+        yield from label_bands(maps(), height, width, self.config.masks, self.device, stopwatch)
 
     def segment(self, image: npt.NDArray[Any]) -> Segmentation:
         """Segment an image that is in memory.

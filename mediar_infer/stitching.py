@@ -23,7 +23,14 @@ import numpy.typing as npt
 import torch
 
 from mediar_infer.config import MaskConfig
-from mediar_infer.flows import N_STEPS, Frame, diffuse_cells, gather_cells, track_flow, unit_gradient
+from mediar_infer.flows import (
+    N_STEPS,
+    Frame,
+    diffuse_cells,
+    gather_cells,
+    track_flow,
+    unit_gradient,
+)
 from mediar_infer.masks import (
     BASIN_STEPS,
     find_seeds,
@@ -132,7 +139,7 @@ class StitchedLabels:
         return self._height if row == self._height else max(row - lag, 0)
 
     def _clean(self) -> None:
-        """A component below the size limit spans fewer rows than it has pixels; two rules in turn."""
+        """Clean rows; a small component spans fewer rows than it has pixels, and there are two."""
         margin = 2 * self._config.min_size
         start, stop = self._foreground.bottom, self._reached(self._raw.bottom, margin)
         if stop <= start:
@@ -167,11 +174,9 @@ class StitchedLabels:
         points = tracked_points(flow[:, REACH : 2 * REACH, REACH : 2 * REACH], core)
         unit_flow = flow * inside / FLOW_SCALE
         speed = unit_flow.square().sum(0).sqrt_()
-        unit_flow *= (MAX_SPEED / speed.clamp_(min=MAX_SPEED))
+        unit_flow *= MAX_SPEED / speed.clamp_(min=MAX_SPEED)
         frame = Frame(corner[0], corner[1], self._height, self._width)
-        end = track_flow(
-            unit_flow.to(self._device), (points + REACH).to(self._device), frame
-        ).cpu()
+        end = track_flow(unit_flow.to(self._device), (points + REACH).to(self._device), frame).cpu()
         shift = (end - points - REACH).to(torch.int16).numpy()
         y, x = points.numpy().T
         rows = self._shift.rows(top, min(top + REACH, self._height))
@@ -189,7 +194,8 @@ class StitchedLabels:
         """Flat positions, from row ``origin`` on, of the pixels that rows of pixels end in."""
         shift = self._shift.rows(top, bottom)
         y = np.arange(top - origin, bottom - origin)[:, None] + shift[0]
-        return y * self._width + (np.arange(self._width) + shift[1])
+        ends: npt.NDArray[np.int64] = y * self._width + (np.arange(self._width) + shift[1])
+        return ends
 
     def _find_seeds(self) -> None:
         """Find seeds where the histogram is complete, and grow their basins."""
@@ -206,7 +212,7 @@ class StitchedLabels:
         self._basins.extend_to(complete)
         held = self._basins.rows(first, complete)
         np.maximum(held, basins, out=held)
-        self._cells.add(seeds.numpy() + [first, 0])
+        self._cells.add(seeds.numpy() + np.array([first, 0]))
         self._seeded = stop
         self._hits.drop_above(stop - _SEED_MARGIN)
 
@@ -232,7 +238,7 @@ class StitchedLabels:
             self._basins.drop_above(stop - REACH)
 
     def _diffuse_complete_cells(self) -> None:
-        """Diffuse cells all of whose pixels are labelled: those of the seeds well above the rows."""
+        """Diffuse cells all of whose pixels are labelled: their seeds lie well above."""
         cells, labelled = self._cells, self._labels.bottom
         self._warmth.extend_to(labelled)
         seeds_above = labelled - REACH - BASIN_STEPS

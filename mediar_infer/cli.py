@@ -1,0 +1,88 @@
+"""The command line: options → settings → work → exit code. Handlers and printing live here."""
+
+import argparse
+import importlib
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+from mediar_infer._version import __version__
+from mediar_infer.errors import CheckpointError, MediarError, UsageError
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+_COMMANDS = {
+    "predict": ("mediar_infer.predict_command", "segment every image of a folder"),
+    "evaluate": ("mediar_infer.evaluate", "score label files as the challenge does"),
+    "benchmark": ("mediar_infer.benchmark_command", "time one fresh process per image"),
+    "weights": ("mediar_infer.weights_command", "list, verify or convert weight files"),
+    "info": ("mediar_infer.info_command", "show device, versions, memory and models"),
+}
+"""Command → module with ``add_arguments(parser)`` and ``run(args) -> exit code``, and its help."""
+
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser; only the named command's module is imported, as imports cost seconds."""
+    parser = argparse.ArgumentParser(
+        prog="mediar_infer", description="MEDIAR cell segmentation: images in, labels out."
+    )
+    parser.add_argument("--version", action="version", version=f"mediar_infer {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, help_text) in _COMMANDS.items():
+        child = commands.add_parser(name, help=help_text, description=help_text)
+        child.add_argument("--quiet", action="store_true", help="show errors only")
+        child.add_argument("--verbose", action="store_true", help="show shapes and timings too")
+        if command == name:
+            importlib.import_module(module).add_arguments(child)
+    return parser
+
+
+def _set_up_logging(*, quiet: bool, verbose: bool) -> None:
+    from tqdm.contrib.logging import _TqdmLoggingHandler
+
+    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
+    handler = _TqdmLoggingHandler()
+    handler.stream = sys.stderr
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    package = logging.getLogger("mediar_infer")
+    package.handlers[:] = [handler]
+    package.setLevel(level)
+    package.propagate = False
+    # Our own errors say what is wrong with a file.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+
+def _stop(signum: int, _frame: FrameType | None) -> NoReturn:
+    # Leaving through an exception lets the open label file remove its temporary copy.
+    raise SystemExit(128 + signum)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: arguments without the program's name; those of the process by default.
+
+    Returns:
+        0 all done, 1 some image failed or a result could not be written, 2 wrong use.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments[0] if arguments and arguments[0] in _COMMANDS else None
+    args = build_parser(command).parse_args(arguments)
+    _set_up_logging(quiet=args.quiet, verbose=args.verbose)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        code: int = importlib.import_module(_COMMANDS[args.command][0]).run(args)
+    except (UsageError, CheckpointError) as error:
+        logging.getLogger(__name__).error("%s", error)
+        return EXIT_USAGE
+    except MediarError as error:
+        logging.getLogger(__name__).error("%s", error)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        logging.getLogger(__name__).error("stopped; finished images are in the output folder")
+        return 128 + signal.SIGINT
+    return code

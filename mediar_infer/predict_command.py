@@ -1,0 +1,143 @@
+"""The ``predict`` command: the main job."""
+
+import argparse
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from mediar_infer.config import (
+    ALL_FLIPS,
+    PLANS,
+    EngineConfig,
+    FlipName,
+    MaskConfig,
+    Plan,
+    RuntimeConfig,
+)
+from mediar_infer.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_INPUT = Path("/workspace/inputs")
+DEFAULT_OUTPUT = Path("/workspace/outputs")
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that decide how images are segmented; other commands share them."""
+    plan = parser.add_argument_group("plan (what is computed)")
+    plan.add_argument(
+        "--weights", type=Path, nargs="+", default=[], metavar="PATH",
+        help="folder, or one or two files (default: the pair that comes with the package)",
+    )  # fmt: skip
+    plan.add_argument("--plan", choices=PLANS, default="paper", help="(default: %(default)s)")
+    plan.add_argument("--models", type=int, metavar="N", help="use the first N models")
+    plan.add_argument(
+        "--flips", metavar="LIST", help=f"comma-separated: {','.join(ALL_FLIPS)}, or none"
+    )
+    plan.add_argument("--overlap", type=float, help="overlap of windows, 0 to 0.95")
+    runtime = parser.add_argument_group("machine (where and how fast)")
+    runtime.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:N, mps (default: %(default)s)"
+    )
+    runtime.add_argument(
+        "--precision", choices=("auto", "float32", "float16", "bfloat16"), default="auto"
+    )
+    runtime.add_argument("--backend", choices=("auto", "torch", "openvino"), default="auto")
+    runtime.add_argument("--batch", type=int, default=0, help="windows per call (0: automatic)")
+    runtime.add_argument("--threads", type=int, default=0, help="CPU threads (0: all cores)")
+    labels = parser.add_argument_group("labels")
+    labels.add_argument(
+        "--blocks", choices=("auto", "paper", "stitched"), default="auto",
+        help="how images of 25 MP or more are labelled (default: stitched, no cell is cut)",
+    )  # fmt: skip
+    labels.add_argument("--block-size", type=int, default=0, metavar="PX")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the ``predict`` command."""
+    parser.add_argument(
+        "-i", "--input", type=Path, default=DEFAULT_INPUT,
+        help="folder of images, or one image (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", type=Path, default=DEFAULT_OUTPUT,
+        help="folder of results (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--resume", action="store_true", help="skip images that are done")
+    parser.add_argument("--overlays", action="store_true", help="also write outlines as PNG")
+    parser.add_argument(
+        "--strict-budget", action="store_true", help="a missed tolerance is a failure"
+    )
+    parser.add_argument("--plane", type=int, metavar="N", help="plane to take from z/t-stacks")
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N", help="refuse larger images (decompression bombs)"
+    )
+    add_engine_arguments(parser)
+
+
+def engine_config(args: argparse.Namespace) -> EngineConfig:
+    """Turn parsed options into settings.
+
+    Raises:
+        UsageError: if a value is out of its range.
+    """
+    plan: Plan = PLANS[args.plan]
+    if args.models is not None:
+        plan = replace(plan, max_members=args.models)
+    if args.overlap is not None:
+        plan = replace(plan, overlap=args.overlap)
+    if args.flips is not None:
+        plan = replace(plan, flips=_parse_flips(args.flips))
+    if plan != PLANS[args.plan]:
+        plan = replace(plan, name="custom")
+    return EngineConfig(
+        plan=plan,
+        masks=MaskConfig(blocks=args.blocks, block_size=args.block_size),
+        runtime=RuntimeConfig(
+            device=args.device,
+            precision=args.precision,
+            backend=args.backend,
+            batch=args.batch,
+            threads=args.threads,
+        ),
+    )
+
+
+def _parse_flips(text: str) -> tuple[FlipName, ...]:
+    names = ["identity"] if text == "none" else [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in ALL_FLIPS]
+    if unknown:
+        raise UsageError(
+            f"--flips {text}: found {', '.join(unknown)}, expected none or some of"
+            f" {', '.join(ALL_FLIPS)}"
+        )
+    return tuple(flip for flip in ALL_FLIPS if flip in names)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment the folder; see :func:`mediar_infer.cli.main` for the exit code."""
+    config = engine_config(args)
+    if not args.input.exists():
+        raise UsageError(f"{args.input}: there is no such folder or file; give it with --input")
+    from mediar_infer.report import console_table
+    from mediar_infer.runner import RunOptions, exit_code, run_folder
+    from mediar_infer.segmenter import Segmenter
+
+    segmenter = Segmenter.from_weights(args.weights, config)
+    for name, digest in segmenter.digests.items():
+        logger.info("weights %s, SHA-256 %s", name, digest[:16])
+    options = RunOptions(
+        input_path=args.input,
+        output_dir=args.output,
+        plane=args.plane,
+        max_pixels=args.max_pixels,
+        resume=args.resume,
+        overlays=args.overlays,
+        show_progress=sys.stderr.isatty() and not args.quiet,
+    )
+    records = run_folder(segmenter, options)
+    if not args.quiet:
+        sys.stdout.write(console_table(records) + "\n")
+        sys.stdout.write(f"results in {args.output}\n")
+    return exit_code(records, strict_budget=args.strict_budget)

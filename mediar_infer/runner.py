@@ -1,0 +1,324 @@
+"""A folder of images in, a folder of labels out: one bad image never stops the others."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from mediar_infer import __version__
+from mediar_infer.budget import Stopwatch, peak_memory_bytes, process_start_s
+from mediar_infer.devices import describe_device
+from mediar_infer.errors import MediarError, UsageError
+from mediar_infer.images import ImageSource, SkippedFile, list_images, open_image
+from mediar_infer.label_files import (
+    check_collisions,
+    label_path,
+    read_labels,
+    remove_stale_parts,
+    write_labels,
+)
+from mediar_infer.overlay import write_overlay
+from mediar_infer.report import ImageRecord, Ledger, summarise, write_summary
+from mediar_infer.segmenter import Segmenter
+from mediar_infer.types import LabelArray
+
+logger = logging.getLogger(__name__)
+
+OVERLAY_DIR = "overlays"
+MAX_OVERLAY_PIXELS = 100_000_000
+"""An overlay needs the whole image in memory, which a slide may not fit."""
+_PACKAGES = ("torch", "numpy", "tifffile", "opencv-python-headless", "openvino")
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What to do with a folder, beside how to segment."""
+
+    input_path: Path
+    """Folder of images, or one image."""
+    output_dir: Path
+    """Folder of results; made if need be."""
+    plane: int | None = None
+    """Index of the plane to take from stacks; none makes a stack an error."""
+    max_pixels: int | None = None
+    """Largest image that is accepted; none takes the limits of the readers."""
+    resume: bool = False
+    """Skip images that an earlier run with the same weights and settings has done."""
+    overlays: bool = False
+    """Also write the outlines over each image as PNG."""
+    show_progress: bool = False
+    """Show a progress bar."""
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Versions of this package, Python and what the numbers depend on."""
+    versions = {"mediar_infer": __version__, "python": sys.version.split()[0]}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def describe_plan(segmenter: Segmenter) -> dict[str, Any]:
+    """Everything that decides the labels of an image, ready for JSON."""
+    config = segmenter.config
+    return {
+        "name": config.plan.name,
+        "models": len(segmenter.members),
+        "flips": list(config.plan.flips),
+        "overlap": config.plan.overlap,
+        "roi_size": config.roi_size,
+        "precision": config.runtime.precision,
+        "backend": config.runtime.backend,
+        "masks": asdict(config.masks),
+    }
+
+
+def run_folder(segmenter: Segmenter, options: RunOptions) -> list[ImageRecord]:
+    """Segment every image of a folder and keep a ledger of it.
+
+    Args:
+        segmenter: models and settings.
+        options: folders and switches.
+
+    Returns:
+        One record per entry of the folder.
+
+    Raises:
+        UsageError: if the input folder does not exist.
+        OutputError: if the ledger cannot be written.
+    """
+    images, skipped = list_images(options.input_path)
+    _check_folders(options, images)
+    for part in remove_stale_parts(options.output_dir):
+        logger.info("%s: removed, left over from a stopped run", part)
+    ledger = Ledger(options.output_dir)
+    records = [_skipped_record(entry) for entry in skipped]
+    for record in records:
+        ledger.append(record)
+    done = _finished_before(ledger, segmenter, images, options) if options.resume else {}
+    collisions = {path: paths for paths in check_collisions(images).values() for path in paths}
+    runner = _ImageRunner(segmenter, options)
+    with tqdm(
+        total=len(images), unit="image", disable=not options.show_progress, file=sys.stderr,
+        bar_format="{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} images [{elapsed}<{remaining}]",
+    ) as bar:  # fmt: skip
+        for path in images:
+            bar.set_description(path.name[:40])
+            if path in done:
+                record = done[path]
+            elif path in collisions:
+                record = runner.collision(path, collisions[path])
+            else:
+                record = runner.run(path, bar)
+            ledger.append(record)
+            records.append(record)
+            _log_record(record)
+            bar.n = len(records) - len(skipped)
+            bar.refresh()
+    write_summary(
+        options.output_dir,
+        summarise(records, config=describe_plan(segmenter), versions=package_versions()),
+    )
+    return records
+
+
+def _check_folders(options: RunOptions, images: Sequence[Path]) -> None:
+    source = options.input_path if options.input_path.is_dir() else options.input_path.parent
+    if options.output_dir.resolve() == source.resolve():
+        raise UsageError(
+            f"{options.output_dir}: is both input and output folder, expected two; label files"
+            " would become inputs of the next run; choose another output folder"
+        )
+    if not images:
+        logger.warning("%s: found no image", options.input_path)
+
+
+def _log_record(record: ImageRecord) -> None:
+    if record.status == "failed":
+        logger.error("%s", record.error)
+        return
+    for warning in record.warnings:
+        logger.warning("%s: %s", record.file, warning)
+    logger.info(
+        "%s: %sx%s, %s cells, %.1f s of %.1f s (%s)",
+        record.file,
+        record.height,
+        record.width,
+        record.n_cells,
+        record.wall_s,
+        record.tolerance_s or 0.0,
+        record.status,
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _skipped_record(entry: SkippedFile) -> ImageRecord:
+    return ImageRecord(
+        file=entry.path.name, status="skipped", started_at=_now(), error=entry.reason
+    )
+
+
+def _finished_before(
+    ledger: Ledger, segmenter: Segmenter, images: Iterable[Path], options: RunOptions
+) -> dict[Path, ImageRecord]:
+    """Images whose label file exists and was made with the same weights and plan."""
+    content = ledger.read()
+    for problem in content.problems:
+        logger.warning("%s", problem)
+    plan = describe_plan(segmenter) | {"plane": options.plane}
+    finished = {}
+    for path in images:
+        before = content.latest.get(path.name)
+        same = (
+            before is not None
+            and before.status in ("done", "resumed")
+            and dict(before.weights) == segmenter.digests
+            and dict(before.plan) == plan
+            and label_path(options.output_dir, path).is_file()
+        )
+        if same and before is not None:
+            fields = before.to_dict() | {"status": "resumed", "started_at": _now(), "wall_s": 0.0}
+            finished[path] = ImageRecord.from_dict(fields | {"stages_s": {}})
+    return finished
+
+
+class _ImageRunner:
+    """Segments one image after the other and says what became of each."""
+
+    def __init__(self, segmenter: Segmenter, options: RunOptions) -> None:
+        self._segmenter, self._options = segmenter, options
+        self._plan = describe_plan(segmenter) | {"plane": options.plane}
+        self._device = describe_device(segmenter.device)
+        # The first image is charged with the start of the process, as the challenge does.
+        self._next_start = process_start_s()
+
+    def collision(self, path: Path, others: Sequence[Path]) -> ImageRecord:
+        """Record of an input whose output name is also that of another one."""
+        names = ", ".join(sorted(other.name for other in others if other != path))
+        error = (
+            f"{path.name}: maps to {label_path(Path(), path)}, and so does {names}; expected one"
+            " image per name up to the first dot; rename one of them"
+        )
+        return self._record(path, None, status="failed", error=error)
+
+    def run(self, path: Path, bar: "tqdm[Any]") -> ImageRecord:
+        """Segment one file; every error becomes its record's."""
+        stopwatch, source = Stopwatch(), None
+        started_at = _now()
+        error: str
+        try:
+            with stopwatch("open"):
+                source = open_image(
+                    path, plane=self._options.plane, max_pixels=self._options.max_pixels
+                )
+            with source:
+                n_cells = self._segment(path, source, stopwatch, bar)
+        except MediarError as failure:
+            error = str(failure)
+        except (torch.OutOfMemoryError, MemoryError) as failure:
+            torch.cuda.empty_cache()
+            error = (
+                f"{path.name}: out of memory ({str(failure).partition(chr(10))[0] or 'host'});"
+                " expected room for one window and the rows around it; use a smaller --batch, or"
+                " --device cpu"
+            )
+        except Exception as failure:
+            # The border of one image: whatever is wrong with it, the others are done.
+            logger.debug("%s", path, exc_info=True)
+            error = (
+                f"{path.name}: unexpected {type(failure).__name__}: {failure}; the other images"
+                " are done; run with --verbose and report this"
+            )
+        else:
+            return self._record(
+                path, source, status="done", started_at=started_at, n_cells=n_cells,
+                stages_s=stopwatch.seconds, output=label_path(Path(), path).name,
+            )  # fmt: skip
+        return self._record(
+            path, source, status="failed", error=error, started_at=started_at,
+            stages_s=stopwatch.seconds,
+        )  # fmt: skip
+
+    def _segment(
+        self, path: Path, source: ImageSource, stopwatch: Stopwatch, bar: "tqdm[Any]"
+    ) -> int:
+        n_cells, first = 0, bar.n
+
+        def watched() -> Iterator[LabelArray]:
+            nonlocal n_cells
+            n_rows = 0
+            for labels in self._segmenter.label_bands(source, stopwatch):
+                n_cells = max(n_cells, int(labels.max(initial=0)))
+                n_rows += len(labels)
+                bar.n = first + n_rows / source.height
+                bar.refresh()
+                yield labels
+
+        target = label_path(self._options.output_dir, path)
+        with stopwatch("write"):
+            write_labels(target, watched(), height=source.height, width=source.width)
+        if self._options.overlays:
+            with stopwatch("overlay"):
+                self._write_overlay(source, target)
+        return n_cells
+
+    def _write_overlay(self, source: ImageSource, target: Path) -> None:
+        if source.height * source.width > MAX_OVERLAY_PIXELS:
+            source.warnings.append("too large for an overlay; open image and labels in a viewer")
+            return
+        overlay = self._options.output_dir / OVERLAY_DIR / f"{target.stem}.png"
+        write_overlay(overlay, source.read_rows(0, source.height), read_labels(target))
+
+    def _record(
+        self,
+        path: Path,
+        source: ImageSource | None,
+        **fields: Any,  # noqa: ANN401 (fields of ImageRecord)
+    ) -> ImageRecord:
+        now = time.perf_counter()
+        wall_s, self._next_start = now - self._next_start, now
+        cuda = self._segmenter.device.type == "cuda"
+        gpu = torch.cuda.max_memory_allocated(self._segmenter.device) if cuda else None
+        if source is not None:
+            fields |= {
+                "height": source.height,
+                "width": source.width,
+                "dtype": str(source.dtype),
+                "warnings": tuple(source.warnings),
+            }
+        return ImageRecord(
+            **{"started_at": _now(), **fields},
+            file=path.name,
+            plan=self._plan,
+            wall_s=wall_s,
+            weights=self._segmenter.digests,
+            versions=package_versions(),
+            device=self._device,
+            peak_memory_bytes=peak_memory_bytes(gpu),
+        )
+
+
+def exit_code(records: Iterable[ImageRecord], *, strict_budget: bool) -> int:
+    """0 if every image was done (and, if strict, in time), else 1."""
+    for record in records:
+        if record.status == "failed":
+            return 1
+        if strict_budget and record.status == "done" and record.within_tolerance is False:
+            return 1
+    return 0

@@ -1,0 +1,73 @@
+"""The ``weights`` command: list, verify and convert weight files."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mediar_infer.checkpoints import (
+    MANIFEST_NAME,
+    Checkpoint,
+    build_model,
+    compute_digest,
+    find_weights,
+    load_checkpoint,
+    read_manifest,
+    save_weights,
+    write_manifest,
+)
+from mediar_infer.errors import CheckpointError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the ``weights`` command."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = actions.add_parser("list", help="show the models that would be used")
+    verify = actions.add_parser("verify", help="check files against shapes and checksums")
+    for each in (show, verify):
+        each.add_argument("paths", type=Path, nargs="*", help="folder or files (default: ours)")
+    convert = actions.add_parser(
+        "convert", help=f"make float16 safetensors and {MANIFEST_NAME} from .pth files"
+    )
+    convert.add_argument("paths", type=Path, nargs="+", help="one or two weight files")
+    convert.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
+
+
+def _describe(checkpoint: Checkpoint) -> str:
+    architecture = checkpoint.architecture
+    return (
+        f"{checkpoint.path}  {architecture.name}, decoder {architecture.decoder_channels},"
+        f" {checkpoint.n_parameters / 1e6:.2f} M parameters,"
+        f" {checkpoint.path.stat().st_size / 2**20:.1f} MiB, SHA-256 {checkpoint.digest}"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the action; 0 if all files are well.
+
+    Raises:
+        CheckpointError: if a file is not.
+    """
+    if args.action == "convert":
+        _convert(args.paths, args.output)
+        return 0
+    for path in find_weights(args.paths):
+        checkpoint = load_checkpoint(path)
+        sys.stdout.write(_describe(checkpoint) + "\n")
+        if args.action == "verify":
+            build_model(checkpoint)
+            listed = path.name in read_manifest(path.parent)
+            checked = "checksum of the manifest" if listed else "no manifest lists it"
+            sys.stdout.write(f"  ok: all entries present and finite, {checked}\n")
+    return 0
+
+
+def _convert(paths: list[Path], output: Path) -> None:
+    digests = {}
+    for path in find_weights(paths):
+        target = output / f"{path.stem}.safetensors"
+        if target.exists():
+            raise CheckpointError(f"{target}: exists already; remove it or choose another folder")
+        save_weights(load_checkpoint(path).state_dict, target)
+        digests[target.name] = compute_digest(target)
+        sys.stdout.write(f"{target}  SHA-256 {digests[target.name]}\n")
+    write_manifest(output, digests)
