@@ -104,14 +104,19 @@ def write_manifest(folder: Path, digests: Mapping[str, str]) -> None:
     write_bytes(folder / MANIFEST_NAME, json.dumps({"files": files}, indent=2).encode() + b"\n")
 
 
+def weights_dirs() -> list[Path]:
+    """Folders that may hold weights: $MEDIAR_WEIGHTS if set, else platform and package."""
+    named = os.environ.get(WEIGHTS_VARIABLE)
+    return [Path(named)] if named else list(_DEFAULT_DIRS)
+
+
 def default_weights_dir() -> Path:
-    """The first folder with weights: $MEDIAR_WEIGHTS, the platform's, the repository's.
+    """The first folder with weights.
 
     Raises:
         CheckpointError: if there is none.
     """
-    named = os.environ.get(WEIGHTS_VARIABLE)
-    folders = (Path(named),) if named else _DEFAULT_DIRS
+    folders = weights_dirs()
     for folder in folders:
         if folder.is_dir() and any(p.suffix in SUFFIXES for p in folder.iterdir()):
             return folder

@@ -20,6 +20,7 @@ _COMMANDS = {
     "benchmark": ("mediar_infer.benchmark_command", "time one fresh process per image"),
     "weights": ("mediar_infer.weights_command", "list, verify or convert weight files"),
     "info": ("mediar_infer.info_command", "show device, versions, memory and models"),
+    "demo": ("mediar_infer.demo_command", "segment a few real and generated images"),
 }
 """Command → module with ``add_arguments(parser)`` and ``run(args) -> exit code``, and its help."""
 

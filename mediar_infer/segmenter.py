@@ -11,14 +11,21 @@ import numpy.typing as npt
 import torch
 
 from mediar_infer.backends import Backend
+from mediar_infer.backends.graphs import find_graph, graph_name
 from mediar_infer.backends.torch_backend import TorchBackend
 from mediar_infer.blocks import label_bands
 from mediar_infer.budget import Stopwatch
-from mediar_infer.checkpoints import Checkpoint, build_model, find_weights, load_checkpoint
+from mediar_infer.checkpoints import (
+    Checkpoint,
+    build_model,
+    find_weights,
+    load_checkpoint,
+    weights_dirs,
+)
 from mediar_infer.config import EngineConfig
 from mediar_infer.devices import describe_device, select_device, select_precision, usable_cores
 from mediar_infer.engine import MapBand, predict_bands
-from mediar_infer.errors import CheckpointError
+from mediar_infer.errors import CheckpointError, UsageError
 from mediar_infer.preprocess import compute_scaling
 from mediar_infer.sources import ArraySource, ImageSource
 from mediar_infer.types import CELLPROB, FLOW_X, FLOW_Y, Float32Array, LabelArray
@@ -167,5 +174,22 @@ class Segmenter:
 
 
 def _build_backend(checkpoint: Checkpoint, config: EngineConfig, device: torch.device) -> Backend:
-    precision = select_precision(config.runtime.precision, device)
-    return TorchBackend(build_model(checkpoint), device, precision, config.runtime.batch)
+    runtime = config.runtime
+    precision = select_precision(runtime.precision, device)
+    if runtime.backend != "torch":
+        graph = find_graph(
+            checkpoint.architecture, config.roi_size, [checkpoint.path.parent, *weights_dirs()]
+        )
+        if graph is not None and device.type == "cpu" and precision == "float32":
+            from mediar_infer.backends.openvino_backend import OpenVinoBackend
+
+            return OpenVinoBackend(
+                checkpoint, graph, runtime.threads or usable_cores(), runtime.batch
+            )
+        if runtime.backend == "openvino":
+            raise UsageError(
+                f"{checkpoint.path}: --backend openvino needs a CPU, float32 and the file"
+                f" {graph_name(checkpoint.architecture, config.roi_size)} beside the weights;"
+                " make it with 'weights graph'"
+            )
+    return TorchBackend(build_model(checkpoint), device, precision, runtime.batch)

@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify = actions.add_parser("verify", help="check files against shapes and checksums")
     for each in (show, verify):
         each.add_argument("paths", type=Path, nargs="*", help="folder or files (default: ours)")
+    graph = actions.add_parser("graph", help="export the network's graph for fast CPU inference")
+    graph.add_argument("paths", type=Path, nargs="+", help="one or two weight files")
     convert = actions.add_parser(
         "convert", help=f"make float16 safetensors and {MANIFEST_NAME} from .pth files"
     )
@@ -50,6 +52,9 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "convert":
         _convert(args.paths, args.output)
         return 0
+    if args.action == "graph":
+        _export_graphs(args.paths)
+        return 0
     for path in find_weights(args.paths):
         checkpoint = load_checkpoint(path)
         sys.stdout.write(_describe(checkpoint) + "\n")
@@ -59,6 +64,16 @@ def run(args: argparse.Namespace) -> int:
             checked = "checksum of the manifest" if listed else "no manifest lists it"
             sys.stdout.write(f"  ok: all entries present and finite, {checked}\n")
     return 0
+
+
+def _export_graphs(paths: list[Path]) -> None:
+    from mediar_infer.backends.openvino_backend import export_graph
+    from mediar_infer.config import EngineConfig
+
+    roi_size = EngineConfig().roi_size
+    graphs = {(path.parent, load_checkpoint(path).architecture) for path in find_weights(paths)}
+    for folder, architecture in sorted(graphs, key=str):
+        sys.stdout.write(f"{export_graph(architecture, roi_size, folder)}\n")
 
 
 def _convert(paths: list[Path], output: Path) -> None:
