@@ -194,18 +194,22 @@ def _diffuse_strip(
     divisor = torch.where(inside > 0, 9.0, torch.inf)
     temperature, total = torch.zeros_like(inside), torch.zeros_like(inside)
     one = torch.ones(len(sources), dtype=inside.dtype, device=inside.device)
-    start, active = stride + 1, len(ends)
+    start, active, stop = stride + 1, len(ends), 0
     for step in range(n_iterations[0]):
         while n_iterations[active - 1] <= step:
             active -= 1
-        stop = ends[active - 1]
-        body, new = temperature[start:stop], total[start:stop]
+        if stop != ends[active - 1]:
+            stop = ends[active - 1]
+            # Views are made once for all steps with the same cells: slicing costs as much as adding.
+            body, new, nine = (t[start:stop] for t in (temperature, total, divisor))
+            first, *others = (temperature[start + o : stop + o] for o in offsets)
+            warmed, gain = sources[:active], one[:active]
         checked = body.clone() if step % _SETTLING_STEPS == 0 else None
-        temperature.index_add_(0, sources[:active], one[:active])
-        torch.add(body, temperature[start + offsets[0] : stop + offsets[0]], out=new)
-        for offset in offsets[1:]:
-            new.add_(temperature[start + offset : stop + offset])
-        torch.div(new, divisor[start:stop], out=body)
+        temperature.index_add_(0, warmed, gain)
+        torch.add(body, first, out=new)
+        for neighbour in others:
+            new.add_(neighbour)
+        torch.div(new, nine, out=body)
         # A small cell is in balance long before a giant one in the same image has spread.
         if checked is not None and torch.equal(body, checked):
             break

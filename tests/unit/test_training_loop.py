@@ -4,6 +4,7 @@ import csv
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import nn
 from mediar_infer.errors import UsageError
 from mediar_infer.flows import compute_unit_flow
 from mediar_infer.model import Architecture, MediarFormer
-from mediar_infer.training import loop, recipes
+from mediar_infer.training import loop
 from mediar_infer.training.__main__ import main
 from mediar_infer.training.data import ImageRecord, Sample
 from mediar_infer.training.initialise import initialise_weights
@@ -100,14 +101,14 @@ def test_loss_falls_when_one_batch_is_repeated():
 def test_interrupted_and_resumed_run_ends_in_the_same_state(finished, tmp_path, monkeypatch):
     n_calls = 0
 
-    def fail_in_seventh_step(*args):
+    def fail_in_last_step(*args):
         nonlocal n_calls
         n_calls += 1
         if n_calls == 8:
             raise KeyboardInterrupt
         return train_step(*args)
 
-    monkeypatch.setattr(loop, "train_step", fail_in_seventh_step)
+    monkeypatch.setattr(loop, "train_step", fail_in_last_step)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     # one line too many: it was written after the last checkpoint
@@ -275,13 +276,11 @@ def test_command_trains_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr("mediar_infer.training.__main__.read_manifest", lambda *_: [])
     monkeypatch.setattr("mediar_infer.training.__main__.load_samples", lambda *_: SAMPLES)
     monkeypatch.setattr("mediar_infer.training.__main__.build_recipe", lambda *_, **__: RECIPE)
-    monkeypatch.setattr(recipes.run_recipe, "__kwdefaults__", _tiny_defaults())
+    monkeypatch.setattr(
+        "mediar_infer.training.__main__.run_recipe", partial(run_recipe, architecture=TINY)
+    )
     command = ["from_phase1", "--data", str(tmp_path), "--runs", str(tmp_path), "--threads", "1"]
     assert main(command) == 0
     assert (tmp_path / "tiny" / "model.safetensors").is_file()
     assert main(command) == 1
     assert main([*command, "--resume"]) == 0
-
-
-def _tiny_defaults():
-    return {**recipes.run_recipe.__kwdefaults__, "architecture": TINY}

@@ -1,0 +1,199 @@
+"""A generated slide with known cells through the whole path: memory, ids, whole cells.
+
+The real reader, normalisation, windows, flips, merge, stitching and writer; only the network is a
+cheap deterministic one that reads flow and cells off the slide's colours. Each run is a process of
+its own, so that its peak memory is its own.
+
+    python benchmarks/bench_slide.py --output benchmarks/results/slide.json
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import tifffile
+import torch
+
+from mediar_infer import EngineConfig, MaskConfig, Plan
+from mediar_infer.blocks import PAPER_BLOCK_SIZE
+from mediar_infer.budget import Stopwatch, peak_memory_bytes, tolerance_s
+from mediar_infer.config import ALL_FLIPS
+from mediar_infer.devices import usable_cores
+from mediar_infer.images import open_image
+from mediar_infer.label_files import write_labels
+from mediar_infer.runner import package_versions
+from mediar_infer.scenes import SlideScene, decode_scene
+from mediar_infer.segmenter import Segmenter
+
+ROWS = 512
+
+
+class DecodedScene:
+    """The cheap network."""
+
+    device = torch.device("cpu")
+    batch = 8
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return decode_scene(inputs)
+
+
+def write_slide(path: Path, scene: SlideScene) -> None:
+    """Write the slide as a tiled, deflated RGB TIFF, row of tiles by row of tiles."""
+
+    def tiles():
+        for top in range(0, scene.height, ROWS):
+            rows = scene.render_rows(top, min(top + ROWS, scene.height))
+            padded = np.zeros((ROWS, -(-scene.width // ROWS) * ROWS, 3), np.uint8)
+            padded[: len(rows), : scene.width] = rows
+            for left in range(0, padded.shape[1], ROWS):
+                yield padded[:, left : left + ROWS]
+
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        writer.write(
+            tiles(), shape=(scene.height, scene.width, 3), dtype=np.uint8, tile=(ROWS, ROWS),
+            compression="zlib", photometric="rgb",
+        )  # fmt: skip
+
+
+def compare(labels_path: Path, scene: SlideScene) -> dict[str, float]:
+    """Match every true cell with the found cell that covers it most, in rows of the file."""
+    n_true = scene.n_cells
+    true_size = np.zeros(n_true + 1, np.int64)
+    found_size = np.zeros(1, np.int64)
+    pairs: dict[int, int] = {}
+    with open_image_rows(labels_path) as rows:
+        for top, labels in rows:
+            true = scene.label_rows(top, top + len(labels)).astype(np.int64)
+            labels = labels.astype(np.int64)
+            true_size += np.bincount(true.ravel(), minlength=n_true + 1)
+            counts = np.bincount(labels.ravel(), minlength=len(found_size))
+            counts[: len(found_size)] += found_size
+            found_size = counts
+            both = (true > 0) & (labels > 0)
+            keys, n = np.unique((true[both] << 32) | labels[both], return_counts=True)
+            for key, count in zip(keys.tolist(), n.tolist(), strict=True):
+                pairs[key] = pairs.get(key, 0) + count
+    keys = np.fromiter(pairs.keys(), np.int64, len(pairs))
+    shared = np.fromiter(pairs.values(), np.int64, len(pairs))
+    true_id, found_id = keys >> 32, keys & 0xFFFFFFFF
+    iou = shared / (true_size[true_id] + found_size[found_id] - shared)
+    n_found = int(np.count_nonzero(found_size[1:]))
+    hits = int(np.count_nonzero(iou >= 0.9))  # above 0.5 a pair is the only one of both cells
+    return {
+        "n_true": n_true,
+        "n_found": n_found,
+        "max_id": len(found_size) - 1,
+        "ids_consecutive": bool(n_found == len(found_size) - 1),
+        "whole_cells": hits / n_true,
+        "f1_at_0.9": 2 * hits / (n_true + n_found),
+        "identical_cells": int(np.count_nonzero(iou == 1)) / n_true,
+    }
+
+
+class open_image_rows:  # noqa: N801
+    """Rows of a label file, a band at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self):
+        self._labels = tifffile.imread(self._path)
+        return (
+            (top, self._labels[top : top + ROWS]) for top in range(0, len(self._labels), ROWS)
+        )
+
+    def __exit__(self, *_: object) -> None:
+        del self._labels
+
+
+def run_one(slide: Path, labels: Path, blocks: str, block_size: int) -> dict[str, object]:
+    """Segment the slide in this process."""
+    before = peak_memory_bytes()["host"]
+    config = EngineConfig(
+        plan=Plan(max_members=1, flips=ALL_FLIPS),
+        masks=MaskConfig(blocks=blocks, block_size=block_size),
+    )
+    torch.set_num_threads(usable_cores())
+    segmenter, stopwatch = Segmenter([DecodedScene()], config), Stopwatch()
+    started = time.perf_counter()
+    with open_image(slide) as source:
+        bands = segmenter.label_bands(source, stopwatch)
+        write_labels(labels, bands, height=source.height, width=source.width)
+        wall_s = time.perf_counter() - started
+        limit_s = tolerance_s(source.height, source.width)
+    return {
+        "wall_s": wall_s,
+        "tolerance_s": limit_s,
+        "stages_s": stopwatch.seconds,
+        "start_rss_bytes": before,
+        "peak_rss_bytes": peak_memory_bytes()["host"],
+        "label_file_bytes": labels.stat().st_size,
+    }
+
+
+def run_all(sides: list[int], modes: list[str], folder: Path, *, touching: bool) -> list[dict]:
+    results = []
+    for side in sides:
+        scene = SlideScene(side, side, touching=touching)
+        slide = folder / f"slide_{side}.tif"
+        write_slide(slide, scene)
+        first_labels = None
+        for mode in modes:
+            blocks, _, size = mode.partition(":")
+            labels = folder / f"labels_{side}_{blocks}_{size}.tiff"
+            command = [sys.executable, __file__, "--one", str(slide), str(labels), mode]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            result = {"side": side, "blocks": blocks, "block_size": int(size or 0)}
+            result |= json.loads(output.splitlines()[-1]) | compare(labels, scene)
+            if blocks == "stitched":
+                found = tifffile.imread(labels)
+                first_labels = found if first_labels is None else first_labels
+                result["equal_to_first_block_size"] = bool(np.array_equal(found, first_labels))
+            results.append(result)
+            print(json.dumps(result), flush=True)
+        slide.unlink()
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--one", nargs=3, metavar=("SLIDE", "LABELS", "MODE"))
+    parser.add_argument("--sides", type=int, nargs="+", default=[6000, 12000])
+    parser.add_argument(
+        "--modes", nargs="+",
+        default=["stitched:1000", "stitched:2000", f"paper:{PAPER_BLOCK_SIZE}"],
+    )  # fmt: skip
+    parser.add_argument("--touching", action="store_true")
+    parser.add_argument("--folder", type=Path, help="scratch folder with room for the slide")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    if args.one:
+        blocks, _, size = args.one[2].partition(":")
+        print(json.dumps(run_one(Path(args.one[0]), Path(args.one[1]), blocks, int(size or 0))))
+        return
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        results = run_all(args.sides, args.modes, Path(folder), touching=args.touching)
+    metadata = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": platform.processor() or platform.machine(),
+        "cores": usable_cores(),
+        "versions": package_versions(),
+        "touching": args.touching,
+        "network": "deterministic decoder, 1 member x 3 flips, overlap 0.6",
+    }
+    if args.output:
+        args.output.write_text(
+            json.dumps({"metadata": metadata, "results": results}, indent=2) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
