@@ -8,7 +8,7 @@ import torch
 from mediar_infer.budget import Stopwatch
 from mediar_infer.config import LARGE_IMAGE_PIXELS, MaskConfig
 from mediar_infer.masks import compute_labels
-from mediar_infer.stitching import DEFAULT_ROWS, StitchedLabels
+from mediar_infer.stitching import StitchedLabels
 from mediar_infer.types import Float32Array, LabelArray
 
 PAPER_BLOCK_SIZE = 2000
@@ -74,7 +74,7 @@ def label_bands(
     large = height * width >= LARGE_IMAGE_PIXELS
     if config.blocks == "stitched" or (config.blocks == "auto" and large):
         stitched = StitchedLabels(height, width, config, device)
-        for maps in gather_rows(bands, config.block_size or DEFAULT_ROWS):
+        for maps in bands:
             with stopwatch("labels"):
                 labels = stitched.push(maps)
             if len(labels):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mediar_infer.errors import CheckpointError
@@ -184,7 +184,10 @@ def _read_entries(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             entries = load_file(path)
         else:
-            entries = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            # Files of torch before 1.6 are no archives and cannot be mapped.
+            entries = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); {damaged}") from error
     except (SafetensorError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
@@ -323,6 +326,7 @@ def save_weights(state_dict: Mapping[str, Tensor], path: Path) -> None:
 
     Raises:
         CheckpointError: if a weight does not fit float16.
+        OutputError: if the file cannot be written.
     """
     halves = {}
     for name, tensor in state_dict.items():
@@ -335,5 +339,4 @@ def save_weights(state_dict: Mapping[str, Tensor], path: Path) -> None:
                     " expected below 65,504; keep the .pth file"
                 )
         halves[name] = half
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(halves, path)
+    write_bytes(path, save(halves))

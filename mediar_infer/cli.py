@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
+from tqdm import tqdm
+
 from mediar_infer._version import __version__
 from mediar_infer.errors import CheckpointError, MediarError, UsageError
 
@@ -41,12 +43,17 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def _set_up_logging(*, quiet: bool, verbose: bool) -> None:
-    from tqdm.contrib.logging import _TqdmLoggingHandler
+class _ProgressSafeHandler(logging.Handler):
+    """Writes lines to stderr without tearing a progress bar."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _set_up_logging(*, quiet: bool, verbose: bool) -> None:
     level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
-    handler = _TqdmLoggingHandler()
-    handler.stream = sys.stderr
+    handler = _ProgressSafeHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     package = logging.getLogger("mediar_infer")
     package.handlers[:] = [handler]

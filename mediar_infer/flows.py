@@ -200,7 +200,7 @@ def _diffuse_strip(
             active -= 1
         if stop != ends[active - 1]:
             stop = ends[active - 1]
-            # Views are made once for all steps with the same cells: slicing costs as much as adding.
+            # Made once for all steps with the same cells: slicing costs as much as adding.
             body, new, nine = (t[start:stop] for t in (temperature, total, divisor))
             first, *others = (temperature[start + o : stop + o] for o in offsets)
             warmed, gain = sources[:active], one[:active]

@@ -3,7 +3,9 @@
 import argparse
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mediar_infer.checkpoints import find_weights, load_checkpoint
 from mediar_infer.errors import MediarError
@@ -18,32 +20,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def count_multiply_adds(architecture: Architecture, size: int = 512) -> int:
-    """Multiply-adds of one ``size`` x ``size`` window, counted as fvcore does.
+    """Multiply-adds of one ``size`` x ``size`` window, counted as fvcore does while training.
 
-    Convolutions and matrix products count their multiply-adds; BatchNorm one operation a value,
-    LayerNorm five; everything else nothing.
+    Convolutions and matrix products count their multiply-adds; normalisation five operations a
+    value, upsampling and pooling one; everything else nothing.
     """
     import torch
-    from torch import nn
     from torch.utils.flop_counter import FlopCounterMode
 
     from mediar_infer.model import MediarFormer
 
-    n_norm = 0
+    # The counter takes a multiply-add for two operations, so all is counted twice.
+    def count_norm(values: torch.Size, *_: object, **__: object) -> int:
+        return 2 * 5 * values.numel()
 
-    def count_norm(module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-        nonlocal n_norm
-        n_norm += output.numel() * (5 if isinstance(module, nn.LayerNorm) else 1)
+    def count_pooling(values: torch.Size, *_: object, **__: object) -> int:
+        return 2 * values.numel()
 
+    def count_upsampling(*_: object, out_shape: torch.Size, **__: object) -> int:
+        return 2 * out_shape.numel()
+
+    aten = torch.ops.aten
+    formulas: dict[Any, Callable[..., int]] = {
+        aten.native_layer_norm: count_norm,
+        aten.native_batch_norm: count_norm,
+        aten.mean: count_pooling,
+        aten.upsample_nearest2d: count_upsampling,
+        # Without their overloads the counter would split these into parts that it does not know.
+        aten.native_batch_norm.default: count_norm,
+        aten.upsample_nearest2d.default: count_upsampling,
+    }
     with torch.device("meta"):
         model = MediarFormer(architecture).eval()
         window = torch.empty(1, 3, size, size)
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
-            module.register_forward_hook(count_norm)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.no_grad():
         model(window)
-    return int(counter.get_total_flops()) // 2 + n_norm
+    return int(counter.get_total_flops()) // 2
 
 
 def _host_memory() -> str:

@@ -9,6 +9,9 @@ import numpy.typing as npt
 class RowBuffer:
     """Consecutive rows of an array ``(..., rows, W)``, addressed by image row.
 
+    Rows are added below and forgotten above; the memory is reused, so that a buffer never holds
+    much more than the rows it was asked to hold at once.
+
     Args:
         shape: leading dimensions, then the width; ``(W,)`` or ``(2, W)``.
         dtype: type of the values.
@@ -16,44 +19,67 @@ class RowBuffer:
 
     def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         *leading, width = shape
-        self._held: npt.NDArray[Any] = np.zeros((*leading, 0, width), dtype=dtype)
+        self._memory: npt.NDArray[Any] = np.empty((*leading, 0, width), dtype=dtype)
+        self._offset = self._n_rows = 0
         self.top = 0
         """First row held."""
 
     @property
     def bottom(self) -> int:
         """Row after the last one held."""
-        return self.top + int(self._held.shape[-2])
+        return self.top + self._n_rows
+
+    @property
+    def _held(self) -> npt.NDArray[Any]:
+        return self._memory[..., self._offset : self._offset + self._n_rows, :]
 
     def append(self, rows: npt.NDArray[Any]) -> None:
-        """Add rows below the last one."""
-        self._held = np.concatenate([self._held, rows], axis=-2)
+        """Add rows below the last one; they are copied."""
+        self._grow(rows.shape[-2])[...] = rows
 
     def extend_to(self, bottom: int) -> None:
         """Add zero rows until ``bottom``."""
-        missing = bottom - self.bottom
-        if missing > 0:
-            shape = (*self._held.shape[:-2], missing, self._held.shape[-1])
-            self.append(np.zeros(shape, dtype=self._held.dtype))
+        if bottom > self.bottom:
+            self._grow(bottom - self.bottom)[...] = 0
+
+    def _grow(self, n_rows: int) -> npt.NDArray[Any]:
+        """Add rows of any content and give them to be filled."""
+        needed = self._n_rows + n_rows
+        if needed > self._memory.shape[-2]:
+            # A quarter more than needed: memory that is never touched costs nothing.
+            held = self._held
+            shape = (*held.shape[:-2], needed + max(needed // 4, 16), held.shape[-1])
+            self._memory = np.empty(shape, dtype=held.dtype)
+            self._memory[..., : self._n_rows, :] = held
+            self._offset = 0
+        elif self._offset + needed > self._memory.shape[-2]:
+            # Moved up in pieces that do not overlap, so that no second copy is made.
+            for row in range(0, self._n_rows, self._offset):
+                piece = self._held[..., row : row + self._offset, :]
+                self._memory[..., row : row + piece.shape[-2], :] = piece
+            self._offset = 0
+        self._n_rows += n_rows
+        return self._held[..., self._n_rows - n_rows :, :]
 
     def rows(self, top: int, bottom: int) -> npt.NDArray[Any]:
-        """View of rows ``top`` … ``bottom``, all of which must be held."""
+        """View of rows ``top`` … ``bottom``, all held; it is valid until rows are added."""
         assert self.top <= top <= bottom <= self.bottom, (self.top, top, bottom, self.bottom)
         return self._held[..., top - self.top : bottom - self.top, :]
 
     def drop_above(self, row: int) -> None:
         """Forget rows above ``row``."""
-        n = min(row, self.bottom) - self.top
-        if n > 0:
-            self._held = self._held[..., n:, :].copy()
-            self.top += n
+        n_rows = min(row, self.bottom) - self.top
+        if n_rows > 0:
+            self._offset += n_rows
+            self._n_rows -= n_rows
+            self.top += n_rows
 
     def crop(self, top: int, left: int, height: int, width: int) -> npt.NDArray[Any]:
         """Copy of any rectangle, zero outside the image and outside the rows held."""
-        shape = (*self._held.shape[:-2], height, width)
-        cropped = np.zeros(shape, dtype=self._held.dtype)
+        held = self._held
+        cropped = np.zeros((*held.shape[:-2], height, width), dtype=held.dtype)
         first, last = max(top, self.top), min(top + height, self.bottom)
-        start, stop = max(left, 0), min(left + width, self._held.shape[-1])
+        start, stop = max(left, 0), min(left + width, held.shape[-1])
         if first < last and start < stop:
             cropped[..., first - top : last - top, start - left : stop - left] = self.rows(
                 first, last

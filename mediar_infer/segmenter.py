@@ -105,12 +105,21 @@ class Segmenter:
             )
         members = [_build_backend(checkpoint, config, device) for checkpoint in checkpoints]
         logger.info("%d models on %s", len(members), describe_device(device))
-        return cls(members, config, {c.path.name: c.digest for c in checkpoints})
+        names = [checkpoint.path.name for checkpoint in checkpoints]
+        if len(set(names)) < len(names):
+            names = [str(checkpoint.path) for checkpoint in checkpoints]
+        digests = {name: c.digest for name, c in zip(names, checkpoints, strict=True)}
+        return cls(members, config, digests)
 
     @property
     def device(self) -> torch.device:
         """Where the models run."""
         return self.members[0].device
+
+    @property
+    def label_device(self) -> torch.device:
+        """Where labels are made: on CUDA, else on the CPU, as MPS has no float64."""
+        return self.device if self.device.type == "cuda" else torch.device("cpu")
 
     def label_bands(
         self,
@@ -142,7 +151,9 @@ class Segmenter:
                 yield band.maps
 
         height, width = source.height, source.width
-        yield from label_bands(maps(), height, width, self.config.masks, self.device, stopwatch)
+        yield from label_bands(
+            maps(), height, width, self.config.masks, self.label_device, stopwatch
+        )
 
     def segment(self, image: npt.NDArray[Any]) -> Segmentation:
         """Segment an image that is in memory.

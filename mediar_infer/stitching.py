@@ -40,7 +40,7 @@ from mediar_infer.masks import (
     tracked_points,
 )
 from mediar_infer.row_buffer import RowBuffer
-from mediar_infer.types import CELLPROB, FLOW_SCALE, FLOW_X, FLOW_Y, Float32Array, LabelArray
+from mediar_infer.types import CELLPROB, FLOW_SCALE, Float32Array, LabelArray
 
 REACH: Final = 256
 """No track is longer; also the side of the tiles that are tracked at once."""
@@ -106,6 +106,8 @@ class StitchedLabels:
         self._cells = _Cells()
         self._tracked = self._seeded = self._measured = self._emitted = 0
         self._n_complete = self._n_decided = 0
+        self._rows_at_once = config.block_size or DEFAULT_ROWS
+        self._worked_on = 0
 
     @property
     def n_cells(self) -> int:
@@ -124,7 +126,11 @@ class StitchedLabels:
         """
         threshold = self._config.cellprob_threshold
         self._raw.append(foreground_of(maps[CELLPROB], threshold))
-        self._flow.append(maps[[FLOW_Y, FLOW_X]])
+        self._flow.append(maps[:CELLPROB])
+        n_waiting = self._raw.bottom - self._worked_on
+        if n_waiting < self._rows_at_once and self._raw.bottom < self._height:
+            return np.zeros((0, self._width), dtype=np.int32)
+        self._worked_on = self._raw.bottom
         self._clean()
         self._track()
         self._find_seeds()

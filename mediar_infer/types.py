@@ -10,7 +10,7 @@ FLOW_Y: Final = 0
 FLOW_X: Final = 1
 """Channel of the horizontal flow."""
 CELLPROB: Final = 2
-"""Channel of the cell-probability logit."""
+"""Channel of the cell-probability logit; the channels before it are the flow."""
 
 FLOW_SCALE: Final = 5.0
 """The network predicts five times the unit flow (the training target of the paper)."""

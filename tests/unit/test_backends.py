@@ -1,0 +1,95 @@
+"""Every backend gives the network's own numbers and leaves its input alone."""
+
+import warnings
+
+import pytest
+import torch
+
+from mediar_infer.backends.graphs import find_graph, graph_name
+from mediar_infer.backends.openvino_backend import OpenVinoBackend, export_graph
+from mediar_infer.backends.torch_backend import TorchBackend
+from mediar_infer.checkpoints import build_model, load_checkpoint, save_weights
+from mediar_infer.errors import CheckpointError
+from mediar_infer.model import Architecture, MediarFormer
+
+TINY = Architecture((8, 16, 40, 64), (1, 1, 1, 1), (16, 16, 8, 8, 8), 4)
+ROI = 64
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(1)
+    model = MediarFormer(TINY).eval()
+    # Statistics and scales other than those of a new network, so that folding them is tested.
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and value.ndim == 1:
+            value.uniform_(0.5, 1.5) if "weight" in name or "var" in name else value.normal_(0, 0.2)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(model.state_dict(), path)
+    return load_checkpoint(path)
+
+
+@pytest.fixture(scope="module")
+def graph(checkpoint):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.export warns of its own future changes
+        return export_graph(TINY, ROI, checkpoint.path.parent)
+
+
+@pytest.fixture
+def inputs():
+    return torch.rand(5, 3, ROI, ROI, generator=torch.Generator().manual_seed(0))
+
+
+def test_openvino_agrees_with_torch(checkpoint, graph, inputs):
+    expected = TorchBackend(build_model(checkpoint), torch.device("cpu"), "float32")(inputs)
+    found = OpenVinoBackend(checkpoint, graph, threads=2)(inputs)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-4 * max(1.0, float(expected.abs().max()))
+
+
+def test_windows_of_a_batch_keep_their_order(checkpoint, graph, inputs):
+    backend = OpenVinoBackend(checkpoint, graph, threads=2)
+    one_by_one = torch.cat([backend(window[None]) for window in inputs])
+    assert torch.equal(backend(inputs), one_by_one)
+
+
+@pytest.mark.parametrize("kind", ["torch", "openvino"])
+def test_input_is_not_modified(checkpoint, graph, inputs, kind):
+    backend = (
+        TorchBackend(build_model(checkpoint), torch.device("cpu"), "float32")
+        if kind == "torch"
+        else OpenVinoBackend(checkpoint, graph, threads=1)
+    )
+    before = inputs.clone()
+    backend(inputs)
+    assert torch.equal(inputs, before)
+
+
+def test_bfloat16_stays_near_float32(checkpoint, inputs):
+    model = build_model(checkpoint)
+    exact = TorchBackend(model, torch.device("cpu"), "float32")(inputs)
+    rounded = TorchBackend(model, torch.device("cpu"), "bfloat16")(inputs)
+    assert rounded.dtype == torch.float32
+    assert (rounded - exact).abs().mean() <= 0.05 * exact.abs().mean()
+
+
+def test_a_graph_is_found_by_its_architecture_and_window_size(checkpoint, graph):
+    folder = checkpoint.path.parent
+    assert find_graph(TINY, ROI, [folder / "elsewhere", folder]) == graph
+    assert find_graph(TINY, 2 * ROI, [folder]) is None
+    assert graph.name == graph_name(TINY, ROI)
+
+
+def test_a_damaged_graph_names_the_file_and_the_remedy(checkpoint, tmp_path):
+    damaged = tmp_path / "graph.xml"
+    damaged.write_text("<net")
+    with pytest.raises(CheckpointError, match=r"graph\.xml.*weights graph"):
+        OpenVinoBackend(checkpoint, damaged, threads=1)
+
+
+def test_a_graph_of_another_architecture_is_refused(checkpoint, graph):
+    entries = {k: v for k, v in checkpoint.state_dict.items() if not k.startswith("cellprob")}
+    other = type(checkpoint)(checkpoint.path, checkpoint.digest, TINY, entries)
+    with pytest.raises(CheckpointError, match="cellprob_head"):
+        OpenVinoBackend(other, graph, threads=1)
