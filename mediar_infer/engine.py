@@ -210,7 +210,9 @@ def predict_bands(
 
 def _check_finite(maps: npt.NDArray[np.float32], name: str, top: int) -> None:
     # One sum is NaN or infinite if any value is, and needs no array of flags.
-    if not np.isfinite(maps.sum(dtype=np.float64)):
+    with np.errstate(invalid="ignore"):
+        total = maps.sum(dtype=np.float64)
+    if not np.isfinite(total):
         raise PredictionError(
             f"{name}: found NaN or infinity in the network's output from row {top} on, expected"
             " finite maps; run with --precision float32 (or bfloat16) and check the weights with"

@@ -88,9 +88,14 @@ def track_flow(
         walkers += F.grid_sample(field, grid, align_corners=False)
         walkers[:, 0].clamp_(low_x, high_x)
         walkers[:, 1].clamp_(low_y, high_y)
-    end_y = (walkers[:, 1].flatten() - shift_y) / scale_y
-    end_x = (walkers[:, 0].flatten() - shift_x) / scale_x
-    return torch.stack([end_y, end_x], dim=1)[: len(points)].long()
+    at = walkers.transpose(0, 1).flatten(1).flip(0)
+    high, scale, shift, first, last = (
+        side[:, None].to(at) for side in (high, scale, shift, -origin, extent - 1 - origin)
+    )
+    # Scaled back, a walker on the border may miss it by a rounding error, and truncation would take
+    # the pixel before it: outside the image, where the array is padded.
+    end = ((at - shift) / scale).maximum(first).where(at < high, last)
+    return end.T[: len(points)].long()
 
 
 @dataclass(slots=True)

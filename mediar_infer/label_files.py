@@ -113,11 +113,17 @@ def remove_stale_parts(output_dir: Path) -> list[Path]:
 
     Returns:
         The removed files.
+
+    Raises:
+        OutputError: if one cannot be removed.
     """
     removed = []
     for part in sorted(output_dir.glob(".*.part")):
         if _PART.fullmatch(part.name) and _is_abandoned(part):
-            part.unlink(missing_ok=True)
+            try:
+                part.unlink(missing_ok=True)
+            except OSError as exc:
+                raise to_output_error(part, exc) from exc
             logger.info("%s: removed, left by an interrupted run", part)
             removed.append(part)
     return removed

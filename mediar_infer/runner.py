@@ -58,6 +58,12 @@ class RunOptions:
     show_progress: bool = False
     """Show a progress bar."""
 
+    def __post_init__(self) -> None:
+        if self.plane is not None and self.plane < 0:
+            raise UsageError(f"found --plane {self.plane}, expected 0 or more")
+        if self.max_pixels is not None and self.max_pixels < 1:
+            raise UsageError(f"found --max-pixels {self.max_pixels}, expected 1 or more")
+
 
 @cache
 def package_versions() -> dict[str, str]:
@@ -102,8 +108,7 @@ def run_folder(segmenter: Segmenter, options: RunOptions) -> list[ImageRecord]:
     """
     images, skipped = list_images(options.input_path)
     _check_folders(options, images)
-    for part in remove_stale_parts(options.output_dir):
-        logger.info("%s: removed, left over from a stopped run", part)
+    remove_stale_parts(options.output_dir)
     ledger = Ledger(options.output_dir)
     records = [_skipped_record(entry) for entry in skipped]
     for record in records:

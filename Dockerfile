@@ -1,0 +1,25 @@
+ARG BASE_IMAGE=python:3.11-slim
+FROM ${BASE_IMAGE}
+
+LABEL org.opencontainers.image.title="mediar_infer" \
+      org.opencontainers.image.description="MEDIAR cell segmentation: a folder of images in, instance labels out" \
+      org.opencontainers.image.licenses="MIT"
+
+WORKDIR /workspace
+
+# The dependencies of inference at the pinned versions, in a layer that changes of code leave alone:
+# the package is installed as a link to this folder, which gets the rest of its code below.
+COPY LICENSE README.md pyproject.toml requirements.txt ./
+COPY mediar_infer/__init__.py mediar_infer/_version.py mediar_infer/
+RUN python -m pip install --no-cache-dir --disable-pip-version-check \
+        --constraint requirements.txt --editable .
+
+COPY weights weights
+COPY predict.py predict.sh ./
+COPY mediar_infer mediar_infer
+# Compiled here, as each image is segmented by a fresh container.
+RUN python -m compileall -q mediar_infer
+
+# Options go to predict.py; anything else is a command of its own, such as the challenge's
+# /bin/bash -c "sh predict.sh".
+ENTRYPOINT ["/bin/sh", "-c", "case \"${1-}\" in ''|-*) exec python /workspace/predict.py \"$@\" ;; *) exec \"$@\" ;; esac", "mediar_infer"]

@@ -1,0 +1,125 @@
+"""F1 of the shipped pair on labelled images it has not seen: the paper's Table 4 ladder.
+
+Rows: one model, + flips, + ensemble, and Otsu threshold with a distance-transform watershed as the
+floor. Scores are the challenge's (IoU 0.5, border cells removed), mean over images, per modality.
+
+    python benchmarks/bench_val_f1.py --data DIR --output benchmarks/results/val_f1.json
+"""
+
+import argparse
+import csv
+import json
+import time
+from collections import defaultdict
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean, median
+
+import numpy as np
+import tifffile
+from scipy import ndimage
+from skimage.feature import peak_local_max
+from skimage.filters import threshold_otsu
+from skimage.measure import label as connected_components
+from skimage.morphology import remove_small_objects
+from skimage.segmentation import watershed
+
+from mediar_infer import EngineConfig, Plan, Segmenter
+from mediar_infer.devices import usable_cores
+from mediar_infer.images import open_image
+from mediar_infer.metrics import THRESHOLDS, evaluate_labels
+from mediar_infer.preprocess import normalise_image
+from mediar_infer.runner import package_versions
+
+
+def otsu_watershed(image: np.ndarray) -> np.ndarray:
+    """The floor: grey, Otsu, the smaller side is foreground, watershed from distance peaks."""
+    grey = normalise_image(image).mean(axis=2)
+    if grey.max() == grey.min():
+        return np.zeros(grey.shape, np.int32)
+    foreground = grey > threshold_otsu(grey)
+    if foreground.mean() > 0.5:
+        foreground = ~foreground
+    foreground = remove_small_objects(ndimage.binary_fill_holes(foreground), max_size=15)
+    distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(foreground), 1.0)
+    peaks = peak_local_max(distance, min_distance=7, labels=connected_components(foreground))
+    markers = np.zeros(grey.shape, np.int32)
+    markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
+    return watershed(-distance, markers, mask=foreground)
+
+
+def build_methods(weights: list[Path]) -> dict[str, object]:
+    """Name → function from image to labels."""
+    single, flips = Plan("single", 1, ("identity",)), Plan("flips", 1)
+    methods: dict[str, object] = {"otsu + watershed": otsu_watershed}
+    members = Segmenter.from_weights(weights, EngineConfig(plan=Plan())).members
+    for path, member in zip(weights, members, strict=True):
+        for plan in (single, flips):
+            config = replace(EngineConfig(), plan=plan)
+            segmenter = Segmenter([member], config)
+            methods[f"{path.stem}, {plan.name}"] = _labels_of(segmenter)
+    methods["ensemble, flips"] = _labels_of(Segmenter(members, EngineConfig(plan=Plan())))
+    return methods
+
+
+def _labels_of(segmenter: Segmenter):
+    return lambda image: segmenter.segment(image).labels
+
+
+def summarise(f1s: dict[str, list[list[float]]]) -> dict[str, object]:
+    """Per group: number of images, mean and median F1 at 0.5, mean at the other thresholds."""
+    return {
+        group: {
+            "n_images": len(rows),
+            "mean_f1": fmean(row[0] for row in rows),
+            "median_f1": median(row[0] for row in rows),
+            "mean_f1_by_threshold": {
+                str(t): fmean(row[i] for row in rows) for i, t in enumerate(THRESHOLDS)
+            },
+        }
+        for group, rows in sorted(f1s.items())
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="images/, labels/, manifest.csv")
+    parser.add_argument("--weights", type=Path, nargs=2, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--limit", type=int, help="only the first images, for a trial")
+    args = parser.parse_args()
+    with (args.data / "manifest.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "val"][: args.limit]
+    results: dict[str, object] = {}
+    per_image: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, method in build_methods(args.weights).items():
+        f1s: dict[str, list[list[float]]] = defaultdict(list)
+        started = time.perf_counter()
+        for row in rows:
+            with open_image(args.data / row["image"]) as source:
+                image = source.read_rows(0, source.height)
+            true = tifffile.imread(args.data / row["label"])
+            scores = [score.f1 for score in evaluate_labels(true, method(image))]
+            f1s["all"].append(scores)
+            f1s[row["modality"]].append(scores)
+            per_image[row["id"]][name] = scores[0]
+        results[name] = {
+            "seconds": time.perf_counter() - started,
+            "groups": summarise(f1s),
+        }
+        print(f"{name}: {results[name]['groups']['all']['mean_f1']:.4f}", flush=True)
+    metadata = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cores": usable_cores(),
+        "versions": package_versions(),
+        "split": "val",
+    }
+    args.output.write_text(
+        json.dumps({"metadata": metadata, "results": results, "images": per_image}, indent=1)
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

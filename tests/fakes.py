@@ -1,0 +1,82 @@
+"""Stand-ins for a trained network, and images that have cells to find."""
+
+import numpy as np
+import torch
+
+from mediar_infer.flows import compute_unit_flow
+from mediar_infer.model import Architecture, MediarFormer
+from mediar_infer.types import FLOW_SCALE
+
+TINY = Architecture((8, 16, 20, 32), (1, 1, 1, 1), (16, 16, 8, 8, 8), 8)
+"""A MEDIAR-Former of a few thousand weights."""
+
+
+class FunctionBackend:
+    """A function ``(N, 3, h, w) → (N, 3, h, w)`` as an ensemble member; counts what it is given."""
+
+    def __init__(self, function, batch=4):
+        self.function, self.batch = function, batch
+        self.device = torch.device("cpu")
+        self.n_calls = self.n_windows = 0
+
+    def __call__(self, inputs):
+        self.n_calls += 1
+        self.n_windows += len(inputs)
+        return self.function(inputs)
+
+
+def tiny_state_dict(seed=0):
+    """Random weights of ``TINY`` under their published names."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return MediarFormer(TINY).state_dict()
+
+
+def draw_ellipses(height, width, ellipses):
+    """Labels of ellipses ``(y, x, radius_y, radius_x)``; where two overlap the earlier one stays."""
+    labels = np.zeros((height, width), dtype=np.int32)
+    y, x = np.mgrid[:height, :width]
+    for number, (cy, cx, ry, rx) in enumerate(ellipses, start=1):
+        inside = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1
+        labels[inside & (labels == 0)] = number
+    return labels
+
+
+def draw_cells(rng, height, width, spacing=36, radii=(8, 14)):
+    """Labels 1 … n of separate ellipses on a shaken grid, some of them cut by the border."""
+    ellipses = [
+        (y + rng.uniform(-2, 2), x + rng.uniform(-2, 2), rng.uniform(*radii), rng.uniform(*radii))
+        for y in range(spacing // 3, height + spacing // 3, spacing)
+        for x in range(spacing // 3, width + spacing // 3, spacing)
+    ]
+    labels = draw_ellipses(height, width, ellipses)
+    # Slivers at the border are below the size limit.
+    large = np.bincount(labels.ravel(), minlength=len(ellipses) + 1) >= 40
+    large[0] = False
+    return np.where(large, large.cumsum(), 0).astype(np.int32)[labels]
+
+
+def maps_of_labels(labels, noise=0.25, seed=0):
+    """Maps ``(3, H, W)`` float32 of a network that knows the labels, with noise on the flow.
+
+    Without noise the middle row of an exactly symmetric cell would have no vertical flow at all,
+    so it would not be tracked (as released), and the halves of the cell would fail the flow check.
+    """
+    flow = FLOW_SCALE * compute_unit_flow(labels)
+    flow += np.random.default_rng(seed).normal(0, noise, flow.shape)
+    logits = np.where(labels > 0, 4.0, -4.0)[None]
+    return np.concatenate([flow, logits]).astype(np.float32)
+
+
+def intersection_over_union(labels, others):
+    """Best overlap of each cell of ``labels`` with any cell of ``others``."""
+    best = []
+    for each in np.unique(labels[labels > 0]):
+        mask = labels == each
+        scores = [
+            np.count_nonzero(mask & (others == other)) / np.count_nonzero(mask | (others == other))
+            for other in np.unique(others[mask])
+            if other > 0
+        ]
+        best.append(max(scores, default=0.0))
+    return np.array(best)

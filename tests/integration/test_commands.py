@@ -1,0 +1,240 @@
+"""The other commands: what they print, write and return."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from fakes import TINY
+from folder_helpers import (
+    ROOT,
+    latest_records,
+    names_of,
+    noise,
+    slide,
+    subprocess_environment,
+    write_image,
+)
+from safetensors.torch import load_file
+
+from mediar_infer import __version__, cli, demo_command
+from mediar_infer.checkpoints import compute_digest, load_checkpoint, read_manifest
+from mediar_infer.info_command import count_multiply_adds
+from mediar_infer.label_files import write_labels
+from mediar_infer.model import ENCODERS, Architecture, MediarFormer
+
+
+def _run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("arguments", [(), ("segment",), ("weights",), ("evaluate", "a")])
+def test_wrong_use_ends_with_two(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        _run(*arguments)
+    assert stopped.value.code == 2
+    assert "usage: mediar_infer" in capsys.readouterr().err
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        _run("--help")
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    for command in ("predict", "evaluate", "benchmark", "weights", "info", "demo"):
+        assert re.search(rf"^ +{command}\b", out, re.MULTILINE)
+
+
+def test_version_is_printed(capsys):
+    with pytest.raises(SystemExit):
+        _run("--version")
+    assert capsys.readouterr().out == f"mediar_infer {__version__}\n"
+
+
+def test_info_shows_machine_versions_and_models(weights_dir, capsys):
+    assert _run("info", "--weights", weights_dir) == 0
+    out = capsys.readouterr().out
+    for name in ("platform", "device", "memory", "versions", "CUDA"):
+        assert re.search(rf"^{name} +\S", out, re.MULTILINE)
+    n_parameters = sum(tensor.numel() for tensor in MediarFormer(TINY).parameters())
+    assert len(re.findall(rf"from_phase[12]\.safetensors .*{n_parameters / 1e6:.2f} M", out)) == 2
+
+
+def test_info_without_weights_says_so_and_ends_with_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MEDIAR_WEIGHTS", str(tmp_path))
+    assert _run("info") == 1
+    assert re.search(r"^model +found no weights in .*--weights DIR", capsys.readouterr().out, re.M)
+
+
+def test_full_size_network_has_the_size_of_the_paper():
+    architecture = Architecture(*ENCODERS["mit_b5"])
+    with torch.device("meta"):
+        model = MediarFormer(architecture)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(121.30, abs=0.01)
+    assert count_multiply_adds(architecture) / 1e9 == pytest.approx(204.26, abs=0.01)
+
+
+def test_weights_list_and_verify_name_each_model(weights_dir, capsys):
+    assert _run("weights", "list", weights_dir) == 0
+    listed = capsys.readouterr().out
+    assert _run("weights", "verify", weights_dir) == 0
+    verified = capsys.readouterr().out
+    for name in ("from_phase1.safetensors", "from_phase2.safetensors"):
+        assert re.search(rf"{name}  custom, .*SHA-256 {compute_digest(weights_dir / name)}", listed)
+        assert re.search(
+            rf"{name}  .*\n  ok: all entries present and finite, no manifest", verified
+        )
+
+
+def test_default_weights_come_from_the_environment(weights_dir, monkeypatch, capsys):
+    monkeypatch.setenv("MEDIAR_WEIGHTS", str(weights_dir))
+    assert _run("weights", "verify") == 0
+    assert str(weights_dir) in capsys.readouterr().out
+
+
+def test_converted_weights_are_the_same_numbers_under_a_manifest(weights_dir, tmp_path, capsys):
+    published, converted = tmp_path / "published", tmp_path / "converted"
+    published.mkdir()
+    for name in ("from_phase1", "from_phase2"):
+        entries = load_file(weights_dir / f"{name}.safetensors")
+        torch.save(
+            {n: t.float() if t.is_floating_point() else t for n, t in entries.items()},
+            published / f"{name}.pth",
+        )
+    assert _run("weights", "convert", published, "-o", converted) == 0
+    files = ["from_phase1.safetensors", "from_phase2.safetensors", "manifest.json"]
+    assert names_of(converted) == files
+    for name in files[:2]:
+        assert read_manifest(converted)[name] == compute_digest(converted / name)
+        was, now = (load_checkpoint(folder / name) for folder in (weights_dir, converted))
+        assert all(torch.equal(was.state_dict[key], now.state_dict[key]) for key in was.state_dict)
+    capsys.readouterr()
+    assert _run("weights", "verify", converted) == 0
+    assert capsys.readouterr().out.count("checksum of the manifest") == 2
+    assert _run("weights", "convert", published, "-o", converted) == 2
+    assert "exists already; remove it or choose another folder" in capsys.readouterr().err
+
+
+def test_convert_into_a_file_is_an_error_that_names_it(weights_dir, tmp_path, capsys):
+    (tmp_path / "taken").write_text("mine")
+    source = weights_dir / "from_phase1.safetensors"
+    assert _run("weights", "convert", source, "-o", tmp_path / "taken") == 1
+    assert re.search(r"taken/from_phase1\S+: cannot be written", capsys.readouterr().err)
+
+
+def test_verify_finds_a_changed_byte(weights_dir, tmp_path, capsys):
+    assert _run("weights", "convert", weights_dir, "-o", tmp_path) == 0
+    path = tmp_path / "from_phase2.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert _run("weights", "verify", tmp_path) == 2
+    assert re.search(r"from_phase2\S+: found SHA-256 .* expected", capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_evaluate_scores_what_predict_wrote(predict, tmp_path, capsys):
+    for seed, name in enumerate(("a", "b")):
+        image, true = slide(seed)
+        write_image(tmp_path / "in" / f"{name}.png", image)
+        write_labels(tmp_path / "true" / f"{name}_label.tiff", [true], height=120, width=150)
+    assert predict(tmp_path / "in", tmp_path / "out", "--quiet") == 0
+    arguments = ("evaluate", tmp_path / "out", tmp_path / "true", "-o", tmp_path / "scores")
+    assert _run(*arguments) == 0
+    assert names_of(tmp_path / "scores") == ["scores.csv", "scores.png", "summary.csv"]
+    with (tmp_path / "scores" / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["image"], row["threshold"]) for row in rows[:2]] == [("a", "0.5"), ("a", "0.6")]
+    assert {row["f1"] for row in rows} == {"1.0"}
+    assert "2 images, F1 at IoU 0.5: mean 1.0000" in capsys.readouterr().err
+
+
+def test_evaluate_of_a_missing_folder_ends_with_two(tmp_path, capsys):
+    assert _run("evaluate", tmp_path / "no", tmp_path, "-o", tmp_path / "scores") == 2
+    assert "no: not a folder; expected one of <stem>_label.tiff files" in capsys.readouterr().err
+
+
+def test_benchmark_times_one_process_per_image(weights_dir, tmp_path, capsys):
+    write_image(tmp_path / "in" / "a.png", noise(40, 50))
+    report = tmp_path / "report.json"
+    options = ("--", "--weights", weights_dir, "--plan", "fast", "--threads", "1")
+    code = _run("benchmark", "-i", tmp_path / "in", "-o", report, *options)
+    result = json.loads(report.read_text())
+    (image,) = result["images"]
+    assert (image["file"], image["height"], image["width"]) == ("a.png", 40, 50)
+    assert image["exit_code"] == 0
+    assert image["tolerance_s"] == 10
+    assert 0 < sum(image["stages_s"].values()) < image["wall_s"]
+    assert result["counted_s"] == max(0, image["wall_s"] - 10)
+    assert code == (result["counted_s"] > 0)
+    assert "1 images, counted time" in capsys.readouterr().out
+
+
+def test_benchmark_reports_a_process_that_failed(tmp_path, capsys):
+    write_image(tmp_path / "in" / "a.png", noise(40, 50))
+    report = tmp_path / "report.json"
+    assert _run("benchmark", "-i", tmp_path / "in", "-o", report, "--", "--overlap", "2") == 1
+    (image,) = json.loads(report.read_text())["images"]
+    assert image["exit_code"] == 2
+    assert "found overlap 2.0" in image["error"]
+    assert "a.png: exit code 2" in capsys.readouterr().err
+
+
+def test_benchmark_without_images_ends_with_two(tmp_path, capsys):
+    assert _run("benchmark", "-i", tmp_path, "-o", tmp_path / "report.json") == 2
+    assert "found no image, expected one or more" in capsys.readouterr().err
+
+
+def test_demo_segments_real_and_generated_images_and_says_where(weights_dir, tmp_path, capsys):
+    options = ("--size", "96", "--plan", "fast", "--threads", "1", "--weights", weights_dir)
+    assert _run("demo", "-o", tmp_path / "demo", *options) == 0
+    out, err = capsys.readouterr()
+    assert "%|" not in err
+    images, results = tmp_path / "demo" / "images", tmp_path / "demo" / "results"
+    expected = sorted((*demo_command.REAL_IMAGES, *demo_command.SCENES))
+    assert names_of(images) == expected
+    records = latest_records(results)
+    assert sorted(records) == expected
+    for name, record in records.items():
+        assert record["status"] == "done"
+        assert record["warnings"] == []
+        assert re.search(rf"^{re.escape(name)} .* done$", out, re.MULTILINE)
+        assert (results / "overlays" / f"{name.split('.')[0]}_label.png").exists()
+        is_real = name in demo_command.REAL_IMAGES
+        assert (record["height"] == 96) != is_real
+    assert records["ihc.png"]["width"] == 512
+    assert records["nuclei_16bit.tif"]["dtype"] == "uint16"
+    assert re.search(rf"^overlays +{re.escape(str(results))}/overlays", out, re.MULTILINE)
+    assert re.search(rf"^labels +{re.escape(str(results))}/\*_label\.tiff$", out, re.MULTILINE)
+
+
+def test_demo_scores_against_the_labels_it_wrote(tmp_path):
+    demo_command.write_images(tmp_path, 96)
+    (tmp_path / "truth").rename(tmp_path / "results")
+    demo_command.write_images(tmp_path, 96)
+    table = demo_command.score_table(tmp_path, list(demo_command.SCENES))
+    rows = [line.split() for line in table.splitlines()[1:]]
+    assert [row[0] for row in rows] == list(demo_command.SCENES)
+    for _, n_true, n_found, f1 in rows:
+        assert int(n_true) == int(n_found) > 0
+        assert float(f1) == 1
+
+
+def test_demo_too_small_for_cells_ends_with_two(tmp_path, capsys):
+    assert _run("demo", "-o", tmp_path / "demo", "--size", "8") == 2
+    assert "found --size 8, expected 64 or more" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+def test_module_and_script_give_the_exit_code_of_the_command(tmp_path):
+    command = [sys.executable, "-m", "mediar_infer", "predict", "-i", tmp_path / "no"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=subprocess_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("ERROR ")
+    assert len(done.stderr.splitlines()) == 1

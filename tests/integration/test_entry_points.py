@@ -1,0 +1,183 @@
+"""The ways in: ``predict.py``, ``predict.sh``, the container's entry point and the Makefile."""
+
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import termios
+from contextlib import suppress
+
+import pytest
+from folder_helpers import ROOT, noise, subprocess_environment, write_image
+
+from mediar_infer.label_files import read_labels
+
+SLOW_PACKAGES = {
+    "matplotlib", "monai", "pandas", "segmentation_models_pytorch", "timm", "torchvision",
+}  # fmt: skip
+LATE_PACKAGES = {"scipy", "skimage"}
+"""May be imported by a step that needs them, which an image without cells has not."""
+
+_LIST_IMPORTS = """
+import runpy, sys
+try:
+    runpy.run_path("predict.py", run_name="__main__")
+finally:
+    sys.stdout.write("\\nimported: " + " ".join({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def _read_terminal(controller):
+    """Everything that was written to a pseudo-terminal whose other end is closed."""
+    chunks = []
+    with suppress(OSError):  # how Linux reports the end
+        while chunk := os.read(controller, 4096):
+            chunks.append(chunk)
+    return b"".join(chunks).decode()
+
+
+def test_predict_py_on_a_terminal_shows_progress_and_imports_nothing_slow(weights_dir, tmp_path):
+    write_image(tmp_path / "in" / "a.b.png", noise(40, 50))
+    arguments = ["-i", tmp_path / "in", "-o", tmp_path / "out", "--weights", weights_dir]
+    options = ["--plan", "fast", "--threads", "1", "--overlays"]
+    controller, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    done = subprocess.Popen(
+        [sys.executable, "-c", _LIST_IMPORTS, *map(str, arguments), *options],
+        cwd=ROOT, env=subprocess_environment(), stdout=subprocess.PIPE, stderr=terminal, text=True,
+    )  # fmt: skip
+    os.close(terminal)
+    shown = _read_terminal(controller)
+    out, _ = done.communicate()
+    os.close(controller)
+    assert done.returncode == 0, shown
+    assert re.search(r"a\.b\.png.*100%\|.*1\.0/1 images", shown)
+    assert read_labels(tmp_path / "out" / "a_label.tiff").shape == (40, 50)
+    imported = set(out.rpartition("imported: ")[2].split())
+    assert "torch" in imported
+    assert not imported & SLOW_PACKAGES
+    assert not imported & LATE_PACKAGES
+
+
+def _recorder(folder, name):
+    """Put a program on the path that writes its arguments instead of doing anything."""
+    folder.mkdir(exist_ok=True)
+    program = folder / name
+    program.write_text('#!/bin/sh\nfor argument; do printf "%s\\n" "$argument"; done\n')
+    program.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def _output(command, environment):
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
+
+
+def test_predict_sh_passes_its_arguments_on_unchanged(tmp_path):
+    environment = _recorder(tmp_path / "bin", "python")
+    given = ["-i", "a folder", "--flips", "none"]
+    assert _output(["sh", "predict.sh", *given], environment) == ["predict.py", *given]
+
+
+def _instructions():
+    """Instructions of the Dockerfile in order, continued lines joined: (name, rest)."""
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [tuple(line.split(maxsplit=1)) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], ["/workspace/predict.py"]),
+        (["--plan", "fast"], ["/workspace/predict.py", "--plan", "fast"]),
+        (["-i", "a b"], ["/workspace/predict.py", "-i", "a b"]),
+        (["/bin/bash", "-c", "sh predict.sh"], ["predict.py"]),
+        (["python", "-m", "mediar_infer", "info"], ["-m", "mediar_infer", "info"]),
+    ],
+)
+def test_entry_point_of_the_container_passes_commands_on(tmp_path, given, expected):
+    entry_point = json.loads(dict(_instructions())["ENTRYPOINT"])
+    environment = _recorder(tmp_path / "bin", "python")
+    assert _output([*entry_point, *given], environment) == expected
+
+
+def test_image_is_built_from_files_that_exist_and_are_sent_to_the_builder():
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    sent = [line[1:] for line in ignored if line.startswith("!")]
+    sources = [
+        source for name, rest in _instructions() if name == "COPY" for source in rest.split()[:-1]
+    ]
+    assert {"predict.py", "predict.sh", "mediar_infer", "weights", "requirements.txt"} <= {*sources}
+    for source in sources:
+        assert (ROOT / source).exists()
+        assert source.partition("/")[0] in sent
+
+
+def test_image_starts_from_a_base_that_can_be_replaced_and_works_in_workspace():
+    instructions = _instructions()
+    assert instructions[:2] == [("ARG", "BASE_IMAGE=python:3.11-slim"), ("FROM", "${BASE_IMAGE}")]
+    assert ("WORKDIR", "/workspace") in instructions
+    assert "VOLUME" not in dict(instructions)
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Call ``make`` in a copy of the Makefile with a Python that only records what it is asked."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def call(*arguments):
+        return subprocess.run(
+            ["make", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    return call
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lint"])
+def test_make_sets_up_before_anything_else(make, target):
+    steps = make("--dry-run", target).stdout
+    order = [
+        steps.index(step)
+        for step in (
+            "-m venv .venv",
+            "--requirement requirements.txt",
+            "--editable .",
+            "touch .venv/.ready",
+            {"demo": "mediar_infer demo", "test": "-m pytest", "lint": "lint-imports"}[target],
+        )
+    ]
+    assert order == sorted(order)
+
+
+def test_make_does_not_set_up_twice(make, tmp_path):
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".ready").touch()
+    assert "pip install" not in make("--dry-run", "test").stdout
+
+
+@pytest.mark.parametrize("version", ["Python 3.10.4", None])
+def test_make_with_an_old_or_missing_python_says_what_to_do(make, tmp_path, version):
+    program = tmp_path / "python3"
+    if version:
+        program.write_text(f'#!/bin/sh\ntest "$1" = --version && echo {version}\n')
+        program.chmod(0o755)
+    done = make("demo", f"PYTHON={program}")
+    assert done.returncode != 0
+    assert f"found {version or 'no Python'}, expected Python 3.11 or newer" in done.stderr
+    assert "install it and name it: make PYTHON=python3.11 demo" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_checks_of_a_change_call_the_test_command_of_the_readme():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert re.search(r"^set -euo pipefail$.*^make test$.*^make lint$", script, re.M | re.S)
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -1,0 +1,169 @@
+"""A run that is stopped in the middle leaves only whole results, and ``--resume`` does the rest."""
+
+import signal
+import time
+
+import numpy as np
+import pytest
+from folder_helpers import latest_records, names_of, noise, read_ledger, write_image
+
+from mediar_infer.label_files import read_labels
+from mediar_infer.report import Ledger
+from mediar_infer.segmenter import Segmenter
+
+_DEADLINE_S = 120
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """A small image, and a large one that takes long enough to be interrupted."""
+    write_image(tmp_path / "in" / "a.png", noise(60, 80))
+    write_image(tmp_path / "in" / "b.png", noise(1700, 1700))
+    return tmp_path / "in"
+
+
+def _wait_for_second_image(process, outputs):
+    """Wait until the first image is in the ledger and the second one's file is open."""
+    ledger, deadline = outputs / "ledger.jsonl", time.monotonic() + _DEADLINE_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if ledger.exists() and ledger.read_bytes() and list(outputs.glob(".b_label*.part")):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"the second image was not begun: {process.communicate()}")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_resume_after_a_stop_does_only_what_is_missing(
+    predict, start_predict, inputs, tmp_path, how
+):
+    outputs = tmp_path / "out"
+    process = start_predict(inputs, outputs)
+    _wait_for_second_image(process, outputs)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=_DEADLINE_S)
+
+    assert process.returncode == (-how if how == signal.SIGKILL else 128 + how)
+    assert "Traceback" not in err
+    left = [name for name in names_of(outputs) if name.endswith(".part")]
+    assert len(left) == (1 if how == signal.SIGKILL else 0)
+    assert [path.name for path in outputs.glob("*_label.tiff")] == ["a_label.tiff"]
+    written_at = (outputs / "a_label.tiff").stat().st_mtime_ns
+
+    write_image(inputs / "b.png", noise(90, 70))  # what remains need not take long
+    assert predict(inputs, outputs, "--resume") == 0
+    assert (outputs / "a_label.tiff").stat().st_mtime_ns == written_at
+    assert names_of(outputs) == ["a_label.tiff", "b_label.tiff", "ledger.jsonl", "summary.json"]
+    records = latest_records(outputs)
+    assert [records[name]["status"] for name in ("a.png", "b.png")] == ["resumed", "done"]
+    assert read_labels(outputs / "b_label.tiff").shape == (90, 70)
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_unfinished_file_of_a_killed_run_is_removed_and_said_once(
+    predict, small_inputs, tmp_path, capsys
+):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".a_label.tiff.12.part").write_bytes(b"half")
+    assert predict(small_inputs, tmp_path / "out") == 0
+    assert capsys.readouterr().err.count("a_label.tiff.12.part: removed") == 1
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_interrupt_key_ends_with_130_and_without_partial_file(
+    predict, small_inputs, tmp_path, monkeypatch, capsys
+):
+    def label_bands(_self, source, *_):
+        yield np.zeros((5, source.width), np.int32)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Segmenter, "label_bands", label_bands)
+    assert predict(small_inputs, tmp_path / "out") == 130
+    assert "stopped; finished images are in the output folder" in capsys.readouterr().err
+    assert names_of(tmp_path / "out") == []
+
+
+@pytest.fixture
+def small_inputs(tmp_path):
+    """Two slides."""
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "in" / name)
+    return tmp_path / "in"
+
+
+def _statuses(outputs):
+    return [record["status"] for record in read_ledger(outputs)]
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_resume_skips_all_images_twice_in_a_row(predict, small_inputs, tmp_path):
+    for _ in range(3):
+        assert predict(small_inputs, tmp_path / "out", "--resume") == 0
+    assert _statuses(tmp_path / "out") == ["done"] * 2 + ["resumed"] * 4
+    counts = {record["n_cells"] for record in read_ledger(tmp_path / "out")}
+    assert len(counts) == 1
+    assert counts != {0}
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_without_resume_everything_is_done_again(predict, small_inputs, tmp_path):
+    for _ in range(2):
+        assert predict(small_inputs, tmp_path / "out") == 0
+    assert _statuses(tmp_path / "out") == ["done"] * 4
+
+
+@pytest.mark.usefixtures("perfect_network")
+@pytest.mark.parametrize("change", [("--overlap", "0.5"), ("--block-size", "100")])
+def test_resume_with_other_settings_does_everything_again(predict, small_inputs, tmp_path, change):
+    predict(small_inputs, tmp_path / "out")
+    predict(small_inputs, tmp_path / "out", "--resume", *change)
+    assert _statuses(tmp_path / "out") == ["done"] * 4
+
+
+def test_resume_with_other_weights_does_everything_again(
+    predict, small_inputs, tmp_path, weights_dir
+):
+    (small_inputs / "b.png").unlink()
+    for name in ("from_phase1", "from_phase1", "from_phase2"):
+        weights = weights_dir / f"{name}.safetensors"
+        assert predict(small_inputs, tmp_path / "out", "--resume", "--weights", weights) == 0
+    assert _statuses(tmp_path / "out") == ["done", "resumed", "done"]
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_resume_makes_lost_labels_again(predict, small_inputs, tmp_path):
+    predict(small_inputs, tmp_path / "out")
+    before = read_labels(tmp_path / "out" / "b_label.tiff")
+    (tmp_path / "out" / "b_label.tiff").unlink()
+    predict(small_inputs, tmp_path / "out", "--resume")
+    assert _statuses(tmp_path / "out") == ["done", "done", "resumed", "done"]
+    assert np.array_equal(read_labels(tmp_path / "out" / "b_label.tiff"), before)
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_resume_tries_failed_images_again(predict, small_inputs, tmp_path):
+    whole = (small_inputs / "b.png").read_bytes()
+    (small_inputs / "b.png").write_bytes(whole[:99])
+    assert predict(small_inputs, tmp_path / "out", "--resume") == 1
+    (small_inputs / "b.png").write_bytes(whole)
+    assert predict(small_inputs, tmp_path / "out", "--resume") == 0
+    assert _statuses(tmp_path / "out") == ["done", "failed", "resumed", "done"]
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_resume_reads_past_a_torn_ledger_line(predict, small_inputs, tmp_path, capsys):
+    predict(small_inputs, tmp_path / "out")
+    ledger = tmp_path / "out" / "ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes()[:-50])
+    assert predict(small_inputs, tmp_path / "out", "--resume") == 0
+    assert "line 2 is not a record" in capsys.readouterr().err
+    content = Ledger(tmp_path / "out").read()
+    assert len(content.problems) == 1
+    statuses = {name: record.status for name, record in content.latest.items()}
+    assert statuses == {"a.png": "resumed", "b.png": "done"}
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_resume_without_an_earlier_run_is_a_plain_run(predict, small_inputs, tmp_path):
+    assert predict(small_inputs, tmp_path / "out", "--resume") == 0
+    assert _statuses(tmp_path / "out") == ["done", "done"]

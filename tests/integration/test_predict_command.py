@@ -1,0 +1,317 @@
+"""The main job through the command line: what it writes, says and returns."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+from folder_helpers import (
+    latest_records,
+    names_of,
+    read_ledger,
+    slide,
+    write_image,
+)
+from safetensors.torch import load_file, save_file
+
+from mediar_infer import budget, cli
+from mediar_infer.checkpoints import compute_digest, write_manifest
+from mediar_infer.label_files import read_labels
+from mediar_infer.model import MediarFormer
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Two slides, one with two dots in its name."""
+    write_image(tmp_path / "in" / "a.png", slide(seed=1)[0])
+    write_image(tmp_path / "in" / "b.ome.tif", slide(seed=2)[0])
+    return tmp_path / "in"
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_every_image_gets_its_true_cells(predict, inputs, tmp_path):
+    assert predict(inputs, tmp_path / "out") == 0
+    for name, seed in (("a_label.tiff", 1), ("b_label.tiff", 2)):
+        found, true = read_labels(tmp_path / "out" / name), slide(seed)[1]
+        assert found.dtype == np.uint16
+        assert found.max() == true.max() > 0
+        assert np.array_equal(found > 0, true > 0)
+        pairs = np.unique(np.stack([found[true > 0], true[true > 0]]), axis=1)
+        assert pairs.shape[1] == true.max()
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_output_folder_holds_labels_ledger_and_summary(predict, inputs, tmp_path):
+    predict(inputs, tmp_path / "out")
+    expected = ["a_label.tiff", "b_label.tiff", "ledger.jsonl", "summary.json"]
+    assert names_of(tmp_path / "out") == expected
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_ledger_tells_how_each_image_was_made(predict, inputs, tmp_path):
+    predict(inputs, tmp_path / "out")
+    first, second = read_ledger(tmp_path / "out")
+    assert (first["file"], first["output"], first["status"]) == ("a.png", "a_label.tiff", "done")
+    assert (first["height"], first["width"], first["dtype"]) == (120, 150, "uint8")
+    assert first["n_cells"] == slide(1)[1].max()
+    assert first["plan"]["name"] == "fast"
+    assert first["weights"] == {"perfect.safetensors": "0" * 64}
+    assert {"open", "read", "preprocess", "network", "labels", "write"} <= first["stages_s"].keys()
+    assert sum(second["stages_s"].values()) <= second["wall_s"]
+    assert second["tolerance_s"] == 10
+    assert second["margin_s"] == pytest.approx(10 - second["wall_s"])
+    assert second["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert second["peak_memory_bytes"]["host"] > 0
+    assert second["device"].startswith("cpu")
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_summary_counts_what_the_ledger_lists(predict, inputs, tmp_path):
+    (inputs / "notes.md").write_text("not an image")
+    (inputs / "c.png").write_bytes(b"")
+    assert predict(inputs, tmp_path / "out") == 1
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["n_files"] == 4
+    assert summary["status"] == {"done": 2, "failed": 1, "skipped": 1, "resumed": 0}
+    assert [entry["file"] for entry in summary["failed"]] == ["c.png"]
+    assert summary["config"]["name"] == "fast"
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_console_shows_table_and_plain_lines_without_progress_bar(
+    predict, inputs, tmp_path, capsys
+):
+    predict(inputs, tmp_path / "out")
+    out, err = capsys.readouterr()
+    assert re.search(r"a\.png +120×150 .* done\n", out)
+    assert out.endswith(f"results in {tmp_path / 'out'}\n")
+    assert re.search(r"^INFO a\.png: 120x150, \d+ cells", err, re.MULTILINE)
+    assert "%|" not in err
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_quiet_says_nothing_when_all_is_well(predict, inputs, tmp_path, capsys):
+    assert predict(inputs, tmp_path / "out", "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_quiet_still_names_the_image_that_failed(predict, inputs, tmp_path, capsys):
+    (inputs / "c.png").write_bytes(b"")
+    assert predict(inputs, tmp_path / "out", "--quiet") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "c.png: found an empty file" in err
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_one_file_may_be_given_in_place_of_a_folder(predict, inputs, tmp_path):
+    assert predict(inputs / "a.png", tmp_path / "out") == 0
+    assert list(latest_records(tmp_path / "out")) == ["a.png"]
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_overlays_are_images_of_the_same_size(predict, inputs, tmp_path):
+    predict(inputs, tmp_path / "out", "--overlays")
+    overlays = tmp_path / "out" / "overlays"
+    assert names_of(overlays) == ["a_label.png", "b_label.png"]
+    assert cv2.imread(str(overlays / "a_label.png")).shape == (120, 150, 3)
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_plane_chooses_from_a_stack_that_is_an_error_without_it(predict, tmp_path, capsys):
+    stack = np.stack([slide(seed)[0][..., 0] for seed in (3, 4)])
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "stack.ome.tif"
+    tifffile.imwrite(path, stack, metadata={"axes": "ZYX"})
+    assert predict(tmp_path / "in", tmp_path / "out") == 1
+    assert re.search(r"stack\.ome\.tif: found 2 planes.*--plane", capsys.readouterr().err)
+    assert predict(tmp_path / "in", tmp_path / "out", "--plane", "1") == 0
+    assert (tmp_path / "out" / "stack_label.tiff").exists()
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_max_pixels_refuses_the_larger_image_only(predict, inputs, tmp_path, capsys):
+    write_image(inputs / "large.png", slide(height=200, width=200)[0])
+    assert predict(inputs, tmp_path / "out", "--max-pixels", "20000") == 1
+    records = latest_records(tmp_path / "out")
+    assert [records[name]["status"] for name in ("a.png", "b.ome.tif")] == ["done", "done"]
+    assert "large.png: found 200 × 200 = 40,000 pixels" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_strict_budget_makes_a_late_image_a_failure(predict, inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "SECONDS_PER_MEGAPIXEL", 1e-9)
+    assert predict(inputs, tmp_path / "lenient") == 0
+    assert predict(inputs, tmp_path / "strict", "--strict-budget") == 1
+    assert latest_records(tmp_path / "strict")["a.png"]["within_tolerance"] is False
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_changed_plan_is_recorded_as_custom(predict, inputs, tmp_path):
+    options = ("--flips", "identity,vertical", "--overlap", "0.5", "--blocks", "stitched")
+    assert predict(inputs, tmp_path / "out", *options) == 0
+    plan = latest_records(tmp_path / "out")["a.png"]["plan"]
+    assert (plan["name"], plan["flips"]) == ("custom", ["identity", "vertical"])
+    assert (plan["overlap"], plan["masks"]["blocks"]) == (0.5, "stitched")
+    assert read_labels(tmp_path / "out" / "a_label.tiff").max() == slide(1)[1].max()
+
+
+def test_ensemble_of_weight_files_with_flips_runs(predict, inputs, tmp_path, weights_dir):
+    (inputs / "b.ome.tif").unlink()
+    assert predict(inputs, tmp_path / "out", "--models", "2", "--flips", "none") == 0
+    assert predict(inputs, tmp_path / "out", "--plan", "paper") == 0
+    custom, paper = read_ledger(tmp_path / "out")
+    assert (custom["plan"]["models"], custom["plan"]["flips"]) == (2, ["identity"])
+    assert (paper["plan"]["models"], paper["plan"]["overlap"]) == (2, 0.6)
+    names = ["from_phase1.safetensors", "from_phase2.safetensors"]
+    assert paper["weights"] == {name: compute_digest(weights_dir / name) for name in names}
+
+
+def test_one_model_is_said_to_be_no_ensemble(predict, inputs, tmp_path, weights_dir, capsys):
+    one = weights_dir / "from_phase2.safetensors"
+    assert (
+        predict(inputs, tmp_path / "out", "--plan", "paper", "--flips", "none", "--weights", one)
+        == 0
+    )
+    assert re.search(r"WARNING .*from_phase2.*no ensemble", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--flips", "diagonal"), r"--flips diagonal: found diagonal, expected none or some of"),
+        (("--models", "0"), r"found 0 models, expected 1 or more"),
+        (("--overlap", "1"), r"found overlap 1\.0, expected 0 to 0\.95"),
+        (("--batch", "-1"), r"found batch -1, expected 0 \(automatic\) or more"),
+        (("--plane", "-1"), r"found --plane -1, expected 0 or more"),
+        (("--max-pixels", "0"), r"found --max-pixels 0, expected 1 or more"),
+        (("--block-size", "9"), r"found block size 9, expected 64 or more"),
+        (("--device", "abacus"), r"found device 'abacus', expected auto, cpu, cuda"),
+        (("--device", "cuda:99"), r"found \d+ CUDA devices, expected 'cuda:99'"),
+    ],
+)
+def test_wrong_option_ends_with_two_and_a_remedy(
+    predict, inputs, tmp_path, capsys, options, message
+):
+    assert predict(inputs, tmp_path / "out", *options) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [("--plan", "best"), ("--no-such-option",), ("--batch", "x")])
+def test_option_that_cannot_be_parsed_ends_with_two(predict, inputs, tmp_path, options):
+    with pytest.raises(SystemExit) as stopped:
+        predict(inputs, tmp_path / "out", *options)
+    assert stopped.value.code == 2
+
+
+def test_missing_input_ends_with_two_before_weights_are_loaded(tmp_path, capsys):
+    missing = tmp_path / "nowhere"
+    assert cli.main(["predict", "-i", str(missing), "-o", str(tmp_path / "out")]) == 2
+    assert f"{missing}: there is no such folder or file" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("perfect_network")
+@pytest.mark.parametrize("output", [".", "../in"])
+def test_output_folder_must_not_be_the_input_folder(predict, inputs, output, capsys):
+    before = names_of(inputs)
+    assert predict(inputs, inputs / output) == 2
+    assert "is both input and output folder, expected two" in capsys.readouterr().err
+    assert names_of(inputs) == before
+
+
+def _missing(folder):
+    return folder / "gone.pth"
+
+
+def _empty(folder):
+    (folder / "empty.pth").write_bytes(b"")
+    return folder / "empty.pth"
+
+
+def _truncated(folder):
+    whole = (folder / "good.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    return folder / "cut.safetensors"
+
+
+def _truncated_pth(folder):
+    torch.save({"a": torch.zeros(9999)}, folder / "cut.pth")
+    (folder / "cut.pth").write_bytes((folder / "cut.pth").read_bytes()[:2000])
+    return folder / "cut.pth"
+
+
+def _foreign(folder):
+    save_file({"conv.weight": torch.zeros(3, 3)}, folder / "foreign.safetensors")
+    return folder / "foreign.safetensors"
+
+
+def _swapped(folder):
+    write_manifest(folder, {"good.safetensors": "f" * 64})
+    return folder / "good.safetensors"
+
+
+def _unsafe(folder):
+    torch.save({"model": MediarFormer, "state": 1}, folder / "pickle.pth")
+    return folder / "pickle.pth"
+
+
+def _twice(folder):
+    return folder / "good.safetensors", folder / "good.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_missing, r"gone\.pth: there is no such weight file; beside it: good\.safetensors"),
+        (_empty, r"empty\.pth: found an empty file, expected weights; fetch it again"),
+        (_truncated, r"cut\.safetensors: cannot be read .*damaged or of another kind; fetch"),
+        (_truncated_pth, r"cut\.pth: cannot be read .*damaged or of another kind; fetch it again"),
+        (_foreign, r"foreign\.safetensors: found 1 entries .*expected a MEDIAR-Former state dict"),
+        (_swapped, r"good\.safetensors: found SHA-256 .*damaged or was swapped; restore it"),
+        (_unsafe, r"pickle\.pth: found something other than tensors, which could run code"),
+        (_twice, r"found the same weights twice .*expected two models"),
+    ],
+)
+def test_bad_weights_end_with_two_and_a_remedy(
+    predict, inputs, tmp_path, weights_dir, capsys, make, message
+):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    good = (weights_dir / "from_phase1.safetensors").read_bytes()
+    (folder / "good.safetensors").write_bytes(good)
+    made = make(folder)
+    paths = made if isinstance(made, tuple) else (made,)
+    assert predict(inputs, tmp_path / "out", "--plan", "paper", "--weights", *paths) == 2
+    err = capsys.readouterr().err
+    assert re.search(message, err), err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_published_state_dict_gives_the_same_labels(predict, inputs, tmp_path, weights_dir):
+    folder = tmp_path / "published"
+    folder.mkdir()
+    torch.save(load_file(weights_dir / "from_phase1.safetensors"), folder / "from_phase1.pth")
+    (inputs / "b.ome.tif").unlink()
+    assert predict(inputs, tmp_path / "pth", "--weights", folder) == 0
+    assert predict(inputs, tmp_path / "safetensors", "--weights", weights_dir) == 0
+    labels = [read_labels(tmp_path / kind / "a_label.tiff") for kind in ("pth", "safetensors")]
+    assert np.array_equal(*labels)
+
+
+def test_ledger_tells_two_weight_files_of_one_name_apart(predict, inputs, tmp_path, weights_dir):
+    paths = []
+    for member in ("from_phase1", "from_phase2"):
+        path = tmp_path / member / "model.safetensors"
+        path.parent.mkdir()
+        path.write_bytes((weights_dir / f"{member}.safetensors").read_bytes())
+        paths.append(path)
+    options = ("--plan", "paper", "--flips", "none", "--weights", *paths)
+    assert predict(inputs / "a.png", tmp_path / "out", *options) == 0
+    weights = latest_records(tmp_path / "out")["a.png"]["weights"]
+    assert weights == {str(path): compute_digest(path) for path in paths}

@@ -1,0 +1,189 @@
+"""The label stage against stored results of the released one, and against its plain reading."""
+
+import numpy as np
+import pytest
+import torch
+from released_labels import (
+    clean,
+    consecutive,
+    drop_giants,
+    flow_errors,
+    follow,
+    labels_of_end_points,
+    released_labels,
+    tracked,
+    unit_flow,
+)
+from scipy import ndimage
+
+from mediar_infer import masks
+from mediar_infer.config import MaskConfig
+from mediar_infer.flows import Frame, compute_flow_errors, compute_unit_flow, track_flow
+from mediar_infer.masks import compute_labels, foreground_of, remove_small, tracked_points
+from mediar_infer.types import FLOW_SCALE
+
+UNIT_FLOW_TOLERANCE = 1e-3
+"""Measured 3e-8."""
+FLOW_ERROR_TOLERANCE = 1e-4
+"""Measured 6e-8."""
+MIN_AGREEMENT = 0.999
+"""Pixels equal up to renumbering; measured 1 in nine cases, 0.99995 in one."""
+
+SHAPES = ["sparse", "dense_touching", "tiny", "large", "elongated"]
+CASES = [f"{shape}_{kind}" for shape in SHAPES for kind in ("clean", "noisy")]
+SIZES = [(1, 1), (1, 40), (40, 1), (2, 30), (5, 5), (17, 33), (64, 64), (47, 91), (120, 31)]
+
+
+@pytest.fixture(scope="module")
+def golden(golden_dir):
+    with np.load(golden_dir / "flows.npz") as arrays:
+        yield arrays
+
+
+def maps_of(golden, case):
+    logits = golden[f"{case}_cellprob_logits"][None]
+    return np.concatenate([golden[f"{case}_flow"], logits]).astype(np.float32)
+
+
+def agreement(labels, others):
+    """Fraction of pixels that are equal after the best-matching ids are paired one to one."""
+    pairs, counts = np.unique(
+        np.stack([labels.ravel(), others.ravel()]).astype(np.int64), axis=1, return_counts=True
+    )
+    n_equal, taken, taken_by_others = 0, {0}, {0}
+    for i in np.argsort(-counts, kind="stable"):
+        a, b = pairs[:, i].tolist()
+        if a == b == 0 or (a not in taken and b not in taken_by_others):
+            n_equal += counts[i]
+            taken.add(a)
+            taken_by_others.add(b)
+    return n_equal / labels.size
+
+
+def random_foreground(rng, shape, amount=0.6):
+    """Blobs of all sizes, ragged edges and pinholes."""
+    smooth = ndimage.gaussian_filter(rng.normal(size=shape), 2, mode="constant")
+    rough = smooth / max(smooth.std(), 1e-9) + rng.normal(scale=0.5, size=shape)
+    return rough > np.quantile(rough, 1 - amount)
+
+
+def random_maps(rng, shape):
+    """Flows to nearby centres plus noise, on ragged foreground: float32 as from the network."""
+    n_cells = max(1, shape[0] * shape[1] // 150)
+    centres = rng.uniform(0, 1, (n_cells, 2)) * shape
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    to_centre = centres[:, :, None, None] - np.stack([y, x])
+    nearest = (to_centre**2).sum(axis=1).argmin(axis=0)
+    towards = np.take_along_axis(to_centre, nearest[None, None], axis=0)[0]
+    length = np.sqrt((towards**2).sum(axis=0))
+    flow = FLOW_SCALE * towards / np.maximum(length, 1) + rng.normal(scale=0.7, size=(2, *shape))
+    logits = np.where(random_foreground(rng, shape, 0.85), 2.0, -2.0)
+    return np.concatenate([flow, logits[None]]).astype(np.float32)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_labels_equal_the_released_ones(golden, case):
+    labels, n_cells = compute_labels(maps_of(golden, case))
+    expected = golden[f"{case}_labels"]
+    assert agreement(labels, expected) >= MIN_AGREEMENT
+    assert n_cells == labels.max()
+    assert abs(n_cells - np.unique(expected[expected > 0]).size) <= 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_unit_flow_equals_the_released_one(golden, shape):
+    found = compute_unit_flow(golden[f"{shape}_clean_true"])
+    expected = golden[f"{shape}_unit_flow"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=UNIT_FLOW_TOLERANCE)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_flow_errors_equal_the_released_ones(golden, case):
+    labels = torch.from_numpy(golden[f"{case}_true"].astype(np.int64))
+    flow = torch.from_numpy(golden[f"{case}_flow"].astype(np.float32))
+    found = compute_flow_errors(labels, flow).numpy()
+    expected = golden[f"{case}_flow_error_of_true"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=FLOW_ERROR_TOLERANCE)
+
+
+@pytest.mark.parametrize("case", ["sparse_noisy", "tiny_clean"])
+def test_the_plain_reading_gives_the_released_labels(golden, case):
+    assert agreement(released_labels(maps_of(golden, case)), golden[f"{case}_labels"]) == 1
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_cleaned_foreground_equals_the_plain_reading(rng, shape):
+    for amount in (0.2, 0.5, 0.8):
+        foreground = random_foreground(rng, shape, amount)
+        np.testing.assert_array_equal(remove_small(foreground, 16), clean(foreground))
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_tracks_equal_the_plain_reading(rng, shape):
+    field = np.stack([ndimage.gaussian_filter(rng.normal(size=shape), 3) for _ in "yx"])
+    field = (field / max(np.abs(field).max(), 1e-9)).astype(np.float32)
+    points = np.argwhere(np.ones(shape, dtype=bool))
+    y, x = follow(field.astype(np.float64), *points.T.astype(np.float64))
+    found = track_flow(
+        torch.from_numpy(field), torch.from_numpy(points), Frame(0, 0, *shape)
+    ).numpy()
+    # Truncation tells 2.999999 from 3: ends that near an integer may go either way.
+    exact = np.stack([y, x], axis=1)
+    assert np.all((found <= exact + 1e-2) & (exact - 1e-2 <= found + 1))
+
+
+def random_end_points(rng, shape, n_points):
+    """Ends in tight clumps that may touch, overlap, or lie in corners."""
+    n_clumps = max(1, n_points // 40)
+    centres = rng.uniform(-0.05, 1.05, (n_clumps, 2)) * shape
+    spread = rng.choice([0.3, 1.0, 2.5], size=(n_points, 1))
+    ends = centres[rng.integers(0, n_clumps, n_points)] + rng.normal(size=(n_points, 2)) * spread
+    return ends.clip(0, np.array(shape) - 1).astype(np.int64)
+
+
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("seed", range(3))
+def test_cells_of_given_end_points_equal_the_plain_reading(monkeypatch, shape, seed):
+    rng = np.random.default_rng(seed)
+    maps = random_maps(rng, shape)
+    foreground = clean(maps[2] > 0)
+    starts = np.argwhere(tracked(maps[:2], foreground))
+    ends = random_end_points(rng, shape, len(starts))
+    monkeypatch.setattr(masks, "track_flow", lambda *_, **__: torch.from_numpy(ends))
+
+    found, _ = compute_labels(maps, MaskConfig(flow_threshold=None))
+    end_y, end_x = np.mgrid[: shape[0], : shape[1]]
+    if len(starts) >= 5:
+        end_y[tuple(starts.T)], end_x[tuple(starts.T)] = ends.T
+    np.testing.assert_array_equal(found, drop_giants(labels_of_end_points(end_y, end_x)))
+
+
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_of_noisy_maps_equal_the_plain_reading(shape, seed):
+    maps = random_maps(np.random.default_rng(seed), shape)
+    foreground = remove_small(foreground_of(maps[2], 0.5), 16)
+    flow = torch.from_numpy(maps[:2])
+    points = tracked_points(flow, torch.from_numpy(foreground))
+    np.testing.assert_array_equal(points, np.argwhere(tracked(maps[:2], clean(maps[2] > 0))))
+    ends = None
+    if len(points):
+        field = flow * torch.from_numpy(foreground) / FLOW_SCALE
+        ends = track_flow(field, points, Frame(0, 0, *shape)).numpy()
+    found, n_cells = compute_labels(maps)
+    np.testing.assert_array_equal(found, released_labels(maps, ends))
+    assert n_cells == found.max()
+
+
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("seed", range(2))
+def test_flow_errors_of_ragged_touching_labels_equal_the_plain_reading(shape, seed):
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 9, (shape[0] // 7 + 1, shape[1] // 5 + 1))
+    labels = np.kron(coarse, np.ones((7, 5), dtype=int))[: shape[0], : shape[1]]
+    labels = np.where(random_foreground(rng, shape, 0.8), labels, 0)
+    labels = consecutive(labels)
+    flow = rng.normal(scale=3, size=(2, *shape)).astype(np.float32)
+    np.testing.assert_allclose(compute_unit_flow(labels), unit_flow(labels), rtol=0, atol=1e-6)
+    found = compute_flow_errors(torch.from_numpy(labels), torch.from_numpy(flow))
+    np.testing.assert_allclose(found, flow_errors(labels, flow), rtol=0, atol=1e-5)
