@@ -11,6 +11,7 @@ import csv
 import json
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,9 @@ from mediar_infer.metrics import THRESHOLDS, evaluate_labels
 from mediar_infer.preprocess import normalise_image
 from mediar_infer.runner import package_versions
 
+Method = Callable[[np.ndarray], np.ndarray]
+"""Image → labels."""
+
 
 def otsu_watershed(image: np.ndarray) -> np.ndarray:
     """The floor: grey, Otsu, the smaller side is foreground, watershed from distance peaks."""
@@ -49,10 +53,10 @@ def otsu_watershed(image: np.ndarray) -> np.ndarray:
     return watershed(-distance, markers, mask=foreground)
 
 
-def build_methods(weights: list[Path]) -> dict[str, object]:
+def build_methods(weights: list[Path]) -> dict[str, Method]:
     """Name → function from image to labels."""
     single, flips = Plan("single", 1, ("identity",)), Plan("flips", 1)
-    methods: dict[str, object] = {"otsu + watershed": otsu_watershed}
+    methods: dict[str, Method] = {"otsu + watershed": otsu_watershed}
     members = Segmenter.from_weights(weights, EngineConfig(plan=Plan())).members
     for path, member in zip(weights, members, strict=True):
         for plan in (single, flips):
@@ -63,7 +67,7 @@ def build_methods(weights: list[Path]) -> dict[str, object]:
     return methods
 
 
-def _labels_of(segmenter: Segmenter):
+def _labels_of(segmenter: Segmenter) -> Method:
     return lambda image: segmenter.segment(image).labels
 
 
@@ -116,8 +120,7 @@ def main() -> None:
         "split": "val",
     }
     args.output.write_text(
-        json.dumps({"metadata": metadata, "results": results, "images": per_image}, indent=1)
-        + "\n"
+        json.dumps({"metadata": metadata, "results": results, "images": per_image}, indent=1) + "\n"
     )
 
 

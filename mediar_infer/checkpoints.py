@@ -300,7 +300,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         architecture = read_architecture(entries)
         _check_entries(path, entries, architecture)
-    except (KeyError, IndexError, ZeroDivisionError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         names = ", ".join(list(entries)[:_LISTED])
         raise CheckpointError(
             f"{path}: found {len(entries)} entries ({names}, …) without {error}, expected a"

@@ -1,12 +1,15 @@
 """Which device and precision to use, checked before anything is loaded onto it."""
 
+import math
 import os
+from pathlib import Path
 
 import torch
 
 from mediar_infer.errors import UsageError
 
 _GIB = 1 << 30
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def select_device(name: str) -> torch.device:
@@ -57,10 +60,23 @@ def select_precision(name: str, device: torch.device) -> str:
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use."""
+    """CPU cores that this process may use: affinity, container quota and $OMP_NUM_THREADS."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    limits = [_quota_cores(), int(asked) if asked.isdecimal() else None]
+    return max(1, min([cores, *(limit for limit in limits if limit)]))
+
+
+def _quota_cores() -> int | None:
+    """Whole cores of the container's CPU quota (``docker run --cpus``), if there is one."""
+    try:
+        quota, period = _CPU_QUOTA.read_text(encoding="ascii").split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no cgroup of version 2, or "max"
+        return None
 
 
 def describe_device(device: torch.device) -> str:

@@ -128,9 +128,10 @@ def run_folder(segmenter: Segmenter, options: RunOptions) -> list[ImageRecord]:
                 record = runner.collision(path, collisions[path])
             else:
                 record = runner.run(path, bar)
+            # Logged first: on a full disk the ledger fails too, and the reason must be seen.
+            _log_record(record)
             ledger.append(record)
             records.append(record)
-            _log_record(record)
             bar.n = len(records) - len(skipped)
             bar.refresh()
     write_summary(
@@ -149,6 +150,25 @@ def _check_folders(options: RunOptions, images: Sequence[Path]) -> None:
         )
     if not images:
         logger.warning("%s: found no image", options.input_path)
+
+
+def _describe_unexpected(path: Path, failure: Exception) -> str:
+    first_line = str(failure).partition("\n")[0]
+    # torch has a class of its own for devices, but none for the host.
+    out_of_memory = isinstance(failure, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(failure, RuntimeError) and "allocate memory" in first_line
+    )
+    if out_of_memory:
+        torch.cuda.empty_cache()
+        return (
+            f"{path.name}: out of memory ({first_line or 'host'}); expected room for one window and"
+            " the rows around it; use a smaller --batch, --device cpu, or a machine with more"
+            " memory"
+        )
+    return (
+        f"{path.name}: unexpected {type(failure).__name__}: {first_line}; the other images are"
+        " done; run with --verbose and report this"
+    )
 
 
 def _log_record(record: ImageRecord) -> None:
@@ -236,20 +256,10 @@ class _ImageRunner:
                 n_cells = self._segment(path, source, stopwatch, bar)
         except MediarError as failure:
             error = str(failure)
-        except (torch.OutOfMemoryError, MemoryError) as failure:
-            torch.cuda.empty_cache()
-            error = (
-                f"{path.name}: out of memory ({str(failure).partition(chr(10))[0] or 'host'});"
-                " expected room for one window and the rows around it; use a smaller --batch, or"
-                " --device cpu"
-            )
         except Exception as failure:
             # The border of one image: whatever is wrong with it, the others are done.
             logger.debug("%s", path, exc_info=True)
-            error = (
-                f"{path.name}: unexpected {type(failure).__name__}: {failure}; the other images"
-                " are done; run with --verbose and report this"
-            )
+            error = _describe_unexpected(path, failure)
         else:
             return self._record(
                 path, source, status="done", started_at=started_at, n_cells=n_cells,

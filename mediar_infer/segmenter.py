@@ -104,7 +104,7 @@ class Segmenter:
                 " give one of them, or another second one"
             )
         members = [_build_backend(checkpoint, config, device) for checkpoint in checkpoints]
-        logger.info("%d models on %s", len(members), describe_device(device))
+        logger.info("%d model(s) on %s", len(members), describe_device(device))
         names = [checkpoint.path.name for checkpoint in checkpoints]
         if len(set(names)) < len(names):
             names = [str(checkpoint.path) for checkpoint in checkpoints]

@@ -77,9 +77,14 @@ def _export_graphs(paths: list[Path]) -> None:
 
 
 def _convert(paths: list[Path], output: Path) -> None:
-    digests = {}
-    for path in find_weights(paths):
-        target = output / f"{path.stem}.safetensors"
+    digests: dict[str, str] = {}
+    sources = {output / f"{path.stem}.safetensors": path for path in find_weights(paths)}
+    if len(sources) < len(paths):
+        raise CheckpointError(
+            f"{paths[0]} and {paths[-1]}: found two files that would both become"
+            f" {next(iter(sources))}, expected different names; rename one"
+        )
+    for target, path in sources.items():
         if target.exists():
             raise CheckpointError(f"{target}: exists already; remove it or choose another folder")
         save_weights(load_checkpoint(path).state_dict, target)

@@ -65,9 +65,7 @@ def grow_seed(histogram, seed):
         grown = {
             (y, x)
             for y, x in around
-            if 0 <= y < histogram.shape[0]
-            and 0 <= x < histogram.shape[1]
-            and histogram[y, x] > 2
+            if 0 <= y < histogram.shape[0] and 0 <= x < histogram.shape[1] and histogram[y, x] > 2
         }
     return grown
 

@@ -23,9 +23,9 @@ from mediar_infer.masks import compute_labels, foreground_of, remove_small, trac
 from mediar_infer.types import FLOW_SCALE
 
 UNIT_FLOW_TOLERANCE = 1e-3
-"""Measured 3e-8."""
+"""Measured 0: equal to the last bit."""
 FLOW_ERROR_TOLERANCE = 1e-4
-"""Measured 6e-8."""
+"""Measured 2e-9."""
 MIN_AGREEMENT = 0.999
 """Pixels equal up to renumbering; measured 1 in nine cases, 0.99995 in one."""
 

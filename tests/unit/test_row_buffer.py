@@ -69,9 +69,7 @@ def test_everything_can_be_dropped_and_rows_added_after_it(buffer):
     ("top", "left", "height", "width"),
     [(3, 0, 5, 4), (0, -2, 12, 9), (4, 1, 2, 2), (7, 3, 4, 4), (20, 0, 2, 2), (4, 9, 2, 2)],
 )
-def test_crop_is_zero_outside_the_image_and_outside_the_rows_held(
-    buffer, top, left, height, width
-):
+def test_crop_is_zero_outside_the_image_and_outside_the_rows_held(buffer, top, left, height, width):
     canvas = np.zeros((60, 60), dtype=np.int32)
     canvas[23:28, 20:24] = numbered(3, 8)
     expected = canvas[20 + top : 20 + top + height, 20 + left : 20 + left + width]
@@ -84,3 +82,24 @@ def test_leading_dimensions_are_kept():
     held.drop_above(1)
     assert held.rows(2, 4).shape == (2, 2, 3)
     assert held.crop(-1, -1, 4, 5).shape == (2, 4, 5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_order_of_steps_holds_what_was_added(seed):
+    rng = np.random.default_rng(seed)
+    held, rows, top = RowBuffer((2, 3), np.int32), np.zeros((2, 0, 3), np.int32), 0
+    for step in range(200):
+        n_rows = int(rng.integers(0, 40))
+        if step % 3 == 0:
+            new = rng.integers(0, 1000, (2, n_rows, 3), dtype=np.int32)
+            rows = np.concatenate([rows, new], axis=1)
+            held.append(new)
+            new[...] = -1  # the buffer has its own copy
+        elif step % 3 == 1:
+            held.extend_to(held.bottom + n_rows // 4)
+            rows = np.pad(rows, ((0, 0), (0, n_rows // 4), (0, 0)))
+        else:
+            top = min(top + int(rng.integers(0, 60)), rows.shape[1])
+            held.drop_above(top)
+        assert (held.top, held.bottom) == (top, rows.shape[1])
+        np.testing.assert_array_equal(held.rows(top, held.bottom), rows[:, top:])

@@ -1,0 +1,91 @@
+"""What is imported on the way from one image to its labels: each import costs start-up time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from fakes import tiny_state_dict
+
+from mediar_infer.checkpoints import save_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+NEVER = {"monai", "segmentation_models_pytorch", "timm", "torchvision", "matplotlib", "pandas"}
+"""Slow to import, and needed by training, tests and plots only."""
+ONLY_WHERE_NEEDED = {"scipy", "skimage", "openvino"}
+"""Each is imported by the step that needs it: scoring, and an exported graph."""
+
+PREDICT = """
+import json, sys
+from mediar_infer.cli import main
+code = main(sys.argv[1:])
+tops = sorted({name.partition(".")[0] for name in sys.modules})
+print(json.dumps([code, tops, [name for name in sys.modules if name.startswith("mediar_infer")]]))
+"""
+
+
+def run_python(program, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def after_predict(tmp_path_factory):
+    """Exit code, top-level modules and own modules after one image was segmented."""
+    folder = tmp_path_factory.mktemp("imports")
+    weights = folder / "weights"
+    for seed, name in enumerate("ab"):
+        save_weights(tiny_state_dict(seed), weights / f"{name}.safetensors")
+    (folder / "inputs").mkdir()
+    pixels = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    tifffile.imwrite(folder / "inputs" / "cells.tif", pixels)
+    result = run_python(
+        PREDICT, "predict", "--input", folder / "inputs", "--output", folder / "outputs",
+        "--weights", weights, "--device", "cpu", "--threads", "1", "--flips", "none", "--quiet",
+    )  # fmt: skip
+    assert (folder / "outputs" / "cells_label.tiff").is_file()
+    return result
+
+
+def test_prediction_succeeds(after_predict):
+    assert after_predict[0] == 0
+
+
+def test_prediction_imports_no_training_package(after_predict):
+    _, tops, own = after_predict
+    assert NEVER & set(tops) == set()
+    assert [name for name in own if name.startswith("mediar_infer.training")] == []
+
+
+def test_prediction_imports_heavy_packages_only_where_needed(after_predict):
+    assert ONLY_WHERE_NEEDED & set(after_predict[1]) == set()
+
+
+def test_prediction_imports_what_it_is_built_on(after_predict):
+    # Otherwise the lists above would be empty for another reason.
+    assert {"torch", "numpy", "tifffile", "cv2", "safetensors", "ttach"} <= set(after_predict[1])
+
+
+def test_importing_the_package_imports_nothing_but_itself():
+    program = "import json, sys, mediar_infer; print(json.dumps(sorted(sys.modules)))"
+    loaded = set(run_python(program))
+    assert {"torch", "numpy", "cv2", "tifffile"} & loaded == set()
+    assert "mediar_infer.config" in loaded
+
+
+def test_help_does_not_import_torch():
+    program = (
+        "import contextlib, io, json, sys\n"
+        "from mediar_infer.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    main(sys.argv[1:])\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    assert "torch" not in run_python(program, "--help")
+    assert "torch" not in run_python(program, "predict", "--help")

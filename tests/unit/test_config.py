@@ -1,0 +1,112 @@
+"""Settings refuse what cannot work, and say what would."""
+
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from mediar_infer.config import (
+    ALL_FLIPS,
+    PLANS,
+    EngineConfig,
+    MaskConfig,
+    Plan,
+    RuntimeConfig,
+)
+from mediar_infer.errors import UsageError
+
+NAN = float("nan")
+
+
+def test_defaults_are_those_of_the_paper():
+    config = EngineConfig()
+    assert config.plan == PLANS["paper"] == Plan()
+    assert config.plan.flips == ("identity", "horizontal", "vertical")
+    assert (config.plan.max_members, config.plan.overlap, config.roi_size) == (2, 0.6, 512)
+    masks = config.masks
+    assert (masks.cellprob_threshold, masks.min_size) == (0.5, 16)
+    assert (masks.flow_threshold, masks.max_fraction) == (0.4, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_members": 0}, "found 0 models, expected 1 or more"),
+        ({"overlap": -0.1}, "found overlap -0.1, expected 0 to 0.95"),
+        ({"overlap": 1.0}, "found overlap 1.0"),
+        ({"overlap": NAN}, "found overlap nan"),
+        ({"flips": ()}, r"found flips \(\), expected one or more"),
+        ({"flips": ("identity", "identity")}, "each once"),
+        ({"flips": ("diagonal",)}, r"found flips \['diagonal'\], expected some of"),
+    ],
+)
+def test_plan_refuses(fields, message):
+    with pytest.raises(UsageError, match=message):
+        Plan(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cellprob_threshold": 0.0}, "found cell-probability threshold 0.0, expected 0 to 1"),
+        ({"cellprob_threshold": 1.0}, "threshold 1.0"),
+        ({"cellprob_threshold": NAN}, "threshold nan"),
+        ({"block_size": 63}, "found block size 63, expected 64 or more, or 0"),
+        ({"block_size": -1}, "found block size -1"),
+        ({"blocks": "tiles"}, "found blocks 'tiles', expected auto, paper or stitched"),
+    ],
+)
+def test_masks_refuse(fields, message):
+    with pytest.raises(UsageError, match=message):
+        MaskConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch": -1}, "found batch -1, expected 0"),
+        ({"threads": -2}, "found -2 threads, expected 0"),
+    ],
+)
+def test_runtime_refuses(fields, message):
+    with pytest.raises(UsageError, match=message):
+        RuntimeConfig(**fields)
+
+
+@pytest.mark.parametrize("roi_size", [0, 31, 33, 500, -32])
+def test_window_size_must_be_a_multiple_of_32(roi_size):
+    with pytest.raises(
+        UsageError, match=f"found window size {roi_size}, expected a multiple of 32"
+    ):
+        EngineConfig(roi_size=roi_size)
+
+
+@pytest.mark.parametrize("overlap", [0, 0.25, 0.95])
+@pytest.mark.parametrize("flips", [ALL_FLIPS, ("vertical",)])
+def test_limits_themselves_are_accepted(overlap, flips):
+    assert Plan(overlap=overlap, flips=flips).overlap == overlap
+    assert MaskConfig(block_size=64, flow_threshold=None).flow_threshold is None
+    assert EngineConfig(roi_size=32).roi_size == 32
+
+
+def test_named_plan_replaces_the_plan_only():
+    config = EngineConfig(masks=MaskConfig(min_size=5), roi_size=64)
+    for name in PLANS:
+        changed = config.with_plan(name)
+        assert changed == replace(config, plan=PLANS[name])
+        assert changed.plan.name == name
+    with pytest.raises(UsageError, match="found plan 'best', expected one of paper, single, fast"):
+        config.with_plan("best")
+
+
+def test_cheaper_plans_compute_less():
+    def cost(plan):
+        return plan.max_members * len(plan.flips) / (1 - plan.overlap) ** 2
+
+    assert cost(PLANS["paper"]) > cost(PLANS["single"]) > cost(PLANS["fast"])
+
+
+def test_settings_cannot_be_changed_or_misspelt():
+    with pytest.raises(FrozenInstanceError):
+        Plan().overlap = 0.5
+    with pytest.raises(TypeError):
+        MaskConfig(min_sise=3)

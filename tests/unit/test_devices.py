@@ -1,0 +1,91 @@
+"""Devices are chosen or refused before anything is loaded onto them."""
+
+import pytest
+import torch
+
+from mediar_infer import devices
+from mediar_infer.devices import describe_device, select_device, select_precision, usable_cores
+from mediar_infer.errors import UsageError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend that a machine has some devices."""
+
+    def pretend(n_cuda=0, *, mps=False, bfloat16=True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: n_cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: n_cuda)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bfloat16)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("n_cuda", "mps", "expected"), [(2, True, "cuda:0"), (0, True, "mps"), (0, False, "cpu")]
+)
+def test_automatic_choice_is_cuda_then_mps_then_cpu(machine, n_cuda, mps, expected):
+    machine(n_cuda, mps=mps)
+    assert select_device("auto") == torch.device(expected)
+
+
+def test_named_device_is_taken(machine):
+    machine(n_cuda=2, mps=True)
+    assert select_device("cpu") == CPU
+    assert select_device("cuda") == CUDA
+    assert select_device("cuda:1") == torch.device("cuda:1")
+    assert select_device("mps") == torch.device("mps")
+
+
+@pytest.mark.parametrize(("name", "n_cuda"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
+def test_missing_cuda_device_is_refused_with_the_number_found(machine, name, n_cuda):
+    machine(n_cuda)
+    with pytest.raises(UsageError, match=f"found {n_cuda} CUDA devices.*--gpus all.*--device cpu"):
+        select_device(name)
+
+
+def test_missing_mps_is_refused(machine):
+    machine()
+    with pytest.raises(UsageError, match="found no MPS device"):
+        select_device("mps")
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-1", "meta", "xpu", "CPU", "cuda:0:1"])
+def test_other_names_are_refused(machine, name):
+    machine(n_cuda=1)
+    with pytest.raises(UsageError, match="expected auto, cpu, cuda, cuda:N or mps"):
+        select_device(name)
+
+
+def test_automatic_precision_is_half_on_cuda_only():
+    assert select_precision("auto", CUDA) == "float16"
+    assert select_precision("auto", CPU) == "float32"
+    assert select_precision("auto", torch.device("mps")) == "float32"
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
+def test_named_precision_is_taken(machine, name):
+    machine(n_cuda=1)
+    assert select_precision(name, CUDA) == name
+    assert select_precision(name, CPU) == name
+
+
+def test_bfloat16_is_refused_where_the_device_has_none(machine):
+    machine(n_cuda=1, bfloat16=False)
+    with pytest.raises(
+        UsageError, match="Tesla T4, which has no bfloat16; use --precision float16"
+    ):
+        select_precision("bfloat16", CUDA)
+    assert select_precision("bfloat16", CPU) == "bfloat16"
+
+
+def test_cores_are_those_of_the_process(monkeypatch):
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    assert usable_cores() == 3
+    assert describe_device(CPU) == "cpu (3 cores)"
+    monkeypatch.delattr(devices.os, "sched_getaffinity")
+    monkeypatch.setattr(devices.os, "cpu_count", lambda: None)
+    assert usable_cores() == 1

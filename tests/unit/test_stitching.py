@@ -1,0 +1,207 @@
+"""Moving bands of labels: nothing is cut, and nothing depends on how many rows come at a time."""
+
+import numpy as np
+import pytest
+from fakes import draw_cells, draw_ellipses, intersection_over_union, maps_of_labels
+
+from mediar_infer.config import MaskConfig
+from mediar_infer.masks import compute_labels
+from mediar_infer.stitching import MAX_SPEED, REACH, StitchedLabels
+from mediar_infer.types import CELLPROB, FLOW_X, FLOW_Y
+
+BLOCK_SIZES = (64, 200, 512, 1000, 2000)
+
+
+def stitch(maps, block_size=0, rows_at_a_time=204, **settings):
+    """Labels of a whole image, its rows given and taken in bands."""
+    _, height, width = maps.shape
+    config = MaskConfig(blocks="stitched", block_size=block_size, **settings)
+    stitched = StitchedLabels(height, width, config)
+    bands = [
+        stitched.push(maps[:, top : top + rows_at_a_time])
+        for top in range(0, height, rows_at_a_time)
+    ]
+    labels = np.concatenate(bands)
+    assert labels.shape == (height, width)
+    assert labels.dtype == np.int32
+    assert stitched.n_cells == labels.max()
+    ids = np.unique(labels)
+    assert ids[ids > 0].tolist() == list(range(1, stitched.n_cells + 1))
+    return labels
+
+
+def renumbered(labels):
+    """Ids in the row-major order of the cells' first pixels."""
+    ids, first = np.unique(labels, return_index=True)
+    ids, first = ids[ids > 0], first[ids > 0]
+    new = np.zeros(labels.max() + 1, dtype=np.int64)
+    new[ids[first.argsort()]] = np.arange(1, len(ids) + 1)
+    return new[labels]
+
+
+def assert_same_for_all_block_sizes(maps, block_sizes=BLOCK_SIZES, **settings):
+    reference = stitch(maps, block_sizes[0], **settings)
+    for block_size in block_sizes[1:]:
+        np.testing.assert_array_equal(stitch(maps, block_size, **settings), reference)
+    return reference
+
+
+def test_labels_are_the_same_for_all_block_sizes_and_those_of_the_whole_image(rng):
+    drawn = draw_cells(rng, 640, 540)
+    maps = maps_of_labels(drawn)
+    labels = assert_same_for_all_block_sizes(maps)
+    assert intersection_over_union(drawn[:250], labels[:250]).min() > 0.9
+    whole, n_cells = compute_labels(maps)
+    assert labels.max() == n_cells == drawn.max()
+    # One pixel in a hundred thousand may end in the neighbouring bin: positions are rounded
+    # relative to another corner.
+    assert np.mean(renumbered(labels) != renumbered(whole)) <= 1e-5
+
+
+@pytest.mark.parametrize("rows_at_a_time", [1, 17, 256, 700])
+def test_labels_do_not_depend_on_the_rows_given_at_a_time(rng, rows_at_a_time):
+    maps = maps_of_labels(draw_cells(rng, 700, 90))
+    expected = stitch(maps, 512)
+    np.testing.assert_array_equal(stitch(maps, 64, rows_at_a_time), expected)
+
+
+@pytest.mark.parametrize("size", [REACH - 1, REACH, REACH + 1, 2 * REACH, 2 * REACH + 1])
+def test_cells_on_the_lines_between_tiles_are_whole(size):
+    centres = [(y, x) for y in (2, REACH, size - 3) for x in (2, REACH, size - 3)]
+    drawn = draw_ellipses(size, size, [(y + 0.3, x + 0.4, 12, 9) for y, x in centres])
+    maps = maps_of_labels(drawn)
+    labels = assert_same_for_all_block_sizes(maps, (64, 512))
+    np.testing.assert_array_equal(renumbered(labels), renumbered(compute_labels(maps)[0]))
+
+
+@pytest.mark.parametrize(("dy", "dx"), [(-5, 0), (5, 0), (0, -5), (0, 5), (-5, -5), (5, 5)])
+def test_flow_that_leaves_the_image_ends_at_its_border(dy, dx):
+    # Tiles at the border are padded, and rounding there must not put an end point outside.
+    maps = np.zeros((3, 270, 260), np.float32)
+    maps[CELLPROB] = -4
+    maps[CELLPROB, :12, 100:112] = maps[CELLPROB, 258:, 100:112] = 4
+    maps[CELLPROB, 100:112, :12] = maps[CELLPROB, 100:112, 248:] = 4
+    maps[FLOW_Y], maps[FLOW_X] = dy, dx
+    maps += np.random.default_rng(0).normal(0, 0.05, maps.shape).astype(np.float32)
+    labels = assert_same_for_all_block_sizes(maps, (64, 512), flow_threshold=None)
+    whole, n_cells = compute_labels(maps, MaskConfig(flow_threshold=None))
+    assert labels.max() == n_cells > 0
+    np.testing.assert_array_equal(renumbered(labels), renumbered(whole))
+
+
+def test_cell_bigger_than_a_band_is_one_cell():
+    drawn = draw_ellipses(400, 170, [(200.3, 85.4, 190, 70)])
+    labels = assert_same_for_all_block_sizes(maps_of_labels(drawn), (64, 200, 1000))
+    assert labels.max() == 1
+    assert intersection_over_union(drawn, labels).min() > 0.95
+
+
+def test_error_of_a_cell_is_measured_on_all_of_its_rows():
+    # Right in its upper half, wrong in the lower one: over the limit only when both are seen.
+    drawn = draw_ellipses(500, 200, [(250.3, 100.4, 90, 60)])
+    maps = maps_of_labels(drawn)
+    assert stitch(maps, 64).max() == 1
+    lower = (np.arange(500) > 265)[:, None] & (drawn > 0)
+    maps[FLOW_X][lower] += 9
+    whole, _ = compute_labels(maps)
+    for block_size in (64, 200, 2000):
+        np.testing.assert_array_equal(stitch(maps, block_size) > 0, whole > 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (3, 5), (520, 300)])
+@pytest.mark.parametrize("logit", [-4.0, 4.0])
+def test_image_without_flow_is_empty(shape, logit):
+    maps = np.zeros((3, *shape), np.float32)
+    maps[CELLPROB] = logit
+    assert not stitch(maps, 64, rows_at_a_time=50).any()
+
+
+def test_full_foreground_is_the_same_for_all_block_sizes(rng):
+    maps = rng.normal(0, 0.4, (3, 530, 400)).astype(np.float32)
+    maps[CELLPROB] = 4
+    maps[FLOW_Y] += 3 * np.sin(np.arange(530) / 15)[:, None]
+    maps[FLOW_X] += 3 * np.cos(np.arange(400) / 20)
+    labels = assert_same_for_all_block_sizes(maps, (64, 200, 512), flow_threshold=None)
+    whole, n_cells = compute_labels(maps, MaskConfig(flow_threshold=None))
+    assert labels.max() == n_cells > 50
+    assert np.mean(renumbered(labels) > 0) == pytest.approx(np.mean(whole > 0), abs=1e-3)
+
+
+@pytest.mark.parametrize("flow_threshold", [None, 0.4])
+def test_noise_is_the_same_for_all_block_sizes(rng, flow_threshold):
+    # Most vectors are longer than the cap on the speed, so these are not the whole image's labels.
+    maps = rng.normal(0, 5, (3, 600, 300)).astype(np.float32)
+    labels = assert_same_for_all_block_sizes(maps, (64, 200, 1000), flow_threshold=flow_threshold)
+    if flow_threshold is None:
+        assert labels.max() > 1000
+
+
+def test_flow_faster_than_the_cap_is_shortened():
+    maps = np.zeros((3, 40, 900), np.float32)
+    maps[CELLPROB] = 4
+    maps[FLOW_X, :, :890], maps[FLOW_Y] = 50, 0.01
+    labels = stitch(maps, flow_threshold=None)
+    assert MAX_SPEED * 200 < REACH
+    assert not labels[:, : 890 - REACH].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 640), (640, 1), (2, 300)])
+def test_image_a_pixel_or_two_wide_keeps_its_cells(shape):
+    drawn = np.zeros(shape, np.int32)
+    flat = drawn.reshape(-1) if 1 in shape else drawn[0]
+    flat[10:50], flat[100:160], flat[240:280] = 1, 2, 3
+    if 1 not in shape:
+        drawn[1] = drawn[0]
+    maps = maps_of_labels(drawn)
+    labels = assert_same_for_all_block_sizes(maps, (64, 512))
+    np.testing.assert_array_equal(renumbered(labels), renumbered(compute_labels(maps)[0]))
+    assert labels.max() == 3
+
+
+def test_giant_is_judged_by_the_whole_image():
+    drawn = np.ones((280, 60), np.int32)
+    drawn[:20] = 0
+    assert stitch(maps_of_labels(drawn), 64, flow_threshold=None).max() == 0
+    drawn[:40] = 0
+    assert stitch(maps_of_labels(drawn), 64, flow_threshold=None).max() == 1
+
+
+@pytest.mark.parametrize("settings", [{"min_size": 200}, {"cellprob_threshold": 0.99}])
+def test_settings_have_the_effect_that_they_have_on_a_whole_image(rng, settings):
+    maps = maps_of_labels(draw_cells(rng, 330, 140, radii=(5, 14)), noise=0.8)
+    labels = assert_same_for_all_block_sizes(maps, (64, 512), **settings)
+    whole, n_cells = compute_labels(maps, MaskConfig(**settings))
+    assert labels.max() == n_cells
+    assert n_cells < stitch(maps).max()
+    np.testing.assert_array_equal(renumbered(labels), renumbered(whole))
+
+
+def test_iterations_are_counted_per_cell_and_so_errors_differ_from_those_of_a_whole_image(rng):
+    # On purpose: one giant must not change the verdict on cells far away from it.
+    small = draw_cells(rng, 200, 120, radii=(5, 9))
+    maps = maps_of_labels(small, noise=1.4)
+    alone = stitch(maps, flow_threshold=0.2)
+    assert 0 < alone.max() < stitch(maps).max()
+    giant = np.zeros((3, 220, 120), np.float32)
+    giant[:, 20:] = maps_of_labels(draw_ellipses(200, 120, [(100.3, 60.2, 90, 50)]))
+    giant[CELLPROB, :20] = -4
+    beside = stitch(np.concatenate([maps, giant], axis=1), flow_threshold=0.2)
+    np.testing.assert_array_equal(renumbered(beside[:200]), renumbered(alone))
+    assert beside[220:].any()
+
+
+def test_rows_are_given_before_the_last_ones_are_taken(rng):
+    maps = maps_of_labels(draw_cells(rng, 2000, 60))
+    n_given, most_waiting = 0, 0
+    stitched = StitchedLabels(2000, 60, MaskConfig(block_size=64))
+    for top in range(0, 2000, 64):
+        n_given += len(stitched.push(maps[:, top : top + 64]))
+        most_waiting = max(most_waiting, min(top + 64, 2000) - n_given)
+    assert n_given == 2000
+    assert most_waiting < 6 * REACH
+
+
+def test_maps_are_not_modified(rng):
+    maps = maps_of_labels(draw_cells(rng, 100, 60))
+    maps.flags.writeable = False
+    stitch(maps, 64)
