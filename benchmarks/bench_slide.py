@@ -40,6 +40,7 @@ class DecodedScene:
     """The cheap network."""
 
     device = torch.device("cpu")
+    name, precision = "decoder", "float32"
     batch = 8
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:

@@ -86,11 +86,11 @@ def read_manifest(folder: Path) -> dict[str, str]:
         CheckpointError: if the manifest is not what it should be.
     """
     path = folder / MANIFEST_NAME
-    if not path.exists():
-        return {}
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["files"]
         return {str(name): str(entry["sha256"]) for name, entry in entries.items()}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: found no readable list of files ({error!r}), expected"
@@ -118,7 +118,7 @@ def default_weights_dir() -> Path:
     """
     folders = weights_dirs()
     for folder in folders:
-        if folder.is_dir() and any(p.suffix in SUFFIXES for p in folder.iterdir()):
+        if folder.is_dir() and _list_weights(folder):
             return folder
     raise CheckpointError(
         f"found no weights in {', '.join(map(str, folders))}; expected {' or '.join(SUFFIXES)}"
@@ -152,6 +152,16 @@ def find_weights(given: Sequence[Path] = ()) -> list[Path]:
     return list(given)
 
 
+def _list_weights(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: cannot be listed ({error.strerror or error}), expected a readable folder of"
+            " weights; check its permissions"
+        ) from error
+
+
 def _weights_of_folder(folder: Path) -> list[Path]:
     listed = [folder / name for name in read_manifest(folder)]
     missing = [path.name for path in listed if not path.is_file()]
@@ -162,12 +172,17 @@ def _weights_of_folder(folder: Path) -> list[Path]:
         )
     if listed:
         return listed[:MAX_MEMBERS]
-    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    found = _list_weights(folder)
     for stems in PUBLISHED_PAIRS:
         pair = [path for stem in stems for path in found if path.stem == stem]
         if len(pair) == MAX_MEMBERS:
             return pair
-    if not 1 <= len(found) <= MAX_MEMBERS:
+    if not found:
+        raise CheckpointError(
+            f"{folder}: found no weight file, expected one or two ({', '.join(SUFFIXES)}); put them"
+            " there or name another folder"
+        )
+    if len(found) > MAX_MEMBERS:
         raise CheckpointError(
             f"{folder}: found {len(found)} weight files"
             f" ({', '.join(p.name for p in found[:_LISTED])}), expected one or two; name them:"

@@ -76,6 +76,15 @@ class MaskConfig:
             0 < self.cellprob_threshold < 1,
             f"found cell-probability threshold {self.cellprob_threshold}, expected 0 to 1",
         )
+        _check(self.min_size >= 0, f"found minimum size {self.min_size}, expected 0 or more")
+        _check(
+            self.flow_threshold is None or self.flow_threshold >= 0,
+            f"found flow threshold {self.flow_threshold}, expected 0 or more, or None (off)",
+        )
+        _check(
+            0 < self.max_fraction <= 1,
+            f"found largest fraction {self.max_fraction}, expected above 0 and up to 1",
+        )
         _check(
             self.block_size == 0 or self.block_size >= 64,
             f"found block size {self.block_size}, expected 64 or more, or 0 (automatic)",
@@ -118,7 +127,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _check(
-            self.roi_size >= 32 and self.roi_size % 32 == 0,
+            isinstance(self.roi_size, int) and self.roi_size >= 32 and self.roi_size % 32 == 0,
             f"found window size {self.roi_size}, expected a multiple of 32",
         )
 

@@ -36,10 +36,10 @@ def select_device(name: str) -> torch.device:
                 " --gpus all, or use --device cpu"
             )
         return torch.device("cuda", device.index or 0)
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("found no MPS device, expected one for --device mps; use --device cpu")
-    if device.type not in ("cpu", "mps"):
+    if name not in ("cpu", "mps"):
         raise UsageError(f"found device {name!r}, expected auto, cpu, cuda, cuda:N or mps")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("found no MPS device, expected one for --device mps; use --device cpu")
     return device
 
 

@@ -9,6 +9,7 @@ any pass touches it. Memory therefore grows with the width of the image, never w
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from mediar_infer.images import ImageSource
 from mediar_infer.preprocess import Scaling
 from mediar_infer.tta import flip_inputs, unflip_logits
 from mediar_infer.types import Float32Array
-from mediar_infer.windows import WindowGrid
+from mediar_infer.windows import WindowGrid, normalised_importance
 
 logger = logging.getLogger(__name__)
 
@@ -135,20 +136,53 @@ def count_windows(height: int, width: int, config: EngineConfig, n_members: int)
     return len(grid.tops) * len(grid.lefts) * len(config.plan.flips) * n_members
 
 
-def _predict_windows(
-    windows: Sequence[_Window], crops: Tensor, members: Sequence[Backend]
-) -> Tensor:
-    """Sum of the members' logits, un-flipped, for windows that may differ in their flip."""
-    inputs = crops.to(members[0].device, torch.float32) / 255
-    inputs = torch.stack(
-        [flip_inputs(x[None], w.flip)[0] for x, w in zip(inputs, windows, strict=True)]
-    )
-    logits = members[0](inputs)
-    for member in members[1:]:
-        logits += member(inputs)
-    return torch.stack(
-        [unflip_logits(y[None], w.flip)[0] for y, w in zip(logits, windows, strict=True)]
-    )
+class _Members:
+    """The ensemble: predicts windows in batches that fit the device, weighted for the sum."""
+
+    def __init__(self, members: Sequence[Backend], config: EngineConfig) -> None:
+        self.device = members[0].device
+        self._members = members
+        self._batch = config.runtime.batch or members[0].batch
+        # Most windows of an image lie alike among their neighbours: few maps serve all.
+        self._weights = lru_cache(maxsize=64)(self._make_weights)
+
+    def _make_weights(
+        self, roi_size: int, rows: tuple[int, ...], columns: tuple[int, ...]
+    ) -> Tensor:
+        return torch.from_numpy(normalised_importance(roi_size, rows, columns)).to(self.device)
+
+    def predict(
+        self, windows: Sequence[_Window], rows: _InputRows, source: ImageSource
+    ) -> Iterator[tuple[_Window, Tensor]]:
+        """Weighted logits ``(3, roi, roi)`` of each window, summed over the members."""
+        first = 0
+        while first < len(windows):
+            group = windows[first : first + self._batch]
+            try:
+                logits = self._predict_group(group, rows)
+            except torch.OutOfMemoryError:
+                if len(group) == 1:
+                    raise
+                self._batch = len(group) // 2
+                source.warnings.append(f"device memory is full; batch is now {self._batch}")
+                continue
+            first += len(group)
+            for window, maps in zip(group, logits, strict=True):
+                neighbours = window.grid.neighbours(window.top, window.left)
+                yield window, maps * self._weights(window.grid.roi_size, *neighbours)
+
+    def _predict_group(self, group: Sequence[_Window], rows: _InputRows) -> Tensor:
+        crops = torch.stack([rows.crop(window) for window in group])
+        inputs = crops.to(self.device, torch.float32) / 255
+        inputs = torch.stack(
+            [flip_inputs(x[None], w.flip)[0] for x, w in zip(inputs, group, strict=True)]
+        )
+        logits = self._members[0](inputs)
+        for member in self._members[1:]:
+            logits += member(inputs)
+        return torch.stack(
+            [unflip_logits(y[None], w.flip)[0] for y, w in zip(logits, group, strict=True)]
+        )
 
 
 def predict_bands(
@@ -175,34 +209,22 @@ def predict_bands(
     """
     height, width = source.height, source.width
     rows = _InputRows(source, scaling, stopwatch)
-    device = members[0].device
-    ring = _RingOfRows(config.roi_size, width, device)
+    ensemble = _Members(members, config)
+    ring = _RingOfRows(config.roi_size, width, ensemble.device)
     by_top = _windows_by_top(source, config)
-    batch = config.runtime.batch or members[0].batch
+    n_windows = count_windows(height, width, config, len(members))
+    logger.debug("%s: %dx%d, %d windows", source.name, height, width, n_windows)
     n_passes = len(members) * len(config.plan.flips)
     ends = [*(max(top, 0) for top in list(by_top)[1:]), height]
     done = 0
     for (top, windows), end in zip(by_top.items(), ends, strict=True):
         rows.move_to(max(top, 0), min(top + config.roi_size, height))
         with stopwatch("network"):
-            waiting = list(windows)
-            while waiting:
-                group = waiting[:batch]
-                try:
-                    crops = torch.stack([rows.crop(window) for window in group])
-                    logits = _predict_windows(group, crops, members)
-                except torch.OutOfMemoryError:
-                    if len(group) == 1:
-                        raise
-                    batch = len(group) // 2
-                    logger.warning("%s: device memory is full; batch is now %d", source.name, batch)
-                    continue
-                waiting = waiting[batch:]
-                for window, maps in zip(group, logits, strict=True):
-                    weights = window.grid.weights(window.top, window.left) / n_passes
-                    ring.add(window, maps * torch.from_numpy(weights).to(device), height, width)
-            maps = ring.take(done, end) if end > done else None
-        if maps is not None:
+            for window, weighted in ensemble.predict(windows, rows, source):
+                ring.add(window, weighted, height, width)
+            maps = ring.take(done, end)
+        if end > done:
+            maps /= n_passes
             _check_finite(maps, source.name, done)
             yield MapBand(done, maps)
             done = end

@@ -1,13 +1,8 @@
 """Label files: named after their image, written band by band, complete or absent."""
 
-import fcntl
-import logging
-import os
-import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -17,12 +12,10 @@ import numpy.typing as npt
 import tifffile
 
 from mediar_infer.errors import ImageReadError, OutputError, ShapeError
-from mediar_infer.output_files import to_output_error
+from mediar_infer.output_files import replacing, to_output_error
 from mediar_infer.raster_files import HEAD_BYTES, decode, find_format, read_header
 from mediar_infer.sources import AnyArray
 from mediar_infer.tiff_rows import reading_tiff
-
-logger = logging.getLogger(__name__)
 
 TILED_FROM_PIXELS = 25_000_000
 """Images of this many pixels or more are written in tiles, smaller ones in strips."""
@@ -31,8 +24,6 @@ _STRIP_BYTES = 2**18
 _BIGTIFF_FROM_BYTES = 4 * 10**9
 _ZLIB_LEVEL = 1
 """Labels are runs of equal numbers: 3 % of the size at 480 MB/s, against 1.4 % at 110 (level 6)."""
-_PART = re.compile(r"\..+\.\d+\.part")
-_LONG_NAME_BYTES = 200
 
 
 def label_path(output_dir: Path, image_path: Path) -> Path:
@@ -82,51 +73,15 @@ def write_labels(path: Path, bands: Iterable[npt.ArrayLike], *, height: int, wid
             negative or not integers.
         ShapeError: if the bands do not add up to ``(height, width)``.
     """
-    part = path.with_name(f".{_short(path.name)}.{os.getpid()}.part")
     failures: list[OSError] = []
     checked = _checked_bands(path.name, _watched(bands, failures), height=height, width=width)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w+b") as file:
-            _lock(file)
+        with replacing(path) as file:
             _write_tiff(file, checked, height=height, width=width)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
     except OSError as exc:
         if exc in failures:  # making the labels failed, not writing them
             raise
         raise to_output_error(path, exc) from exc
-    finally:
-        with suppress(OSError):  # renamed, never made, or the folder is locked
-            part.unlink()
-
-
-def remove_stale_parts(output_dir: Path) -> list[Path]:
-    """Remove the unfinished files that a killed process left behind.
-
-    Files that a living process is writing are locked and stay, also when it runs in another
-    container.
-
-    Args:
-        output_dir: folder of the results; need not exist.
-
-    Returns:
-        The removed files.
-
-    Raises:
-        OutputError: if one cannot be removed.
-    """
-    removed = []
-    for part in sorted(output_dir.glob(".*.part")):
-        if _PART.fullmatch(part.name) and _is_abandoned(part):
-            try:
-                part.unlink(missing_ok=True)
-            except OSError as exc:
-                raise to_output_error(part, exc) from exc
-            logger.info("%s: removed, left by an interrupted run", part)
-            removed.append(part)
-    return removed
 
 
 def read_labels(path: Path) -> npt.NDArray[np.integer[Any]]:
@@ -165,26 +120,6 @@ def read_labels(path: Path) -> npt.NDArray[np.integer[Any]]:
             "save them as TIFF or PNG"
         )
     return _whole_numbers(path.name, labels, shape)
-
-
-def _short(name: str) -> str:
-    """The temporary name is longer than the final one; keep it below the 255-byte limit."""
-    return name if len(os.fsencode(name)) <= _LONG_NAME_BYTES else name[:50]
-
-
-def _lock(file: IO[bytes]) -> None:
-    """Mark a file as being written; the lock ends with the process, however that dies."""
-    with suppress(OSError):  # some network file systems have no locks
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _is_abandoned(part: Path) -> bool:
-    try:
-        with part.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # locked by its writer, gone meanwhile, or no locks here
-        return False
-    return True
 
 
 def _watched(bands: Iterable[npt.ArrayLike], failures: list[OSError]) -> Iterator[npt.ArrayLike]:

@@ -1,13 +1,53 @@
-"""Small result files that exist only when they are complete."""
+"""Result files that exist only when they are complete."""
 
+import fcntl
+import logging
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from mediar_infer.errors import OutputError
 
+logger = logging.getLogger(__name__)
+
+_PART = re.compile(r"\..+\.\d+\.part")
+_LONG_NAME_BYTES = 200
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a hidden file beside ``path`` that takes its place when the block ends well.
+
+    The file is locked while it is written, then synced and renamed; on any exception it is removed.
+
+    Args:
+        path: file to make or replace; its folder is made if need be.
+
+    Yields:
+        The empty file, open for reading and writing.
+
+    Raises:
+        OSError: if the folder cannot be written or is full; no partial file is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{_short(path.name)}.{os.getpid()}.part")
+    with _open_locked(part) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            with suppress(OSError):  # the folder was locked meanwhile
+                part.unlink()
+            raise
+
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file at once: under a temporary name in the same folder, synced, then renamed.
+    """Write a file at once.
 
     Args:
         path: file to make or replace; its folder is made if need be.
@@ -16,20 +56,34 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OutputError: if the folder cannot be written or is full; no partial file is left.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with replacing(path) as file:
+            file.write(data)
     except OSError as error:
         raise to_output_error(path, error) from error
+
+
+def remove_stale_parts(folder: Path) -> list[Path]:
+    """Remove the unfinished files that a killed process left behind.
+
+    Files that a living process is writing are locked and stay, also when it runs in another
+    container.
+
+    Args:
+        folder: folder of results, without its sub-folders; need not exist.
+
+    Returns:
+        The removed files.
+
+    Raises:
+        OutputError: if one cannot be removed.
+    """
+    removed = []
+    for part in sorted(folder.glob(".*.part")):
+        if _PART.fullmatch(part.name) and _remove_if_abandoned(part):
+            logger.info("%s: removed, left by an interrupted run", part)
+            removed.append(part)
+    return removed
 
 
 def to_output_error(path: Path, error: OSError) -> OutputError:
@@ -38,3 +92,50 @@ def to_output_error(path: Path, error: OSError) -> OutputError:
         f"{path}: cannot be written ({error.strerror or error}); expected a writable folder with "
         "free space; free some space or choose another output folder"
     )
+
+
+def _short(name: str) -> str:
+    """The temporary name is longer than the final one; keep it below the 255-byte limit."""
+    return name if len(os.fsencode(name)) <= _LONG_NAME_BYTES else name[:50]
+
+
+def _open_locked(part: Path) -> IO[bytes]:
+    """Open an empty file under a lock that ends with the process, however that dies."""
+    while True:
+        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        try:
+            with suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_still_there(part, file):
+                file.truncate()
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _is_still_there(part: Path, file: IO[bytes]) -> bool:
+    """Whether nobody removed or renamed the file between its opening and its locking."""
+    try:
+        return os.path.samestat(part.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_if_abandoned(part: Path) -> bool:
+    try:
+        file = part.open("rb")
+    except OSError:  # gone meanwhile, or of another user
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # locked by its writer, or no locks here
+            return False
+        try:
+            # still under the lock: a writer that opens the name now will see that it is gone
+            part.unlink(missing_ok=True)
+        except OSError as error:
+            raise to_output_error(part, error) from error
+    return True

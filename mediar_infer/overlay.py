@@ -112,7 +112,8 @@ def _stretch_contrast(image: _Image) -> _Rgb:
     """Map the middle 99 % of all finite values to 0…255; a constant image becomes black."""
     stretched = np.zeros(image.shape, np.uint8)
     step = max(1, math.isqrt(image.shape[0] * image.shape[1] // _SAMPLED_PIXELS))
-    sample = image[::step, ::step].astype(np.float64)
+    # Half of everything: the difference of two large float64 values would overflow.
+    sample = image[::step, ::step].astype(np.float64) / 2
     sample = sample[np.isfinite(sample)]
     if sample.size == 0:
         return stretched
@@ -123,7 +124,7 @@ def _stretch_contrast(image: _Image) -> _Rgb:
         return stretched
     # A slide in float at once would take four times its own size.
     for top in range(0, image.shape[0], _BAND_ROWS):
-        band = image[top : top + _BAND_ROWS].astype(np.float64)
+        band = image[top : top + _BAND_ROWS].astype(np.float64) / 2
         scaled = np.nan_to_num((band - low) * (255 / (high - low)), nan=0.0)
         stretched[top : top + _BAND_ROWS] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
     return stretched

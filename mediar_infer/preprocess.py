@@ -6,6 +6,7 @@ counting 16 bits of the sorted order at a time (one pass over 8- and 16-bit imag
 four over 64-bit ones). After that any rows can be normalised by themselves.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,8 @@ def _rescale(values: _Array, low: float, high: float) -> npt.NDArray[np.uint8]:
     scaled = np.clip(values, low, high, dtype=np.float64)
     if values.dtype.kind == "f":
         scaled[~np.isfinite(values)] = low
+    if math.isinf(high - low):  # halves of two float64 values differ by a finite number
+        scaled, low, high = scaled / 2, low / 2, high / 2
     scaled -= low
     scaled /= high - low
     scaled *= 255.0
@@ -117,6 +120,14 @@ def _high_rank(n: int) -> tuple[int, float]:
     return int(position), position - int(position)
 
 
+def _interpolate(below: float, above: float, fraction: float) -> float:
+    step = above - below
+    if math.isinf(step):
+        return below * (1 - fraction) + above * fraction
+    # numpy's own interpolation, to the last bit.
+    return below + step * fraction if fraction < 0.5 else above - step * (1 - fraction)
+
+
 class _RankSearch:
     """Key of the rank-th smallest counted value, found one digit per pass."""
 
@@ -154,13 +165,13 @@ def _search_ranks(
 
 
 def _first_digits(source: ImageSource) -> tuple[npt.NDArray[np.int64], int]:
-    """Count the leading digits of all non-zero finite values; also count non-finite values."""
+    """Count the leading digits of all non-zero finite values; also the pixels not all finite."""
     bits = 8 * source.dtype.itemsize
     digit_bits = min(bits, _DIGIT_BITS)
     counts, n_bad = np.zeros(1 << digit_bits, dtype=np.int64), 0
     for band in _bands(source):
         if source.dtype.kind == "f":
-            n_bad += int(band.size - np.isfinite(band).sum())
+            n_bad += int((~np.isfinite(band).all(axis=2)).sum())
         if bits <= _DIGIT_BITS and source.dtype.kind != "f":
             digits = _to_keys(band)
         else:
@@ -176,7 +187,8 @@ def _first_digits(source: ImageSource) -> tuple[npt.NDArray[np.int64], int]:
 def compute_scaling(source: ImageSource) -> Scaling:
     """Find the normalisation constants of an image by reading it row band by row band.
 
-    NaN and infinite pixels are left out and later read as zero, with a warning on the source.
+    NaN and infinite values are left out and later read as the lowest intensity, with a warning on
+    the source.
 
     Args:
         source: the image; bool, integer or float of up to 64 bits.
@@ -188,22 +200,21 @@ def compute_scaling(source: ImageSource) -> Scaling:
         ImageReadError: if no pixel is finite.
     """
     counts, n_bad = _first_digits(source)
-    n_values = source.height * source.width * 3
-    if n_bad == n_values:
+    n_pixels, n_counted = source.height * source.width, int(counts.sum())
+    if n_bad == n_pixels and n_counted == 0:
         raise ImageReadError(
             f"{source.name}: found no finite pixel (all {source.height}x{source.width} are NaN or"
             " infinite), expected intensities; check how the file was exported"
         )
     if n_bad:
-        source.warnings.append(f"{n_bad} of {n_values} values are NaN or infinite; read as 0")
-    n_counted = int(counts.sum())
+        source.warnings.append(
+            f"{n_bad} of {n_pixels} pixels are NaN or infinite; read as the lowest intensity"
+        )
     low = high = 0.0
     if n_counted:
         rank, fraction = _high_rank(n_counted)
         low, below, above = _search_ranks(source, counts, [0, rank, min(rank + 1, n_counted - 1)])
-        # numpy's own interpolation, to the last bit.
-        step = above - below
-        high = below + step * fraction if fraction < 0.5 else above - step * (1 - fraction)
+        high = _interpolate(below, above, fraction)
     lut = None
     if source.dtype.itemsize <= 2:
         every = np.arange(1 << (8 * source.dtype.itemsize)).astype(f"u{source.dtype.itemsize}")

@@ -235,7 +235,37 @@ def _jpeg2000_header(data: bytes) -> RasterHeader:
     (n_channels,) = struct.unpack_from(">H", data, start + 40)
     if data.rfind(b"\xff\xd9") < start:
         raise _DamagedFileError("the end-of-codestream marker is missing")
-    return RasterHeader(bottom - top, right - left, n_channels)
+    is_boxed = start > 0  # a bare codestream says nothing about the meaning of its channels
+    has_alpha = is_boxed and _has_jpeg2000_alpha(data[:start], n_channels)
+    return RasterHeader(bottom - top, right - left, n_channels, has_alpha)
+
+
+def _has_jpeg2000_alpha(boxes: bytes, n_channels: int) -> bool:
+    """Whether a channel is opacity: by the channel definitions, else by the number of channels."""
+    definitions = _find_box(_find_box(boxes, b"jp2h") or b"", b"cdef")
+    if definitions is None:
+        return n_channels in (2, 4)
+    (n_defined,) = struct.unpack_from(">H", definitions)
+    kinds = [struct.unpack_from(">HHH", definitions, 2 + 6 * k)[1] for k in range(n_defined)]
+    return any(kind in (1, 2) for kind in kinds)  # opacity, premultiplied opacity
+
+
+def _find_box(boxes: bytes, wanted: bytes) -> bytes | None:
+    """Content of the first JPEG 2000 box of a kind; other boxes are not looked into."""
+    position = 0
+    while position + 8 <= len(boxes):
+        length, kind = struct.unpack_from(">I4s", boxes, position)
+        head = 8
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", boxes, position + 8)
+            head = 16
+        end = len(boxes) if length == 0 else position + length
+        if end < position + head:
+            raise _DamagedFileError(f"a box of {length} bytes")
+        if kind == wanted:
+            return boxes[position + head : end]
+        position = end
+    return None
 
 
 _HEADERS: dict[str, Callable[[bytes], RasterHeader]] = {

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any, Final, Literal, get_args
 
 from mediar_infer import budget
@@ -23,6 +24,15 @@ SUMMARY_NAME: Final = "summary.json"
 _N_SLOWEST = 5
 _NAME_COLUMNS = 40
 _DERIVED = ("tolerance_s", "margin_s", "counted_s", "within_tolerance")
+_FIELD_TYPES: Final = {
+    **dict.fromkeys(("file", "status", "started_at"), (str,)),
+    **dict.fromkeys(("height", "width", "n_cells"), (int, NoneType)),
+    **dict.fromkeys(("dtype", "error", "device", "output"), (str, NoneType)),
+    **dict.fromkeys(("plan", "stages_s", "weights", "versions", "peak_memory_bytes"), (dict,)),
+    "wall_s": (int, float),
+    "warnings": (list,),
+}
+"""Types of the fields of a line of JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +113,15 @@ class ImageRecord:
         """Rebuild a record from ``to_dict``; derived times are computed again.
 
         Raises:
-            ValueError: if a required field is missing, one is unknown or the status is.
+            ValueError: if a required field is missing, one is unknown or of another type, or the
+                status is unknown.
         """
         given = {name: value for name, value in fields.items() if name not in _DERIVED}
+        for name, value in given.items():
+            expected = _FIELD_TYPES.get(name, (object,))
+            if not isinstance(value, expected):
+                names = " or ".join(each.__name__ for each in expected)
+                raise ValueError(f"{name} is of type {type(value).__name__}, not {names}")
         try:
             record = cls(**given)
         except TypeError as error:

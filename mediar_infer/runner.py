@@ -86,8 +86,8 @@ def describe_plan(segmenter: Segmenter) -> dict[str, Any]:
         "flips": list(config.plan.flips),
         "overlap": config.plan.overlap,
         "roi_size": config.roi_size,
-        "precision": config.runtime.precision,
-        "backend": config.runtime.backend,
+        "precision": segmenter.members[0].precision,
+        "backend": segmenter.members[0].name,
         "masks": asdict(config.masks),
     }
 

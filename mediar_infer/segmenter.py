@@ -172,9 +172,8 @@ class Segmenter:
         bands = self.label_bands(source, stopwatch, lambda band: seen.append(band.maps))
         labels = np.concatenate(list(bands))
         maps = np.concatenate(seen, axis=1)
-        # The logit is not needed any more: its own memory takes the probability.
-        cellprob = maps[CELLPROB]
-        cellprob = np.reciprocal(1 + np.exp(-cellprob.clip(-80, 80)))
+        # Beyond ±80 float32 holds no other probability than 0 and 1, and exp would overflow.
+        cellprob = np.reciprocal(1 + np.exp(-maps[CELLPROB].clip(-80, 80)))
         return Segmentation(
             labels=labels,
             flow=maps[[FLOW_Y, FLOW_X]],

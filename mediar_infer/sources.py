@@ -15,6 +15,7 @@ AnyArray = npt.NDArray[Any]
 
 REAL_KINDS = "biuf"
 """Kinds of ``numpy.dtype`` that hold intensities: bool, integers, floats."""
+_MAX_ITEM_BYTES = 8
 
 
 class ImageSource(ABC):
@@ -105,7 +106,7 @@ class ArraySource(ImageSource):
         """Check the array and keep a reference to it.
 
         Args:
-            array: ``(H, W)`` or ``(H, W, C)``, bool, integer or float.
+            array: ``(H, W)`` or ``(H, W, C)``, bool, integer or float of up to 64 bits.
             name: name for messages.
             has_alpha: the last channel is opacity and is dropped.
             warnings: sentences to start the list of warnings with.
@@ -137,8 +138,10 @@ def _checked_image(image: AnyArray, name: str) -> AnyArray:
         raise ShapeError(f"{found}, expected (H, W) or (H, W, C); pass one 2-D image")
     if image.size == 0:
         raise ShapeError(f"{found}, expected at least one pixel and one channel")
-    if image.dtype.kind not in REAL_KINDS:
-        raise ShapeError(f"{found}, expected bool, integers or floats; convert it first")
+    if image.dtype.kind not in REAL_KINDS or image.dtype.itemsize > _MAX_ITEM_BYTES:
+        raise ShapeError(
+            f"{found}, expected bool, integers or floats of up to 64 bits; convert it first"
+        )
     if image.ndim == 3 and image.shape[0] <= 4 < min(image.shape[1:]):
         raise ShapeError(
             f"{found}, expected channels last (H, W, C); "

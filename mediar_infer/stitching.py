@@ -1,8 +1,8 @@
 """Labels of large images: a moving band of rows in, finished rows of labels out.
 
-Nothing is cut and nothing is guessed. A pixel's track is at most ``REACH`` long, because its speed
-is capped at ``MAX_SPEED``; so which rows are needed to decide a row of end points, of seeds, of
-labels is known beforehand, and every pixel is tracked once, with all that it can meet around it:
+Nothing is cut and nothing is guessed. A track is at most ``REACH`` pixels long, as the flow is
+capped at ``MAX_SPEED`` pixels per step; so which rows are needed to decide a row of end points, of
+seeds, of labels is known beforehand, and every pixel is tracked once, with all that it can meet:
 
     maps ──clean──► foreground ──track──► end points ──count──► hits ──seeds──► basins
                                               └───────look up───────────────────┘
@@ -54,8 +54,10 @@ _ROWS_AT_ONCE: Final = 64
 
 @dataclass(slots=True)
 class _Cells:
-    """What is known of every seed, indexed by id - 1; ids follow the row-major order of seeds."""
+    """What is known of seeds, indexed by id - base - 1; ids follow the row-major order of seeds."""
 
+    base: int = 0
+    """Cells that were forgotten because all of their rows are out."""
     row: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     column: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     size: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -74,6 +76,16 @@ class _Cells:
         self.bottom = np.concatenate([self.bottom, np.full(n, -1, np.int64)])
         self.error = np.concatenate([self.error, np.zeros(n)])
         self.final_id = np.concatenate([self.final_id, np.zeros(n, np.int32)])
+
+    def forget(self, n_first: int) -> None:
+        self.base += n_first
+        for name in ("row", "column", "size", "top", "bottom", "error", "final_id"):
+            setattr(self, name, getattr(self, name)[n_first:].copy())
+
+    def index(self, labels: LabelArray) -> LabelArray:
+        """Labels → 1 + index into the tables, 0 for the background."""
+        indices: LabelArray = np.maximum(labels - self.base, 0)
+        return indices
 
     def first_row_after(self, n_first: int, otherwise: int) -> int:
         """First row of all cells but the first ``n_first``, at most ``otherwise``."""
@@ -106,13 +118,14 @@ class StitchedLabels:
         self._cells = _Cells()
         self._tracked = self._seeded = self._measured = self._emitted = 0
         self._n_complete = self._n_decided = 0
+        self._n_final = 0
         self._rows_at_once = config.block_size or DEFAULT_ROWS
         self._worked_on = 0
 
     @property
     def n_cells(self) -> int:
         """Cells whose final id is known."""
-        return int(self._cells.final_id.max(initial=0))
+        return self._n_final
 
     def push(self, maps: Float32Array) -> LabelArray:
         """Take the next rows of the maps and give the rows of labels that are finished.
@@ -126,7 +139,7 @@ class StitchedLabels:
         """
         threshold = self._config.cellprob_threshold
         self._raw.append(foreground_of(maps[CELLPROB], threshold))
-        self._flow.append(maps[:CELLPROB])
+        self._flow.append(_cap_speed(maps[:CELLPROB]))
         n_waiting = self._raw.bottom - self._worked_on
         if n_waiting < self._rows_at_once and self._raw.bottom < self._height:
             return np.zeros((0, self._width), dtype=np.int32)
@@ -179,8 +192,6 @@ class StitchedLabels:
         flow = torch.from_numpy(self._flow.crop(*corner))
         points = tracked_points(flow[:, REACH : 2 * REACH, REACH : 2 * REACH], core)
         unit_flow = flow * inside / FLOW_SCALE
-        speed = unit_flow.square().sum(0).sqrt_()
-        unit_flow *= MAX_SPEED / speed.clamp_(min=MAX_SPEED)
         frame = Frame(corner[0], corner[1], self._height, self._width)
         end = track_flow(unit_flow.to(self._device), (points + REACH).to(self._device), frame).cpu()
         shift = (end - points - REACH).to(torch.int16).numpy()
@@ -214,7 +225,7 @@ class StitchedLabels:
         seeds = find_seeds(hits)
         seeds = seeds[(seeds[:, 0] >= start - first) & (seeds[:, 0] < stop - first)]
         basins = grow_basins(hits, seeds).numpy()
-        basins[basins > 0] += len(self._cells.row)
+        basins[basins > 0] += self._cells.base + len(self._cells.row)
         self._basins.extend_to(complete)
         held = self._basins.rows(first, complete)
         np.maximum(held, basins, out=held)
@@ -234,11 +245,11 @@ class StitchedLabels:
             labels = held.ravel()[self._ends(top, bottom, origin)]
             self._labels.append(labels)
             for row, ids in enumerate(labels, top):
-                found = np.unique(ids[ids > 0]) - 1
+                found = np.unique(ids[ids > 0]) - cells.base - 1
                 cells.bottom[found] = row
                 cells.top[found] = np.minimum(cells.top[found], row)
-            n = np.bincount(labels.ravel(), minlength=len(cells.size) + 1)[1:]
-            cells.size += n
+            indices = cells.index(labels).ravel()
+            cells.size += np.bincount(indices, minlength=len(cells.size) + 1)[1:]
         if stop > start:
             self._shift.drop_above(stop)
             self._basins.drop_above(stop - REACH)
@@ -253,10 +264,10 @@ class StitchedLabels:
             if labelled == self._height
             else int(np.searchsorted(cells.row, seeds_above))
         )
-        first_id, self._n_complete = self._n_complete, n_complete
-        if self._config.flow_threshold is None or n_complete == first_id:
+        chosen = slice(self._n_complete, n_complete)
+        self._n_complete = n_complete
+        if self._config.flow_threshold is None:
             return
-        chosen = slice(first_id, n_complete)
         if not cells.size[chosen].any():
             return
         top, bottom = int(cells.top[chosen].min()), int(cells.bottom[chosen].max()) + 1
@@ -265,11 +276,11 @@ class StitchedLabels:
             columns = slice(max(left - margin, 0), left + _COLUMNS_AT_ONCE + margin)
             here = np.zeros(len(cells.row) + 1, dtype=np.bool_)
             column = cells.column[chosen]
-            here[first_id + 1 : n_complete + 1] = (column >= left) & (
+            here[chosen.start + 1 : chosen.stop + 1] = (column >= left) & (
                 column < left + _COLUMNS_AT_ONCE
             )
             labels = self._labels.rows(top, bottom)[:, columns]
-            labels = np.where(here[labels], labels, 0)
+            labels = np.where(here[cells.index(labels)], labels, 0)
             if not labels.any():
                 continue
             pixels = gather_cells(torch.from_numpy(labels).to(self._device))
@@ -282,6 +293,9 @@ class StitchedLabels:
         cells = self._cells
         diffused = cells.first_row_after(self._n_complete, self._labels.bottom)
         start, stop = self._measured, self._reached(diffused, 1)
+        if stop < self._height:
+            # Whole chunks, so that errors are summed in the same order for every block size.
+            stop -= stop % _ROWS_AT_ONCE
         if self._config.flow_threshold is not None:
             for top in range(start, stop, _ROWS_AT_ONCE):
                 self._measure_rows(top, min(top + _ROWS_AT_ONCE, stop))
@@ -296,8 +310,9 @@ class StitchedLabels:
         ideal = unit_gradient(*map(torch.from_numpy, (warmth.astype(np.float64), y, x))).numpy()
         difference = self._flow.rows(top, bottom)[:, y, x] / FLOW_SCALE - ideal
         squared = np.square(difference).sum(axis=0)
+        indices = self._cells.index(labels[y, x])
         self._cells.error += np.bincount(
-            labels[y, x], weights=squared, minlength=len(self._cells.error) + 1
+            indices, weights=squared, minlength=len(self._cells.error) + 1
         )[1:]
 
     def _decide(self) -> None:
@@ -311,14 +326,33 @@ class StitchedLabels:
         keep = (size > 0) & (size <= config.max_fraction * self._height * self._width)
         if config.flow_threshold is not None:
             keep &= cells.error[ready] <= config.flow_threshold * size
-        cells.final_id[ready] = np.where(keep, self.n_cells + keep.cumsum(), 0)
+        cells.final_id[ready] = np.where(keep, self._n_final + keep.cumsum(), 0)
+        self._n_final += int(keep.sum())
         self._n_decided = first + n_ready
 
     def _emit(self) -> LabelArray:
         start = self._emitted
         stop = self._cells.first_row_after(self._n_decided, self._measured)
         final = np.concatenate([np.zeros(1, np.int32), self._cells.final_id])
-        finished: LabelArray = final[self._labels.rows(start, max(stop, start))]
+        rows = self._labels.rows(start, max(stop, start))
+        finished: LabelArray = final[self._cells.index(rows)]
         self._emitted = max(stop, start)
         self._labels.drop_above(self._emitted)
+        self._forget_cells()
         return finished
+
+    def _forget_cells(self) -> None:
+        """Drop the first decided cells whose last row is out: tables stay as wide as the band."""
+        in_use = self._cells.bottom[: self._n_decided] >= self._emitted
+        n_done = int(in_use.argmax()) if in_use.any() else self._n_decided
+        self._cells.forget(n_done)
+        self._n_complete -= n_done
+        self._n_decided -= n_done
+
+
+def _cap_speed(flow: Float32Array) -> Float32Array:
+    """Shorten flow vectors ``(2, rows, W)`` that are longer than ``MAX_SPEED`` after scaling."""
+    longest = np.float32(MAX_SPEED * FLOW_SCALE)
+    length = np.sqrt(np.square(flow).sum(axis=0))
+    capped: Float32Array = flow * (longest / np.maximum(length, longest))
+    return capped

@@ -20,6 +20,8 @@ from mediar_infer.tiff_layout import JPEG_COMPRESSIONS
 
 _N_BUNDLES = 32
 """Pieces that the segments of one read are cut into for the threads."""
+_SMALL_TILE_PIXELS = 2**22
+"""Padding of tiles up to this size does not count as pixels to decode."""
 
 _PARSE_ERRORS = (
     ArithmeticError,
@@ -182,7 +184,10 @@ class SegmentRows:
         self._cache: OrderedDict[int, AnyArray] = OrderedDict()
 
     def _check_size(self, columns: int, max_decoded_pixels: int) -> None:
-        n_pixels = self._rows * self._n_across * columns * self._depth_step
+        n_used = min(self._rows, self._height) * self._width * self._depth_step
+        n_padded = self._rows * columns * self._depth_step
+        # a tile is decoded with its padding, which must not be a bomb either
+        n_pixels = max(n_used, n_padded if n_padded > _SMALL_TILE_PIXELS else 0)
         if n_pixels > max_decoded_pixels:
             raise ImageReadError(
                 f"{self._file.name}: found {n_pixels:,} pixels in one strip or row of tiles, "

@@ -2,10 +2,12 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from mediar_infer.checkpoints import (
     MANIFEST_NAME,
+    MAX_MEMBERS,
     Checkpoint,
     build_model,
     compute_digest,
@@ -77,17 +79,32 @@ def _export_graphs(paths: list[Path]) -> None:
 
 
 def _convert(paths: list[Path], output: Path) -> None:
+    weights = find_weights(paths)
+    sources = {output / f"{path.stem}.safetensors": path for path in weights}
+    listed = read_manifest(output)
+    _check_targets(weights, list(sources), listed)
+    checkpoints = {target: load_checkpoint(path) for target, path in sources.items()}
     digests: dict[str, str] = {}
-    sources = {output / f"{path.stem}.safetensors": path for path in find_weights(paths)}
-    if len(sources) < len(paths):
-        raise CheckpointError(
-            f"{paths[0]} and {paths[-1]}: found two files that would both become"
-            f" {next(iter(sources))}, expected different names; rename one"
-        )
-    for target, path in sources.items():
-        if target.exists():
-            raise CheckpointError(f"{target}: exists already; remove it or choose another folder")
-        save_weights(load_checkpoint(path).state_dict, target)
+    for target, checkpoint in checkpoints.items():
+        save_weights(checkpoint.state_dict, target)
         digests[target.name] = compute_digest(target)
         sys.stdout.write(f"{target}  SHA-256 {digests[target.name]}\n")
-    write_manifest(output, digests)
+    write_manifest(output, listed | digests)
+
+
+def _check_targets(weights: list[Path], targets: list[Path], listed: Mapping[str, str]) -> None:
+    """Refuse a conversion before its first file is written."""
+    if len(targets) < len(weights):
+        raise CheckpointError(
+            f"{weights[0]} and {weights[-1]}: found two files that would both become"
+            f" {targets[0]}, expected different names; rename one"
+        )
+    for target in targets:
+        if target.exists():
+            raise CheckpointError(f"{target}: exists already; remove it or choose another folder")
+    names = list(listed | {target.name: "" for target in targets})
+    if len(names) > MAX_MEMBERS:
+        raise CheckpointError(
+            f"{targets[0].parent / MANIFEST_NAME}: would list {len(names)} models"
+            f" ({', '.join(names)}), expected at most {MAX_MEMBERS}; choose another folder"
+        )

@@ -55,7 +55,6 @@ def importance_map(roi_size: int) -> Float32Array:
     return weights
 
 
-@lru_cache(maxsize=256)
 def normalised_importance(
     roi_size: int, row_offsets: tuple[int, ...], column_offsets: tuple[int, ...]
 ) -> Float32Array:
@@ -67,7 +66,7 @@ def normalised_importance(
         column_offsets: the same for columns.
 
     Returns:
-        ``(roi_size, roi_size)`` float32. Read-only.
+        ``(roi_size, roi_size)`` float32; over all windows they sum to 1 at every pixel.
     """
     own = importance_map(roi_size)
     total = np.zeros_like(own)
@@ -79,9 +78,8 @@ def normalised_importance(
             total[top : top + height, left : left + width] += own[
                 other_top : other_top + height, other_left : other_left + width
             ]
-    weights = own / total
-    weights.flags.writeable = False
-    return weights
+    total /= own
+    return np.reciprocal(total, out=total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +112,13 @@ class WindowGrid:
             lefts=flipped_starts(lefts, width, roi_size) if flip_columns else lefts,
         )
 
-    def weights(self, top: int, left: int) -> Float32Array:
-        """Normalised weights of the window at ``(top, left)``: they sum to 1 at every pixel."""
-        return normalised_importance(
-            self.roi_size,
+    def neighbours(self, top: int, left: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Row and column offsets from the window at ``(top, left)`` to those that overlap it."""
+        return (
             tuple(t - top for t in self.tops if abs(t - top) < self.roi_size),
             tuple(x - left for x in self.lefts if abs(x - left) < self.roi_size),
         )
+
+    def weights(self, top: int, left: int) -> Float32Array:
+        """Weights of the window at ``(top, left)``; over all windows they sum to 1."""
+        return normalised_importance(self.roi_size, *self.neighbours(top, left))

@@ -16,6 +16,7 @@ class FunctionBackend:
 
     def __init__(self, function, batch=4):
         self.function, self.batch = function, batch
+        self.name, self.precision = "fake", "float32"
         self.device = torch.device("cpu")
         self.n_calls = self.n_windows = 0
 
@@ -33,7 +34,7 @@ def tiny_state_dict(seed=0):
 
 
 def draw_ellipses(height, width, ellipses):
-    """Labels of ellipses ``(y, x, radius_y, radius_x)``; where two overlap the earlier one stays."""
+    """Labels of ellipses ``(y, x, radius_y, radius_x)``; earlier ones lie on later ones."""
     labels = np.zeros((height, width), dtype=np.int32)
     y, x = np.mgrid[:height, :width]
     for number, (cy, cx, ry, rx) in enumerate(ellipses, start=1):
@@ -80,3 +81,18 @@ def intersection_over_union(labels, others):
         ]
         best.append(max(scores, default=0.0))
     return np.array(best)
+
+
+def agreement(labels, others):
+    """Fraction of pixels that are equal after the best-matching ids are paired one to one."""
+    pairs, counts = np.unique(
+        np.stack([labels.ravel(), others.ravel()]).astype(np.int64), axis=1, return_counts=True
+    )
+    n_equal, taken, taken_by_others = 0, {0}, {0}
+    for i in np.argsort(-counts, kind="stable"):
+        a, b = pairs[:, i].tolist()
+        if a == b == 0 or (a not in taken and b not in taken_by_others):
+            n_equal += counts[i]
+            taken.add(a)
+            taken_by_others.add(b)
+    return n_equal / labels.size

@@ -9,6 +9,10 @@ from torch import Tensor
 class Backend(Protocol):
     """One ensemble member, ready to predict."""
 
+    name: str
+    """What runs the network: ``torch`` or ``openvino``."""
+    precision: str
+    """``float32``, ``float16`` or ``bfloat16``."""
     device: torch.device
     """Where the batch must lie and where the logits are returned."""
     batch: int

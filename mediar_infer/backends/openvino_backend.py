@@ -7,6 +7,7 @@ a static shape twice as fast as a dynamic one.
 """
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,12 @@ def export_graph(architecture: Architecture, roi_size: int, folder: Path) -> Pat
     for parameter, name in zip(graph.get_parameters(), names, strict=True):
         parameter.set_friendly_name(name)
     path = folder / graph_name(architecture, roi_size)
-    openvino.save_model(graph, path, compress_to_fp16=False)
+    with TemporaryDirectory(dir=folder) as scratch:
+        written = Path(scratch) / path.name
+        openvino.save_model(graph, written, compress_to_fp16=False)
+        # The file that is looked for comes last, so that a stopped export leaves none.
+        for suffix in (".bin", ".xml"):
+            written.with_suffix(suffix).replace(path.with_suffix(suffix))
     return path
 
 
@@ -114,6 +120,7 @@ class OpenVinoBackend:
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": threads,
         }
+        self.name, self.precision = "openvino", "float32"
         self.device = torch.device("cpu")
         self.batch = batch or 2 * streams
         self._queue = openvino.AsyncInferQueue(core.compile_model(graph, "CPU", settings), streams)

@@ -22,6 +22,7 @@ class TorchBackend:
     def __init__(
         self, model: nn.Module, device: torch.device, precision: str, batch: int = 0
     ) -> None:
+        self.name, self.precision = "torch", precision
         self.device = device
         self.batch = batch or _BATCH.get(device.type, 1)
         self._half = _HALF.get(precision)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from fakes import agreement
 from released_labels import (
     clean,
     consecutive,
@@ -43,21 +44,6 @@ def golden(golden_dir):
 def maps_of(golden, case):
     logits = golden[f"{case}_cellprob_logits"][None]
     return np.concatenate([golden[f"{case}_flow"], logits]).astype(np.float32)
-
-
-def agreement(labels, others):
-    """Fraction of pixels that are equal after the best-matching ids are paired one to one."""
-    pairs, counts = np.unique(
-        np.stack([labels.ravel(), others.ravel()]).astype(np.int64), axis=1, return_counts=True
-    )
-    n_equal, taken, taken_by_others = 0, {0}, {0}
-    for i in np.argsort(-counts, kind="stable"):
-        a, b = pairs[:, i].tolist()
-        if a == b == 0 or (a not in taken and b not in taken_by_others):
-            n_equal += counts[i]
-            taken.add(a)
-            taken_by_others.add(b)
-    return n_equal / labels.size
 
 
 def random_foreground(rng, shape, amount=0.6):

@@ -125,6 +125,19 @@ def test_block_of_foreground_only_and_block_without_any_are_labelled():
 
 
 @pytest.mark.usefixtures("everything_is_large")
+def test_block_without_background_keeps_its_first_cell(monkeypatch):
+    full = np.ones((64, 64), np.int32)
+    full[:, 50:] = 2
+    monkeypatch.setattr(blocks, "compute_labels", lambda *_: (full, 2))
+    labels = labelled(np.zeros((3, 64, 120), np.float32), paper())
+    # The second cell of the second block shows six of its columns.
+    assert np.unique(labels[0], return_counts=True)[1].tolist() == [50, 14, 50, 6]
+    labels = labelled(np.zeros((3, 64, 100), np.float32), paper())
+    # There it lies in the padding alone, and leaves no gap in the ids.
+    assert np.unique(labels[0], return_counts=True)[1].tolist() == [50, 14, 36]
+
+
+@pytest.mark.usefixtures("everything_is_large")
 def test_padding_at_the_far_edges_is_background(crossing):
     _, maps = crossing
     cut = maps[:, :100, :100]

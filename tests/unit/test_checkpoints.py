@@ -112,7 +112,6 @@ def test_unusual_sizes_are_read_from_their_shapes():
     assert architecture.name == "custom"
 
 
-@pytest.mark.slow
 def test_full_size_published_pair_loads(tmp_path):
     architecture = Architecture(*ENCODERS["mit_b5"])
     for stem in ("from_phase1", "from_phase2"):
@@ -124,6 +123,7 @@ def test_full_size_published_pair_loads(tmp_path):
         assert checkpoint.architecture == architecture
         assert checkpoint.n_parameters == 121_303_587
         assert build_model(checkpoint).architecture.name == "mit_b5"
+        path.unlink()  # half a gigabyte each
 
 
 # Bad files

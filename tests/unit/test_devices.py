@@ -82,10 +82,48 @@ def test_bfloat16_is_refused_where_the_device_has_none(machine):
     assert select_precision("bfloat16", CPU) == "bfloat16"
 
 
-def test_cores_are_those_of_the_process(monkeypatch):
-    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
-    assert usable_cores() == 3
-    assert describe_device(CPU) == "cpu (3 cores)"
+@pytest.fixture
+def cores(monkeypatch, tmp_path):
+    """Pretend a number of cores, a container's quota and a wish."""
+
+    def pretend(n_affine, quota=None, asked=None):
+        monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: set(range(n_affine)), False)
+        if quota is not None:
+            (tmp_path / "cpu.max").write_text(quota)
+        monkeypatch.setattr(devices, "_CPU_QUOTA", tmp_path / "cpu.max")
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if asked is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", asked)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("n_affine", "quota", "asked", "expected"),
+    [
+        (3, None, None, 3),
+        (8, "max 100000\n", None, 8),
+        (8, "200000 100000\n", None, 2),
+        (8, "250000 100000\n", None, 3),
+        (8, "10000 100000\n", None, 1),
+        (2, "800000 100000\n", None, 2),
+        (8, "nonsense", None, 8),
+        (8, None, "5", 5),
+        (8, "200000 100000\n", "5", 2),
+        (8, None, "16", 8),
+        (8, None, "0", 8),
+        (8, None, "4,2", 8),
+        (8, None, "", 8),
+    ],
+)
+def test_cores_are_the_least_of_affinity_quota_and_wish(cores, n_affine, quota, asked, expected):
+    cores(n_affine, quota, asked)
+    assert usable_cores() == expected
+    assert describe_device(CPU) == f"cpu ({expected} cores)"
+
+
+def test_cores_of_the_machine_are_taken_where_there_is_no_affinity(cores, monkeypatch):
+    cores(3)
     monkeypatch.delattr(devices.os, "sched_getaffinity")
     monkeypatch.setattr(devices.os, "cpu_count", lambda: None)
     assert usable_cores() == 1

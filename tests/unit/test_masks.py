@@ -1,5 +1,7 @@
 """Maps → labels on cells drawn by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -146,7 +148,7 @@ def test_labels_are_int32_and_consecutive_in_the_order_of_their_seeds(rng):
     assert found.dtype == np.int32
     assert np.unique(found).tolist() == list(range(n_cells + 1))
     rows = [np.nonzero(found == each)[0].mean() for each in range(1, n_cells + 1)]
-    assert all(below > above - 10 for above, below in zip(rows, rows[1:], strict=False))
+    assert all(below > above - 10 for above, below in itertools.pairwise(rows))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 60), (60, 1), (40, 50)])

@@ -8,7 +8,6 @@ from mediar_infer.windows import (
     WindowGrid,
     flipped_starts,
     importance_map,
-    normalised_importance,
     window_starts,
 )
 
@@ -73,8 +72,6 @@ def test_importance_is_symmetric_positive_and_largest_in_the_middle(roi_size):
 def test_weights_that_are_shared_cannot_be_changed():
     with pytest.raises(ValueError, match="read-only"):
         importance_map(32)[0, 0] = 1
-    with pytest.raises(ValueError, match="read-only"):
-        normalised_importance(32, (0, 13), (0,))[0, 0] = 1
 
 
 @pytest.mark.parametrize("flips", [(False, False), (True, False), (False, True)])
