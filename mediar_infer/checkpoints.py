@@ -179,7 +179,7 @@ def _weights_of_folder(folder: Path) -> list[Path]:
             return pair
     if not found:
         raise CheckpointError(
-            f"{folder}: found no weight file, expected one or two ({', '.join(SUFFIXES)}); put them"
+            f"{folder}: found 0 weight files, expected one or two ({', '.join(SUFFIXES)}); put them"
             " there or name another folder"
         )
     if len(found) > MAX_MEMBERS:

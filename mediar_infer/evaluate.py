@@ -137,13 +137,20 @@ def read_manifest(path: Path) -> dict[str, dict[str, str]]:
         Stem → row.
 
     Raises:
-        UsageError: if the file cannot be read or has no column ``id``.
+        UsageError: if the file cannot be read, has no column ``id``, or has a row of another length
+            than the header.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: not a readable CSV manifest ({error})") from error
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():  # the marks of csv for too many and too few cells
+            raise UsageError(
+                f"{path}: row {number} below the header has too many or too few cells, expected one"
+                " per column; correct the row"
+            )
     if not rows or "id" not in rows[0]:
         found = ", ".join(rows[0]) if rows else "no rows"
         raise UsageError(f"{path}: found {found}; expected a column 'id' with the image's stem")

@@ -102,7 +102,11 @@ def _short(name: str) -> str:
 def _open_locked(part: Path) -> IO[bytes]:
     """Open an empty file under a lock that ends with the process, however that dies."""
     while True:
-        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        part.touch()  # opening with "w" would empty the file of a writer that has the lock
+        try:
+            file = part.open("r+b")
+        except FileNotFoundError:  # removed as abandoned in between
+            continue
         try:
             with suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(file, fcntl.LOCK_EX)

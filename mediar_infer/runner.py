@@ -17,15 +17,15 @@ from tqdm import tqdm
 from mediar_infer import __version__
 from mediar_infer.budget import Stopwatch, peak_memory_bytes, process_start_s
 from mediar_infer.devices import describe_device
-from mediar_infer.errors import MediarError, UsageError
+from mediar_infer.errors import MediarError, OutputError, UsageError
 from mediar_infer.images import ImageSource, SkippedFile, list_images, open_image
 from mediar_infer.label_files import (
     check_collisions,
     label_path,
     read_labels,
-    remove_stale_parts,
     write_labels,
 )
+from mediar_infer.output_files import remove_stale_parts
 from mediar_infer.overlay import write_overlay
 from mediar_infer.report import ImageRecord, Ledger, summarise, write_summary
 from mediar_infer.segmenter import Segmenter
@@ -108,7 +108,8 @@ def run_folder(segmenter: Segmenter, options: RunOptions) -> list[ImageRecord]:
     """
     images, skipped = list_images(options.input_path)
     _check_folders(options, images)
-    remove_stale_parts(options.output_dir)
+    for folder in (options.output_dir, options.output_dir / OVERLAY_DIR):
+        remove_stale_parts(folder)
     ledger = Ledger(options.output_dir)
     records = [_skipped_record(entry) for entry in skipped]
     for record in records:
@@ -122,10 +123,11 @@ def run_folder(segmenter: Segmenter, options: RunOptions) -> list[ImageRecord]:
     ) as bar:  # fmt: skip
         for path in images:
             bar.set_description(path.name[:40])
-            if path in done:
-                record = done[path]
-            elif path in collisions:
+            # Collisions first: an input may have come since the other one was done.
+            if path in collisions:
                 record = runner.collision(path, collisions[path])
+            elif path in done:
+                record = done[path]
             else:
                 record = runner.run(path, bar)
             # Logged first: on a full disk the ledger fails too, and the reason must be seen.
@@ -202,11 +204,13 @@ def _skipped_record(entry: SkippedFile) -> ImageRecord:
 def _finished_before(
     ledger: Ledger, segmenter: Segmenter, images: Iterable[Path], options: RunOptions
 ) -> dict[Path, ImageRecord]:
-    """Images whose label file exists and was made with the same weights and plan."""
+    """Images whose results exist and were made of them with the same weights and plan."""
     content = ledger.read()
     for problem in content.problems:
         logger.warning("%s", problem)
     plan = describe_plan(segmenter) | {"plane": options.plane}
+    # Another image may have written the same name since: a.png after a.tif.
+    owners = {record.output: record.file for record in content.records if record.output}
     finished = {}
     for path in images:
         before = content.latest.get(path.name)
@@ -215,12 +219,40 @@ def _finished_before(
             and before.status in ("done", "resumed")
             and dict(before.weights) == segmenter.digests
             and dict(before.plan) == plan
+            and owners.get(label_path(Path(), path).name) == path.name
             and label_path(options.output_dir, path).is_file()
+            and _has_overlay(path, before, options)
         )
         if same and before is not None:
             fields = before.to_dict() | {"status": "resumed", "started_at": _now(), "wall_s": 0.0}
             finished[path] = ImageRecord.from_dict(fields | {"stages_s": {}})
     return finished
+
+
+def _overlay_path(output_dir: Path, image_path: Path) -> Path:
+    return output_dir / OVERLAY_DIR / label_path(Path(), image_path).with_suffix(".png")
+
+
+def _remove(result: Path) -> None:
+    try:
+        result.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise OutputError(
+            f"{result}: cannot be removed ({error.strerror or error}); expected a writable folder;"
+            " allow removing it or choose another output folder"
+        ) from error
+
+
+def _has_overlay(path: Path, before: ImageRecord, options: RunOptions) -> bool:
+    """Whether the image has the overlay that is asked for, if any."""
+    n_pixels = (before.height or 0) * (before.width or 0)
+    return (
+        not options.overlays
+        or n_pixels > MAX_OVERLAY_PIXELS
+        or _overlay_path(options.output_dir, path).is_file()
+    )
 
 
 class _ImageRunner:
@@ -240,6 +272,8 @@ class _ImageRunner:
             f"{path.name}: maps to {label_path(Path(), path)}, and so does {names}; expected one"
             " image per name up to the first dot; rename one of them"
         )
+        if path == others[0]:
+            error += self._remove_results(path)
         return self._record(path, None, status="failed", error=error)
 
     def run(self, path: Path, bar: "tqdm[Any]") -> ImageRecord:
@@ -265,6 +299,7 @@ class _ImageRunner:
                 path, source, status="done", started_at=started_at, n_cells=n_cells,
                 stages_s=stopwatch.seconds, output=label_path(Path(), path).name,
             )  # fmt: skip
+        error += self._remove_results(path)
         return self._record(
             path, source, status="failed", error=error, started_at=started_at,
             stages_s=stopwatch.seconds,
@@ -288,17 +323,25 @@ class _ImageRunner:
         target = label_path(self._options.output_dir, path)
         with stopwatch("write"):
             write_labels(target, watched(), height=source.height, width=source.width)
-        if self._options.overlays:
+        overlay = _overlay_path(self._options.output_dir, path)
+        if self._options.overlays and source.height * source.width <= MAX_OVERLAY_PIXELS:
             with stopwatch("overlay"):
-                self._write_overlay(source, target)
+                write_overlay(overlay, source.read_rows(0, source.height), read_labels(target))
+            return n_cells
+        if self._options.overlays:
+            source.warnings.append("too large for an overlay; open image and labels in a viewer")
+        _remove(overlay)  # an earlier run's shows other labels
         return n_cells
 
-    def _write_overlay(self, source: ImageSource, target: Path) -> None:
-        if source.height * source.width > MAX_OVERLAY_PIXELS:
-            source.warnings.append("too large for an overlay; open image and labels in a viewer")
-            return
-        overlay = self._options.output_dir / OVERLAY_DIR / f"{target.stem}.png"
-        write_overlay(overlay, source.read_rows(0, source.height), read_labels(target))
+    def _remove_results(self, path: Path) -> str:
+        """Remove what an earlier run left under the name of a failed image; say if that failed."""
+        output_dir = self._options.output_dir
+        try:
+            for result in (label_path(output_dir, path), _overlay_path(output_dir, path)):
+                _remove(result)
+        except OutputError as failure:
+            return f"; results of an earlier run are still there ({failure})"
+        return ""
 
     def _record(
         self,

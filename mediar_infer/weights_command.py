@@ -102,7 +102,7 @@ def _check_targets(weights: list[Path], targets: list[Path], listed: Mapping[str
     for target in targets:
         if target.exists():
             raise CheckpointError(f"{target}: exists already; remove it or choose another folder")
-    names = list(listed | {target.name: "" for target in targets})
+    names = list(dict.fromkeys([*listed, *(target.name for target in targets)]))
     if len(names) > MAX_MEMBERS:
         raise CheckpointError(
             f"{targets[0].parent / MANIFEST_NAME}: would list {len(names)} models"

@@ -1,10 +1,12 @@
 """The other commands: what they print, write and return."""
 
 import csv
+import errno
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +23,12 @@ from folder_helpers import (
 from safetensors.torch import load_file
 
 from mediar_infer import __version__, cli, demo_command
-from mediar_infer.checkpoints import compute_digest, load_checkpoint, read_manifest
+from mediar_infer.checkpoints import (
+    compute_digest,
+    load_checkpoint,
+    read_manifest,
+    save_weights,
+)
 from mediar_infer.info_command import count_multiply_adds
 from mediar_infer.label_files import write_labels
 from mediar_infer.model import ENCODERS, Architecture, MediarFormer
@@ -238,3 +245,65 @@ def test_module_and_script_give_the_exit_code_of_the_command(tmp_path):
     assert done.stdout == ""
     assert done.stderr.startswith("ERROR ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_convert_adds_to_the_manifest_of_a_folder(weights_dir, tmp_path):
+    first, second = (weights_dir / f"from_phase{k}.safetensors" for k in (1, 2))
+    for path in (first, second):
+        assert _run("weights", "convert", path, "-o", tmp_path) == 0
+    assert read_manifest(tmp_path) == {
+        path.name: compute_digest(tmp_path / path.name) for path in (first, second)
+    }
+
+
+def test_convert_writes_nothing_if_one_target_exists(weights_dir, tmp_path, capsys):
+    (tmp_path / "from_phase2.safetensors").write_bytes(b"mine")
+    assert _run("weights", "convert", weights_dir, "-o", tmp_path) == 2
+    assert "from_phase2.safetensors: exists already" in capsys.readouterr().err
+    assert names_of(tmp_path) == ["from_phase2.safetensors"]
+
+
+def test_convert_refuses_a_third_model_and_writes_nothing(weights_dir, tmp_path, capsys):
+    assert _run("weights", "convert", weights_dir, "-o", tmp_path / "out") == 0
+    third = tmp_path / "third.safetensors"
+    third.write_bytes((weights_dir / "from_phase1.safetensors").read_bytes())
+    before = names_of(tmp_path / "out")
+    assert _run("weights", "convert", third, "-o", tmp_path / "out") == 2
+    assert "would list 3 models (from_phase1.safetensors, " in capsys.readouterr().err
+    assert names_of(tmp_path / "out") == before
+
+
+def test_convert_refuses_two_files_of_a_folder_that_would_become_one(weights_dir, tmp_path, capsys):
+    state = load_file(weights_dir / "from_phase1.safetensors")
+    (tmp_path / "in").mkdir()
+    save_weights(state, tmp_path / "in" / "a.safetensors")
+    torch.save(state, tmp_path / "in" / "a.pth")
+    assert _run("weights", "convert", tmp_path / "in", "-o", tmp_path / "out") == 2
+    assert "found two files that would both become" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_of_weights_that_cannot_be_listed_is_named(tmp_path, monkeypatch, capsys):
+    def refuse(_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert _run("weights", "list", tmp_path) == 2
+    assert f"{tmp_path}: cannot be listed (Permission denied)" in capsys.readouterr().err
+    monkeypatch.setenv("MEDIAR_WEIGHTS", str(tmp_path))
+    assert _run("weights", "list") == 2
+    assert f"{tmp_path}: cannot be listed (Permission denied)" in capsys.readouterr().err
+
+
+def test_folder_without_weights_is_told_what_to_hold(tmp_path, capsys):
+    assert _run("weights", "list", tmp_path) == 2
+    assert re.search(
+        r"found 0 weight files, expected one or two \(\.safetensors, ", capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("name", ["cpu:3", "cpu:0", "mps:1"])
+def test_numbered_devices_other_than_cuda_are_wrong_use(tmp_path, weights_dir, capsys, name):
+    options = ("-i", tmp_path, "-o", tmp_path / "out", "--weights", weights_dir, "--device", name)
+    assert _run("predict", *options) == 2
+    assert f"found device '{name}', expected auto, cpu, cuda" in capsys.readouterr().err

@@ -106,7 +106,9 @@ def test_non_finite_pixels_are_warned_of_and_only_an_image_of_them_fails(predict
     assert set(_failed(tmp_path / "out")) == {"all_nan.tif", "all_inf.tif"}
     assert "found no finite pixel" in _failed(tmp_path / "out")["all_nan.tif"]
     record = latest_records(tmp_path / "out")["some_nan.tif"]
-    assert record["warnings"] == ["30 of 54000 values are NaN or infinite; read as 0"]
+    assert record["warnings"] == [
+        "10 of 18000 pixels are NaN or infinite; read as the lowest intensity"
+    ]
     assert record["n_cells"] == latest_records(tmp_path / "out")["good.png"]["n_cells"]
 
 
@@ -306,3 +308,33 @@ def test_overlay_of_a_slide_is_left_out_with_a_warning(predict, inputs, tmp_path
     assert predict(inputs, tmp_path / "out", "--overlays") == 0
     assert not (tmp_path / "out" / "overlays").exists()
     assert "too large for an overlay" in latest_records(tmp_path / "out")["good.png"]["warnings"][0]
+
+
+def test_failed_image_keeps_no_labels_of_an_earlier_run(predict, inputs, tmp_path):
+    write_image(inputs / "odd.png")
+    assert predict(inputs, tmp_path / "out", "--overlays") == 0
+    (inputs / "odd.png").write_bytes(b"")
+    assert predict(inputs, tmp_path / "out") == 1
+    assert names_of(tmp_path / "out") == [
+        "good_label.tiff", "ledger.jsonl", "overlays", "summary.json",
+    ]  # fmt: skip
+    assert names_of(tmp_path / "out" / "overlays") == []
+    assert _is_done(tmp_path / "out")
+
+
+def test_results_of_an_earlier_run_that_cannot_be_removed_are_named(predict, inputs, tmp_path):
+    (tmp_path / "out" / "odd_label.tiff").mkdir(parents=True)
+    (inputs / "odd.png").write_bytes(b"")
+    assert predict(inputs, tmp_path / "out") == 1
+    error = _failed(tmp_path / "out")["odd.png"]
+    assert re.search(
+        r"empty file.*; results of an earlier run are still there \(.*odd_label", error
+    )
+
+
+def test_long_names_get_labels_and_overlay(predict, inputs, tmp_path):
+    name = "n" * 240
+    (inputs / f"{name}.png").write_bytes((inputs / "good.png").read_bytes())
+    assert predict(inputs, tmp_path / "out", "--overlays") == 0
+    assert (tmp_path / "out" / "overlays" / f"{name}_label.png").exists()
+    assert _is_done(tmp_path / "out", f"{name}.png")

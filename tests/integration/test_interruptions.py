@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from folder_helpers import latest_records, names_of, noise, read_ledger, write_image
 
+from mediar_infer import runner
 from mediar_infer.label_files import read_labels
 from mediar_infer.report import Ledger
 from mediar_infer.segmenter import Segmenter
@@ -167,3 +168,63 @@ def test_resume_reads_past_a_torn_ledger_line(predict, small_inputs, tmp_path, c
 def test_resume_without_an_earlier_run_is_a_plain_run(predict, small_inputs, tmp_path):
     assert predict(small_inputs, tmp_path / "out", "--resume") == 0
     assert _statuses(tmp_path / "out") == ["done", "done"]
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_resume_sees_an_image_that_came_under_the_same_output_name(predict, tmp_path):
+    write_image(tmp_path / "in" / "a.b.png")
+    assert predict(tmp_path / "in", tmp_path / "out", "--overlays") == 0
+    write_image(tmp_path / "in" / "a.c.png")
+    assert predict(tmp_path / "in", tmp_path / "out", "--resume", "--overlays") == 1
+    assert _statuses(tmp_path / "out") == ["done", "failed", "failed"]
+    assert not (tmp_path / "out" / "a_label.tiff").exists()
+    assert names_of(tmp_path / "out" / "overlays") == []
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_resume_redoes_an_image_whose_labels_another_one_has_replaced(predict, tmp_path):
+    inputs, aside = tmp_path / "in", tmp_path / "aside.png"
+    write_image(inputs / "a.b.png")
+    predict(inputs, tmp_path / "out")
+    (inputs / "a.b.png").rename(aside)
+    write_image(inputs / "a.c.png", noise(50, 60))
+    predict(inputs, tmp_path / "out")
+    (inputs / "a.c.png").unlink()
+    aside.rename(inputs / "a.b.png")
+    assert predict(inputs, tmp_path / "out", "--resume") == 0
+    assert _statuses(tmp_path / "out") == ["done", "done", "done"]
+    assert read_labels(tmp_path / "out" / "a_label.tiff").shape == (120, 150)
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_resume_makes_overlays_that_were_not_asked_for_before(
+    predict, small_inputs, tmp_path, monkeypatch
+):
+    outputs = tmp_path / "out"
+    predict(small_inputs, outputs)
+    for _ in range(2):
+        assert predict(small_inputs, outputs, "--resume", "--overlays") == 0
+    assert _statuses(outputs) == ["done"] * 4 + ["resumed"] * 2
+    assert names_of(outputs / "overlays") == ["a_label.png", "b_label.png"]
+
+    for name in ("a", "b"):
+        (outputs / "overlays" / f"{name}_label.png").unlink()
+    monkeypatch.setattr(runner, "MAX_OVERLAY_PIXELS", 100)
+    predict(small_inputs, outputs, "--resume", "--overlays")
+    assert _statuses(outputs)[-2:] == ["resumed"] * 2
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_overlay_of_earlier_labels_does_not_stay_beside_new_ones(predict, small_inputs, tmp_path):
+    predict(small_inputs, tmp_path / "out", "--overlays")
+    predict(small_inputs, tmp_path / "out")
+    assert names_of(tmp_path / "out" / "overlays") == []
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_unfinished_overlay_of_a_killed_run_is_removed(predict, small_inputs, tmp_path):
+    overlays = tmp_path / "out" / "overlays"
+    overlays.mkdir(parents=True)
+    (overlays / ".a_label.png.12.part").write_bytes(b"half")
+    assert predict(small_inputs, tmp_path / "out") == 0
+    assert names_of(overlays) == []

@@ -50,6 +50,12 @@ def test_plan_refuses(fields, message):
         ({"cellprob_threshold": 0.0}, "found cell-probability threshold 0.0, expected 0 to 1"),
         ({"cellprob_threshold": 1.0}, "threshold 1.0"),
         ({"cellprob_threshold": NAN}, "threshold nan"),
+        ({"min_size": -1}, "found minimum size -1, expected 0 or more"),
+        ({"flow_threshold": -0.1}, "found flow threshold -0.1, expected 0 or more, or None"),
+        ({"flow_threshold": NAN}, "found flow threshold nan"),
+        ({"max_fraction": 0.0}, "found largest fraction 0.0, expected above 0 and up to 1"),
+        ({"max_fraction": 1.01}, "found largest fraction 1.01"),
+        ({"max_fraction": NAN}, "found largest fraction nan"),
         ({"block_size": 63}, "found block size 63, expected 64 or more, or 0"),
         ({"block_size": -1}, "found block size -1"),
         ({"blocks": "tiles"}, "found blocks 'tiles', expected auto, paper or stitched"),
@@ -72,7 +78,7 @@ def test_runtime_refuses(fields, message):
         RuntimeConfig(**fields)
 
 
-@pytest.mark.parametrize("roi_size", [0, 31, 33, 500, -32])
+@pytest.mark.parametrize("roi_size", [0, 31, 33, 500, -32, 512.0])
 def test_window_size_must_be_a_multiple_of_32(roi_size):
     with pytest.raises(
         UsageError, match=f"found window size {roi_size}, expected a multiple of 32"
@@ -85,6 +91,7 @@ def test_window_size_must_be_a_multiple_of_32(roi_size):
 def test_limits_themselves_are_accepted(overlap, flips):
     assert Plan(overlap=overlap, flips=flips).overlap == overlap
     assert MaskConfig(block_size=64, flow_threshold=None).flow_threshold is None
+    assert MaskConfig(min_size=0, flow_threshold=0, max_fraction=1).max_fraction == 1
     assert EngineConfig(roi_size=32).roi_size == 32
 
 

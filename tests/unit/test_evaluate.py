@@ -216,3 +216,12 @@ def test_importing_the_command_imports_neither_scipy_nor_matplotlib():
     code = "import sys, mediar_infer.evaluate; print({'scipy', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("row", ["half", "half,val", "half,val,bright,more"])
+def test_manifest_row_of_another_length_is_refused(folders, manifest, tmp_path, row):
+    with manifest.open("a") as file:
+        file.write(f"{row}\n")
+    options = (*folders, "-o", tmp_path, "--manifest", manifest, "--group", "modality")
+    with pytest.raises(UsageError, match=r"row 4 .* expected one per column"):
+        run(parse(*options))

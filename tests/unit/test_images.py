@@ -313,3 +313,51 @@ def test_real_images_are_read_as_opencv_does(cells_dir):
         rows, _ = read_all(path)
 
         np.testing.assert_array_equal(rows, to_three_channels(expected))
+
+
+def test_array_source_refuses_floats_wider_than_64_bits():
+    if np.dtype(np.longdouble).itemsize <= 8:
+        pytest.skip("long double is float64 here")
+    with pytest.raises(ShapeError, match="of up to 64 bits; convert it first"):
+        ArraySource(np.ones((4, 5), np.longdouble))
+
+
+def jp2_box(kind, content):
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def with_definitions(jp2, *kinds):
+    """The file with a ``cdef`` box that gives its channels these kinds (0 colour, 1 opacity)."""
+    rows = [struct.pack(">HHH", k, kind, 0 if kind else k + 1) for k, kind in enumerate(kinds)]
+    box = jp2_box(b"cdef", struct.pack(">H", len(kinds)) + b"".join(rows))
+    at = jp2.index(b"jp2h") - 4
+    (length,) = struct.unpack_from(">I", jp2, at)
+    header = jp2_box(b"jp2h", jp2[at + 8 : at + length] + box)
+    return jp2[:at] + header + jp2[at + length :]
+
+
+@pytest.mark.parametrize(
+    ("n_channels", "codec", "kinds", "n_read"),
+    [
+        (2, "jp2", None, 1),
+        (4, "jp2", None, 3),
+        (4, "jp2", (0, 0, 0, 1), 3),
+        (4, "jp2", (0, 0, 0, 2), 3),
+        (2, "jp2", (0, 1), 1),
+        (2, "jp2", (0, 0), 2),
+        (2, "j2k", None, 2),
+        (3, "jp2", None, 3),
+    ],
+)
+def test_opacity_of_jpeg2000_is_dropped(tmp_path, n_channels, codec, kinds, n_read):
+    image = np.dstack([RGB, OPACITY])[:, :, -n_channels if n_channels == 2 else 0 :][
+        ..., :n_channels
+    ]
+    image = np.ascontiguousarray(image)
+    data = imagecodecs.jpeg2k_encode(image, level=0, codecformat=codec, reversible=True)
+    data = with_definitions(data, *kinds) if kinds else data
+    (tmp_path / "a.jp2").write_bytes(data)
+    rows, warnings = read_all(tmp_path / "a.jp2")
+    expected = image[:, :, 0] if n_read == 1 else image[:, :, :n_read]
+    np.testing.assert_array_equal(rows, to_three_channels(expected))
+    assert len(warnings) == (n_read == 2)

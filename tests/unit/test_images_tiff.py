@@ -569,3 +569,20 @@ def test_file_that_shrinks_after_opening_is_an_error(path):
         path.write_bytes(path.read_bytes()[:1000])
         with pytest.raises(ImageReadError, match=r"found 1,000 bytes, expected at least"):
             source.read_rows(0, HEIGHT)
+
+
+def test_padding_of_a_small_tile_does_not_count_as_pixels(path):
+    image = np.arange(10_000, dtype=np.uint16).reshape(100, 100)
+    tifffile.imwrite(path, image, tile=(256, 256), compression="zlib")
+    assert_reads(path, image, max_pixels=10_000)
+    with pytest.raises(ImageReadError, match="expected at most 9,999"):
+        open_image(path, max_pixels=9_999)
+
+
+def test_padding_of_a_huge_tile_is_refused(path):
+    image = np.zeros((100, 100), np.uint8)
+    tifffile.imwrite(path, image, tile=(4096, 4096), compression="zlib")
+    with pytest.raises(
+        ImageReadError, match="found 16,777,216 pixels in one strip or row of tiles"
+    ):
+        open_image(path, max_pixels=10_000)

@@ -21,9 +21,9 @@ from mediar_infer.label_files import (
     check_collisions,
     label_path,
     read_labels,
-    remove_stale_parts,
     write_labels,
 )
+from mediar_infer.output_files import remove_stale_parts
 
 
 def bands_of(labels, heights):

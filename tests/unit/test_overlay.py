@@ -125,3 +125,10 @@ def test_unwritable_folder_is_an_output_error(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(OutputError, match=r"overlay.png: cannot be written"):
         write_overlay(tmp_path / "out" / "overlay.png", np.zeros((5, 7, 3)), LABELS)
+
+
+def test_range_beyond_that_of_float64_keeps_its_contrast():
+    image = np.repeat(np.linspace(-1, 1, 100).reshape(10, 10, 1) * 1.7e308, 3, axis=2)
+    drawn = draw_overlay(image, np.zeros((10, 10), np.int32))
+    assert (drawn.min(), drawn.max()) == (0, 255)
+    assert len(np.unique(drawn)) > 90

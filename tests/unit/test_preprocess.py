@@ -115,7 +115,7 @@ def test_colours_share_one_scale():
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_left_out_read_as_zero_and_reported(rng, dtype, bad):
+def test_values_that_are_not_finite_are_left_out_read_as_lowest_and_reported(rng, dtype, bad):
     clean = rng.uniform(1, 100, (20, 20)).astype(dtype)
     clean[3, 4] = clean[7, 7] = 0
     image = clean.copy()
@@ -125,7 +125,7 @@ def test_values_that_are_not_finite_are_left_out_read_as_zero_and_reported(rng, 
     expected = compute_scaling(ArraySource(clean))
     assert (scaling.low, scaling.high) == (expected.low, expected.high)
     assert len(source.warnings) == 1
-    assert "6 of 1200 values are NaN or infinite; read as 0" in source.warnings[0]
+    assert "2 of 400 pixels are NaN or infinite; read as the lowest" in source.warnings[0]
     found = scaling.apply(source.read_rows(0, 20))
     np.testing.assert_array_equal(found, normalise_image(clean))
 
@@ -174,3 +174,32 @@ def test_image_and_rows_are_not_modified(rng, dtype):
 def test_negative_zero_is_zero():
     image = np.array([[-0.0, 1.0, 2.0, 4.0]], np.float32)
     assert compute_scaling(ArraySource(image)).low == 1
+
+
+def test_values_that_are_not_finite_are_read_as_the_lowest_of_negative_ones_too():
+    image = np.array([[-8.0, np.nan, -4.0, 0.0, 8.0]])
+    assert normalise_image(image)[0, :, 0].tolist() == [0, 0, 63, 127, 255]
+
+
+def test_pixels_are_counted_once_however_many_of_their_channels_are_not_finite():
+    image = np.ones((4, 5, 3), np.float32)
+    image[0, 0], image[1, 1, 2] = np.nan, np.inf
+    source = ArraySource(image)
+    compute_scaling(source)
+    assert source.warnings[0].startswith("2 of 20 pixels are NaN or infinite")
+
+
+def test_one_blank_channel_does_not_make_an_image_blank():
+    image = np.arange(60, dtype=np.float32).reshape(4, 5, 3)
+    image[..., 1] = np.nan
+    assert normalise_image(image)[..., 2].max() == 255
+
+
+def test_range_beyond_that_of_float64_keeps_its_contrast():
+    image = np.array([[-1.6e308, -0.8e308, 0, 0.8e308, 1.6e308]])
+    assert normalise_image(image)[0, :, 0].tolist() == [0, 63, 127, 191, 255]
+
+
+def test_percentile_between_values_beyond_the_range_of_float64_is_finite():
+    image = np.array([[[-1.6e308, -1.6e308, 1.6e308]]])
+    assert compute_scaling(ArraySource(image)).high == pytest.approx(1.568e308)

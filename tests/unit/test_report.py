@@ -229,3 +229,30 @@ def test_long_and_wide_names_do_not_break_the_columns():
     lines = console_table([long, wide]).splitlines()
     assert "x" * 39 + "…  2000×1500" in lines[2]
     assert lines[3].startswith("細胞.tif" + " " * 32 + "  2000×1500")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("file", ["a.png"]),
+        ("status", None),
+        ("height", "2000"),
+        ("wall_s", None),
+        ("warnings", None),
+        ("warnings", "late"),
+        ("plan", None),
+        ("stages_s", [1.0]),
+        ("weights", "a"),
+        ("versions", 3),
+        ("peak_memory_bytes", []),
+        ("output", 1),
+    ],
+)
+def test_fields_of_another_type_make_a_line_a_problem(tmp_path, name, value):
+    ledger = Ledger(tmp_path)
+    ledger.path.write_text(json.dumps(DONE.to_dict() | {name: value}) + "\n")
+    ledger.append(LATE)
+    content = ledger.read()
+    assert content.records == (LATE,)
+    (problem,) = content.problems
+    assert f"line 1 is not a record ({name} is of type {type(value).__name__}" in problem

@@ -1,0 +1,72 @@
+"""Results appear whole or not at all, whoever else writes or tidies up in their folder."""
+
+import fcntl
+import os
+
+import pytest
+
+from mediar_infer import output_files
+from mediar_infer.output_files import remove_stale_parts, replacing, write_bytes
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "細"])
+def test_names_up_to_the_limit_of_the_file_system_work(tmp_path, letter):
+    stem = letter * ((255 - len("_label.png")) // len(letter.encode()))
+    write_bytes(tmp_path / f"{stem}_label.png", b"whole")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
+
+
+def test_parts_of_a_living_writer_stay(tmp_path):
+    with replacing(tmp_path / "a.png") as file:
+        file.write(b"wh")
+        assert remove_stale_parts(tmp_path) == []
+        file.write(b"ole")
+    assert (tmp_path / "a.png").read_bytes() == b"whole"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_any_exception_leaves_the_earlier_file_alone(tmp_path, error):
+    write_bytes(tmp_path / "a.png", b"old")
+
+    def write_half():
+        with replacing(tmp_path / "a.png") as file:
+            file.write(b"ne")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_part_left_by_a_killed_process_of_the_same_number_is_written_anew(tmp_path):
+    (tmp_path / f".a.png.{os.getpid()}.part").write_bytes(b"much longer than what is to come")
+    write_bytes(tmp_path / "a.png", b"new")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+
+
+def test_part_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    flock, removed = fcntl.flock, []
+
+    def late_flock(file, how):
+        if not removed:
+            (part,) = tmp_path.iterdir()
+            part.unlink()
+            removed.append(part)
+        flock(file, how)
+
+    monkeypatch.setattr(output_files.fcntl, "flock", late_flock)
+    write_bytes(tmp_path / "a.png", b"whole")
+    assert removed
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
+
+
+def test_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError("no locks available")
+
+    monkeypatch.setattr(output_files.fcntl, "flock", no_locks)
+    write_bytes(tmp_path / "a.png", b"whole")
+    assert (tmp_path / "a.png").read_bytes() == b"whole"
+    (tmp_path / ".b.png.12.part").touch()
+    assert remove_stale_parts(tmp_path) == []
