@@ -141,6 +141,20 @@ def run_one(
     }
 
 
+def write_report(args: argparse.Namespace, results: list[dict[str, object]]) -> None:
+    """Write what there is so far; a slide takes minutes."""
+    metadata = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": platform.processor() or platform.machine(),
+        "cores": usable_cores(),
+        "versions": package_versions(),
+        "touching": args.touching,
+        "network": "deterministic decoder, one member, overlap 0.6",
+    }
+    report = {"metadata": metadata, "results": results}
+    args.output.write_text(json.dumps(report, indent=2) + "\n")
+
+
 def run_all(args: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
     results = []
     for side in args.sides:
@@ -167,6 +181,8 @@ def run_all(args: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
                 result["equal_to_first_block_size"] = bool(np.array_equal(found, first_labels))
             results.append(result)
             print(json.dumps(result), flush=True)
+            if args.output:
+                write_report(args, results)
         slide.unlink()
     return results
 
@@ -189,19 +205,7 @@ def main() -> None:
         print(json.dumps(run_one(*map(Path, args.one[:2]), blocks, int(size or 0), args.flips)))
         return
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        results = run_all(args, Path(folder))
-    metadata = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": platform.processor() or platform.machine(),
-        "cores": usable_cores(),
-        "versions": package_versions(),
-        "touching": args.touching,
-        "network": "deterministic decoder, one member, overlap 0.6",
-    }
-    if args.output:
-        args.output.write_text(
-            json.dumps({"metadata": metadata, "results": results}, indent=2) + "\n"
-        )
+        run_all(args, Path(folder))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ MAX_SPEED: Final = (REACH - 2) / N_STEPS
 """Pixels per step; trained flows have unit length, so only outliers are shortened."""
 DEFAULT_ROWS: Final = 512
 _SEED_MARGIN: Final = BASIN_STEPS + 3
-_COLUMNS_AT_ONCE: Final = 4096
+_PIXELS_AT_ONCE: Final = 1 << 21
 _ROWS_AT_ONCE: Final = 64
 
 
@@ -272,12 +272,13 @@ class StitchedLabels:
             return
         top, bottom = int(cells.top[chosen].min()), int(cells.bottom[chosen].max()) + 1
         margin = REACH + BASIN_STEPS
-        for left in range(0, self._width, _COLUMNS_AT_ONCE):
-            columns = slice(max(left - margin, 0), left + _COLUMNS_AT_ONCE + margin)
+        n_columns = max(_PIXELS_AT_ONCE // (bottom - top), REACH)
+        for left in range(0, self._width, n_columns):
+            columns = slice(max(left - margin, 0), left + n_columns + margin)
             here = np.zeros(len(cells.row) + 1, dtype=np.bool_)
             column = cells.column[chosen]
             here[chosen.start + 1 : chosen.stop + 1] = (column >= left) & (
-                column < left + _COLUMNS_AT_ONCE
+                column < left + n_columns
             )
             labels = self._labels.rows(top, bottom)[:, columns]
             labels = np.where(here[cells.index(labels)], labels, 0)
