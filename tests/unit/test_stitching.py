@@ -138,10 +138,10 @@ def test_cells_that_hang_far_below_their_seed_are_whole(rng):
         assert_like_whole(labels, maps, flow_threshold=flow_threshold)
 
 
-def test_columns_worked_on_at_once_do_not_change_the_labels(rng, monkeypatch):
+def test_pixels_worked_on_at_once_do_not_change_the_labels(rng, monkeypatch):
     maps = maps_of_labels(draw_cells(rng, 120, 700), noise=1.5)
     expected = stitch(maps, flow_threshold=0.25)
-    monkeypatch.setattr(stitching, "_COLUMNS_AT_ONCE", 64)
+    monkeypatch.setattr(stitching, "_PIXELS_AT_ONCE", 1)
     np.testing.assert_array_equal(stitch(maps, flow_threshold=0.25), expected)
 
 
