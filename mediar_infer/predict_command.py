@@ -52,6 +52,14 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help="how images of 25 MP or more are labelled (default: stitched, no cell is cut)",
     )  # fmt: skip
     labels.add_argument("--block-size", type=int, default=0, metavar="PX")
+    labels.add_argument(
+        "--cellprob-threshold", type=float, default=0.5, metavar="P",
+        help="pixels above it are cells (default: %(default)s)",
+    )  # fmt: skip
+    labels.add_argument(
+        "--flow-threshold", type=_parse_flow_threshold, default=0.4, metavar="E",
+        help="cells with a larger flow error are removed, 'off' keeps all (default: %(default)s)",
+    )  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +101,12 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
         plan = replace(plan, name="custom")
     return EngineConfig(
         plan=plan,
-        masks=MaskConfig(blocks=args.blocks, block_size=args.block_size),
+        masks=MaskConfig(
+            cellprob_threshold=args.cellprob_threshold,
+            flow_threshold=args.flow_threshold,
+            blocks=args.blocks,
+            block_size=args.block_size,
+        ),
         runtime=RuntimeConfig(
             device=args.device,
             precision=args.precision,
@@ -102,6 +115,10 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
             threads=args.threads,
         ),
     )
+
+
+def _parse_flow_threshold(text: str) -> float | None:
+    return None if text == "off" else float(text)
 
 
 def _parse_flips(text: str) -> tuple[FlipName, ...]:

@@ -160,6 +160,13 @@ def test_changed_plan_is_recorded_as_custom(predict, inputs, tmp_path):
     assert read_labels(tmp_path / "out" / "a_label.tiff").max() == slide(1)[1].max()
 
 
+@pytest.mark.usefixtures("perfect_network")
+@pytest.mark.parametrize(("threshold", "n_cells"), [("off", slide(1)[1].max()), ("1e-9", 0)])
+def test_flow_threshold_decides_which_cells_stay(predict, inputs, tmp_path, threshold, n_cells):
+    assert predict(inputs / "a.png", tmp_path / "out", "--flow-threshold", threshold) == 0
+    assert read_ledger(tmp_path / "out")[0]["n_cells"] == n_cells
+
+
 def test_ensemble_of_weight_files_with_flips_runs(predict, inputs, tmp_path, weights_dir):
     (inputs / "b.ome.tif").unlink()
     assert predict(inputs, tmp_path / "out", "--models", "2", "--flips", "none") == 0
