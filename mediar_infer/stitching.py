@@ -46,7 +46,7 @@ REACH: Final = 256
 """No track is longer; also the side of the tiles that are tracked at once."""
 MAX_SPEED: Final = (REACH - 2) / N_STEPS
 """Pixels per step; trained flows have unit length, so only outliers are shortened."""
-DEFAULT_ROWS: Final = 512
+DEFAULT_ROWS: Final = 256
 _SEED_MARGIN: Final = BASIN_STEPS + 3
 _PIXELS_AT_ONCE: Final = 1 << 21
 _ROWS_AT_ONCE: Final = 64
