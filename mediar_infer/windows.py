@@ -118,7 +118,3 @@ class WindowGrid:
             tuple(t - top for t in self.tops if abs(t - top) < self.roi_size),
             tuple(x - left for x in self.lefts if abs(x - left) < self.roi_size),
         )
-
-    def weights(self, top: int, left: int) -> Float32Array:
-        """Weights of the window at ``(top, left)``; over all windows they sum to 1."""
-        return normalised_importance(self.roi_size, *self.neighbours(top, left))

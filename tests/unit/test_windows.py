@@ -8,6 +8,7 @@ from mediar_infer.windows import (
     WindowGrid,
     flipped_starts,
     importance_map,
+    normalised_importance,
     window_starts,
 )
 
@@ -84,7 +85,7 @@ def test_weights_of_all_windows_sum_to_one_at_every_pixel(height, width, overlap
     total = np.zeros((height + 64, width + 64))
     for top in grid.tops:
         for left in grid.lefts:
-            weights = grid.weights(top, left)
+            weights = normalised_importance(grid.roi_size, *grid.neighbours(top, left))
             assert weights.min() > 0
             total[top + 32 : top + 64, left + 32 : left + 64] += weights
     inside = total[32 : 32 + height, 32 : 32 + width]
@@ -93,4 +94,5 @@ def test_weights_of_all_windows_sum_to_one_at_every_pixel(height, width, overlap
 
 def test_a_lone_window_weighs_one_everywhere():
     grid = WindowGrid.of_image(20, 32, 32, 0.6)
-    np.testing.assert_array_equal(grid.weights(grid.tops[0], grid.lefts[0]), 1)
+    neighbours = grid.neighbours(grid.tops[0], grid.lefts[0])
+    np.testing.assert_array_equal(normalised_importance(grid.roi_size, *neighbours), 1)
