@@ -9,9 +9,12 @@ import torch
 
 from mediar_infer.errors import MediarError
 from mediar_infer.training.data import load_samples, read_manifest
+from mediar_infer.training.generated import make_generated_samples
 from mediar_infer.training.recipes import RECIPES, build_recipe, run_recipe
 
 logger = logging.getLogger(__name__)
+
+_GENERATED_SEED = 19940819
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,8 +27,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="parent of run folders")
     parser.add_argument("--name", help="name of the run folder; default: the recipe's name")
     parser.add_argument("--cache", type=Path, help="unit flows; default: RUNS/cache")
-    parser.add_argument("--pretraining-steps", type=int, default=700)
-    parser.add_argument("--finetuning-steps", type=int, default=1500)
+    parser.add_argument("--pretraining-steps", type=int, default=600)
+    parser.add_argument("--finetuning-steps", type=int, default=1400)
+    parser.add_argument("--broadening-steps", type=int, default=2600)
+    parser.add_argument(
+        "--generated", type=int, default=160, metavar="N", help="generated images beside the data"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
@@ -51,8 +58,11 @@ def _train(args: argparse.Namespace) -> None:
         args.recipe,
         pretraining_steps=args.pretraining_steps,
         finetuning_steps=args.finetuning_steps,
+        broadening_steps=args.broadening_steps,
     )
-    samples = load_samples(read_manifest(args.data, "train"), args.cache or args.runs / "cache")
+    cache_dir = args.cache or args.runs / "cache"
+    samples = load_samples(read_manifest(args.data, "train"), cache_dir)
+    samples += make_generated_samples(args.generated, _GENERATED_SEED, cache_dir)
     run_recipe(
         recipe,
         samples,

@@ -54,8 +54,11 @@ class ImageRecord:
 
     @property
     def role(self) -> str:
-        """``public`` for the stand-ins of the paper's public data, else ``target``."""
-        return "public" if self.image_id.split("_")[0] in PUBLIC_SOURCES else "target"
+        """``public`` for the stand-ins of the paper's public data, ``generated``, or ``target``."""
+        source = self.image_id.split("_")[0]
+        if source in PUBLIC_SOURCES:
+            return "public"
+        return "generated" if source == "generated" else "target"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +135,7 @@ def compute_sampling_weights(records: Sequence[ImageRecord]) -> npt.NDArray[np.f
 def load_samples(records: Sequence[ImageRecord], cache_dir: Path) -> list[Sample]:
     """Load images, labels and unit flows into memory (about 11 bytes per pixel).
 
-    Unit flows are slow to compute, so they are kept in ``cache_dir`` under a name that holds the
-    checksum of the label file: a changed label file is never served an old flow.
+    Unit flows are slow to compute, so they are kept in ``cache_dir``.
 
     Args:
         records: images to load.
@@ -172,13 +174,25 @@ def _load_sample(record: ImageRecord, cache_dir: Path) -> Sample:
         record=record,
         image=normalise_image(image, record.image_path.name),
         labels=labels,
-        unit_flow=_load_unit_flow(record, labels, cache_dir),
+        unit_flow=load_unit_flow(record.image_id, labels, cache_dir),
     )
 
 
-def _load_unit_flow(record: ImageRecord, labels: LabelArray, cache_dir: Path) -> Float16Array:
-    checksum = zlib.crc32(record.label_path.read_bytes())
-    path = cache_dir / f"{record.image_id}-{checksum:08x}.npy"
+def load_unit_flow(name: str, labels: LabelArray, cache_dir: Path) -> Float16Array:
+    """Compute the unit flow of labels, or read it from the cache.
+
+    The cached file's name holds a checksum of the labels: changed labels are never served an old
+    flow.
+
+    Args:
+        name: of the image.
+        labels: ``(H, W)`` int32 instance labels.
+        cache_dir: folder of the cached flows; must exist.
+
+    Returns:
+        ``(2, H, W)`` float16, (dy, dx).
+    """
+    path = cache_dir / f"{name}-{zlib.crc32(np.ascontiguousarray(labels)):08x}.npy"
     if path.is_file():
         cached: Float16Array = np.load(path)
         return cached

@@ -46,6 +46,10 @@ class Augmentation:
     """Standard deviations of the smoothing, in pixels."""
     channel_probability: float = 0.15
     """How often colours are permuted or turned to grey."""
+    inversion_probability: float = 0.0
+    """How often light and dark change places."""
+    mixing_probability: float = 0.0
+    """How often the colours are mixed anew, as light or as optical density of stains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,10 @@ def change_intensity(
     """
     if rng.random() < augmentation.channel_probability:
         image = _change_channels(image, rng)
+    if rng.random() < augmentation.mixing_probability:
+        image = _mix_colours(image, rng)
+    if rng.random() < augmentation.inversion_probability:
+        image = 1 - image
     if rng.random() < augmentation.cell_probability:
         image = image * _draw_cell_gains(labels, augmentation, rng)[..., None]
     if rng.random() < augmentation.gamma_probability:
@@ -195,6 +203,17 @@ def _change_channels(image: Float32Array, rng: np.random.Generator) -> Float32Ar
     if rng.random() < 0.5:
         return image[..., rng.permutation(3)]
     return np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+
+
+def _mix_colours(image: Float32Array, rng: np.random.Generator) -> Float32Array:
+    """Mix the channels by a random matrix; mixed densities turn one stain into another."""
+    matrix = rng.dirichlet((0.6, 0.6, 0.6), 3).astype(np.float32) * rng.uniform(0.5, 1.5, (3, 1))
+    matrix = matrix.astype(np.float32)
+    if rng.random() < 0.5:
+        return np.clip(image @ matrix.T, 0, 1)
+    density = -np.log(np.clip(image, 1 / 255, 1))
+    mixed: Float32Array = np.exp(-(density @ matrix.T))
+    return mixed
 
 
 def _draw_cell_gains(
