@@ -26,6 +26,7 @@ from mediar_infer.config import EngineConfig
 from mediar_infer.devices import describe_device, select_device, select_precision, usable_cores
 from mediar_infer.engine import MapBand, predict_bands
 from mediar_infer.errors import CheckpointError, UsageError
+from mediar_infer.kernels.selection import select_kernels
 from mediar_infer.preprocess import compute_scaling
 from mediar_infer.sources import ArraySource, ImageSource
 from mediar_infer.types import CELLPROB, FLOW_X, FLOW_Y, Float32Array, LabelArray
@@ -116,11 +117,6 @@ class Segmenter:
         """Where the models run."""
         return self.members[0].device
 
-    @property
-    def label_device(self) -> torch.device:
-        """Where labels are made: on CUDA, else on the CPU, as MPS has no float64."""
-        return self.device if self.device.type == "cuda" else torch.device("cpu")
-
     def label_bands(
         self,
         source: ImageSource,
@@ -151,9 +147,8 @@ class Segmenter:
                 yield band.maps
 
         height, width = source.height, source.width
-        yield from label_bands(
-            maps(), height, width, self.config.masks, self.label_device, stopwatch
-        )
+        kernels = select_kernels(self.device, self.config.runtime.threads)
+        yield from label_bands(maps(), height, width, self.config.masks, kernels, stopwatch)
 
     def segment(self, image: npt.NDArray[Any]) -> Segmentation:
         """Segment an image that is in memory.

@@ -20,33 +20,20 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mediar_infer.config import MaskConfig
-from mediar_infer.flows import (
-    N_STEPS,
-    Frame,
-    diffuse_cells,
-    gather_cells,
-    track_flow,
-    unit_gradient,
-)
-from mediar_infer.masks import (
-    BASIN_STEPS,
-    find_seeds,
-    foreground_of,
-    grow_basins,
-    remove_small,
-    tracked_points,
-)
+from mediar_infer.kernels import BASIN_STEPS, N_STEPS, Frame, LabelKernels, Region
+from mediar_infer.kernels.selection import select_kernels
+from mediar_infer.masks import foreground_of, remove_small
 from mediar_infer.row_buffer import RowBuffer
 from mediar_infer.types import CELLPROB, FLOW_SCALE, Float32Array, LabelArray
 
 REACH: Final = 256
-"""No track is longer; also the side of the tiles that are tracked at once."""
+"""No track is longer; also the height of the tiles that are tracked at once."""
 MAX_SPEED: Final = (REACH - 2) / N_STEPS
 """Pixels per step; trained flows have unit length, so only outliers are shortened."""
 DEFAULT_ROWS: Final = 256
+_TILE_COLUMNS: Final = 1024
 _SEED_MARGIN: Final = BASIN_STEPS + 3
 _PIXELS_AT_ONCE: Final = 1 << 21
 _ROWS_AT_ONCE: Final = 64
@@ -84,7 +71,7 @@ class _Cells:
 
     def index(self, labels: LabelArray) -> LabelArray:
         """Labels → 1 + index into the tables, 0 for the background."""
-        indices: LabelArray = np.maximum(labels - self.base, 0)
+        indices: LabelArray = np.maximum(labels - np.int32(self.base), 0)
         return indices
 
     def first_row_after(self, n_first: int, otherwise: int) -> int:
@@ -99,14 +86,14 @@ class StitchedLabels:
         height: rows of the whole image.
         width: columns of the whole image.
         config: thresholds.
-        device: where tracking and diffusion run.
+        kernels: what runs the loops over pixels; by default the best for a CPU.
     """
 
     def __init__(
-        self, height: int, width: int, config: MaskConfig, device: torch.device | None = None
+        self, height: int, width: int, config: MaskConfig, kernels: LabelKernels | None = None
     ) -> None:
         self._height, self._width = height, width
-        self._config, self._device = config, device
+        self._config, self._kernels = config, kernels or select_kernels()
         self._raw = RowBuffer((width,), np.bool_)
         self._foreground = RowBuffer((width,), np.bool_)
         self._flow = RowBuffer((2, width), np.float32)
@@ -175,7 +162,7 @@ class StitchedLabels:
         ):
             top, bottom = self._tracked, min(self._tracked + REACH, self._height)
             self._shift.extend_to(bottom)
-            for left in range(0, self._width, REACH):
+            for left in range(0, self._width, _TILE_COLUMNS):
                 self._track_tile(top, left)
             self._count_hits(top, bottom)
             self._tracked = bottom
@@ -184,34 +171,33 @@ class StitchedLabels:
     def _track_tile(self, top: int, left: int) -> None:
         # The tile and its surroundings are laid out alike whatever rows were given, so that every
         # track is computed with the same rounding.
-        corner = (top - REACH, left - REACH, 3 * REACH, 3 * REACH)
-        inside = torch.from_numpy(self._foreground.crop(*corner))
-        core = inside[REACH : 2 * REACH, REACH : 2 * REACH]
-        if not bool(core.any()):
+        rows, columns = 3 * REACH, _TILE_COLUMNS + 2 * REACH
+        corner = (top - REACH, left - REACH, rows, columns)
+        foreground = self._foreground.crop(*corner)
+        core = Region(REACH, REACH, 2 * REACH, REACH + _TILE_COLUMNS)
+        if not foreground[core.top : core.bottom, core.left : core.right].any():
             return
-        flow = torch.from_numpy(self._flow.crop(*corner))
-        points = tracked_points(flow[:, REACH : 2 * REACH, REACH : 2 * REACH], core)
-        unit_flow = flow * inside / FLOW_SCALE
         frame = Frame(corner[0], corner[1], self._height, self._width)
-        end = track_flow(unit_flow.to(self._device), (points + REACH).to(self._device), frame).cpu()
-        shift = (end - points - REACH).to(torch.int16).numpy()
-        y, x = points.numpy().T
-        rows = self._shift.rows(top, min(top + REACH, self._height))
-        rows[:, y, left + x] = shift.T
+        ends, _ = self._kernels.track(self._flow.crop(*corner), foreground, frame, core)
+        shift = self._shift.rows(top, min(top + REACH, self._height))
+        shift = shift[:, :, left : left + _TILE_COLUMNS]
+        ends = ends[: shift.shape[1], : shift.shape[2]]
+        shift[0] = ends // columns - np.arange(core.top, core.top + len(ends))[:, None]
+        shift[1] = ends % columns - np.arange(core.left, core.left + ends.shape[1])
 
     def _count_hits(self, top: int, bottom: int) -> None:
         """Count the end points of tracked rows; background pixels count where they are."""
         first, last = max(top - REACH, 0), min(bottom + REACH, self._height)
         self._hits.extend_to(last)
-        position = self._ends(top, bottom, first)
-        counts = np.bincount(position.ravel(), minlength=(last - first) * self._width)
-        self._hits.rows(first, last)[...] += counts.reshape(-1, self._width).astype(np.int32)
+        self._kernels.add_hits(self._ends(top, bottom, first), self._hits.rows(first, last))
 
-    def _ends(self, top: int, bottom: int, origin: int) -> npt.NDArray[np.int64]:
+    def _ends(self, top: int, bottom: int, origin: int) -> npt.NDArray[np.int32]:
         """Flat positions, from row ``origin`` on, of the pixels that rows of pixels end in."""
         shift = self._shift.rows(top, bottom)
-        y = np.arange(top - origin, bottom - origin)[:, None] + shift[0]
-        ends: npt.NDArray[np.int64] = y * self._width + (np.arange(self._width) + shift[1])
+        rows = np.arange(top - origin, bottom - origin, dtype=np.int32)[:, None]
+        ends: npt.NDArray[np.int32] = (rows + shift[0]) * np.int32(self._width)
+        ends += shift[1]
+        ends += np.arange(self._width, dtype=np.int32)
         return ends
 
     def _find_seeds(self) -> None:
@@ -221,15 +207,15 @@ class StitchedLabels:
         if stop <= start:
             return
         first = max(start - _SEED_MARGIN, 0)
-        hits = torch.from_numpy(self._hits.rows(first, complete))
-        seeds = find_seeds(hits)
-        seeds = seeds[(seeds[:, 0] >= start - first) & (seeds[:, 0] < stop - first)]
-        basins = grow_basins(hits, seeds).numpy()
-        basins[basins > 0] += self._cells.base + len(self._cells.row)
+        cells = self._cells
+        seeds, basins = self._kernels.find_basins(
+            self._hits.rows(first, complete), start - first, stop - first,
+            cells.base + len(cells.row) + 1,
+        )  # fmt: skip
         self._basins.extend_to(complete)
         held = self._basins.rows(first, complete)
         np.maximum(held, basins, out=held)
-        self._cells.add(seeds.numpy() + np.array([first, 0]))
+        cells.add(seeds.astype(np.int64) + np.array([first, 0]))
         self._seeded = stop
         self._hits.drop_above(stop - _SEED_MARGIN)
 
@@ -244,12 +230,11 @@ class StitchedLabels:
             held = self._basins.rows(origin, self._basins.bottom)
             labels = held.ravel()[self._ends(top, bottom, origin)]
             self._labels.append(labels)
-            for row, ids in enumerate(labels, top):
-                found = np.unique(ids[ids > 0]) - cells.base - 1
-                cells.bottom[found] = row
-                cells.top[found] = np.minimum(cells.top[found], row)
-            indices = cells.index(labels).ravel()
-            cells.size += np.bincount(indices, minlength=len(cells.size) + 1)[1:]
+            found = self._kernels.measure_cells(cells.index(labels), len(cells.size))
+            present = found["size"] > 0
+            cells.size += found["size"]
+            cells.top[present] = np.minimum(cells.top[present], found["top"][present] + top)
+            cells.bottom[present] = found["bottom"][present] + top - 1
         if stop > start:
             self._shift.drop_above(stop)
             self._basins.drop_above(stop - REACH)
@@ -280,14 +265,13 @@ class StitchedLabels:
             here[chosen.start + 1 : chosen.stop + 1] = (column >= left) & (
                 column < left + n_columns
             )
-            labels = self._labels.rows(top, bottom)[:, columns]
-            labels = np.where(here[cells.index(labels)], labels, 0)
+            labels = cells.index(self._labels.rows(top, bottom)[:, columns])
+            labels *= here[labels]
             if not labels.any():
                 continue
-            pixels = gather_cells(torch.from_numpy(labels).to(self._device))
-            warmth = diffuse_cells(pixels, 2 * (pixels.height + pixels.width + 2))
+            warmth = self._kernels.diffuse(labels, len(cells.row), same_iterations=False)
             held = self._warmth.rows(top, bottom)[:, columns]
-            held[pixels.y.cpu().numpy(), pixels.x.cpu().numpy()] = warmth.cpu().numpy()
+            np.copyto(held, warmth[1:-1, 1:-1], where=labels > 0, casting="same_kind")
 
     def _measure_errors(self) -> None:
         """Add up flow errors in rows in which every cell has diffused, and so have those below."""
@@ -306,15 +290,14 @@ class StitchedLabels:
 
     def _measure_rows(self, top: int, bottom: int) -> None:
         warmth = self._warmth.crop(top - 1, -1, bottom - top + 2, self._width + 2)
-        labels = self._labels.rows(top, bottom)
-        y, x = np.nonzero(labels)
-        ideal = unit_gradient(*map(torch.from_numpy, (warmth.astype(np.float64), y, x))).numpy()
-        difference = self._flow.rows(top, bottom)[:, y, x] / FLOW_SCALE - ideal
-        squared = np.square(difference).sum(axis=0)
-        indices = self._cells.index(labels[y, x])
-        self._cells.error += np.bincount(
-            indices, weights=squared, minlength=len(self._cells.error) + 1
-        )[1:]
+        errors = np.zeros(len(self._cells.error) + 1)
+        self._kernels.add_flow_errors(
+            self._cells.index(self._labels.rows(top, bottom)),
+            warmth.astype(np.float64),
+            self._flow.rows(top, bottom),
+            errors,
+        )
+        self._cells.error += errors[1:]
 
     def _decide(self) -> None:
         """Give final ids, in order, to complete cells that lie wholly in measured rows."""

@@ -88,7 +88,7 @@ def test_seeds_and_basins_on_the_lines_between_tiles_are_whole():
     maps[CELLPROB] = 4
     labels = assert_same_for_all_block_sizes(maps, (64, 1000), flow_threshold=None)
     assert labels.max() > 300
-    assert_like_whole(labels, maps, allowed=1e-4, flow_threshold=None)
+    assert_like_whole(labels, maps, allowed=3e-4, flow_threshold=None)
 
 
 def test_tall_cells_are_diffused_whole():

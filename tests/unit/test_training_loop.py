@@ -280,6 +280,7 @@ def test_command_trains_and_resumes(tmp_path, monkeypatch):
         "mediar_infer.training.__main__.run_recipe", partial(run_recipe, architecture=TINY)
     )
     command = ["from_phase1", "--data", str(tmp_path), "--runs", str(tmp_path), "--threads", "1"]
+    command += ["--generated", "2"]
     assert main(command) == 0
     assert (tmp_path / "tiny" / "model.safetensors").is_file()
     assert main(command) == 1
