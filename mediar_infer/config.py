@@ -69,7 +69,7 @@ class MaskConfig:
     above."""
     block_size: int = 0
     """Side of a block in ``paper`` mode, rows worked on at once in ``stitched`` mode; 0 takes 2000
-    and 256."""
+    and 64."""
 
     def __post_init__(self) -> None:
         _check(

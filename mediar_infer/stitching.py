@@ -29,10 +29,11 @@ from mediar_infer.row_buffer import RowBuffer
 from mediar_infer.types import CELLPROB, FLOW_SCALE, Float32Array, LabelArray
 
 REACH: Final = 256
-"""No track is longer; also the height of the tiles that are tracked at once."""
+"""No track is longer."""
 MAX_SPEED: Final = (REACH - 2) / N_STEPS
 """Pixels per step; trained flows have unit length, so only outliers are shortened."""
-DEFAULT_ROWS: Final = 256
+DEFAULT_ROWS: Final = 64
+_TILE_ROWS: Final = 64
 _TILE_COLUMNS: Final = 1024
 _SEED_MARGIN: Final = BASIN_STEPS + 3
 _PIXELS_AT_ONCE: Final = 1 << 21
@@ -48,6 +49,7 @@ class _Cells:
     row: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     column: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     size: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    expected: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     top: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     bottom: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     error: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
@@ -59,6 +61,7 @@ class _Cells:
         self.row = np.concatenate([self.row, seeds[:, 0]])
         self.column = np.concatenate([self.column, seeds[:, 1]])
         self.size = np.concatenate([self.size, np.zeros(n, np.int64)])
+        self.expected = np.concatenate([self.expected, np.zeros(n, np.int64)])
         self.top = np.concatenate([self.top, np.full(n, far)])
         self.bottom = np.concatenate([self.bottom, np.full(n, -1, np.int64)])
         self.error = np.concatenate([self.error, np.zeros(n)])
@@ -66,7 +69,7 @@ class _Cells:
 
     def forget(self, n_first: int) -> None:
         self.base += n_first
-        for name in ("row", "column", "size", "top", "bottom", "error", "final_id"):
+        for name in ("row", "column", "size", "expected", "top", "bottom", "error", "final_id"):
             setattr(self, name, getattr(self, name)[n_first:].copy())
 
     def index(self, labels: LabelArray) -> LabelArray:
@@ -98,12 +101,13 @@ class StitchedLabels:
         self._foreground = RowBuffer((width,), np.bool_)
         self._flow = RowBuffer((2, width), np.float32)
         self._shift = RowBuffer((2, width), np.int16)
+        self._lowest = RowBuffer((1,), np.int64)
         self._hits = RowBuffer((width,), np.int32)
         self._basins = RowBuffer((width,), np.int32)
         self._labels = RowBuffer((width,), np.int32)
         self._warmth = RowBuffer((width,), np.float32)
         self._cells = _Cells()
-        self._tracked = self._seeded = self._measured = self._emitted = 0
+        self._tracked = self._seeded = self._summed = self._measured = self._emitted = 0
         self._n_complete = self._n_decided = 0
         self._n_final = 0
         self._rows_at_once = config.block_size or DEFAULT_ROWS
@@ -158,12 +162,14 @@ class StitchedLabels:
     def _track(self) -> None:
         """Track rows of tiles whose surroundings within reach are clean."""
         while self._tracked < self._height and self._foreground.bottom >= min(
-            self._tracked + 2 * REACH, self._height
+            self._tracked + _TILE_ROWS + REACH, self._height
         ):
-            top, bottom = self._tracked, min(self._tracked + REACH, self._height)
+            top, bottom = self._tracked, min(self._tracked + _TILE_ROWS, self._height)
             self._shift.extend_to(bottom)
             for left in range(0, self._width, _TILE_COLUMNS):
                 self._track_tile(top, left)
+            farthest = self._shift.rows(top, bottom)[0].max(axis=1)
+            self._lowest.append((np.arange(top, bottom) + farthest)[:, None])
             self._count_hits(top, bottom)
             self._tracked = bottom
         self._foreground.drop_above(self._tracked - REACH)
@@ -171,15 +177,15 @@ class StitchedLabels:
     def _track_tile(self, top: int, left: int) -> None:
         # The tile and its surroundings are laid out alike whatever rows were given, so that every
         # track is computed with the same rounding.
-        rows, columns = 3 * REACH, _TILE_COLUMNS + 2 * REACH
+        rows, columns = _TILE_ROWS + 2 * REACH, _TILE_COLUMNS + 2 * REACH
         corner = (top - REACH, left - REACH, rows, columns)
         foreground = self._foreground.crop(*corner)
-        core = Region(REACH, REACH, 2 * REACH, REACH + _TILE_COLUMNS)
+        core = Region(REACH, REACH, REACH + _TILE_ROWS, REACH + _TILE_COLUMNS)
         if not foreground[core.top : core.bottom, core.left : core.right].any():
             return
         frame = Frame(corner[0], corner[1], self._height, self._width)
         ends, _ = self._kernels.track(self._flow.crop(*corner), foreground, frame, core)
-        shift = self._shift.rows(top, min(top + REACH, self._height))
+        shift = self._shift.rows(top, min(top + _TILE_ROWS, self._height))
         shift = shift[:, :, left : left + _TILE_COLUMNS]
         ends = ends[: shift.shape[1], : shift.shape[2]]
         shift[0] = ends // columns - np.arange(core.top, core.top + len(ends))[:, None]
@@ -217,12 +223,26 @@ class StitchedLabels:
         np.maximum(held, basins, out=held)
         cells.add(seeds.astype(np.int64) + np.array([first, 0]))
         self._seeded = stop
+        self._expect_sizes()
         self._hits.drop_above(stop - _SEED_MARGIN)
+
+    def _expect_sizes(self) -> None:
+        """Add up the hits of basins, in rows that no later seed reaches: the sizes of the cells."""
+        start, stop = self._summed, self._reached(self._seeded, BASIN_STEPS)
+        for top in range(start, stop, _ROWS_AT_ONCE):
+            rows = (top, min(top + _ROWS_AT_ONCE, stop))
+            basins = self._basins.rows(*rows)
+            inside = basins > 0
+            hits = self._hits.rows(*rows)[inside]
+            np.add.at(self._cells.expected, basins[inside] - self._cells.base - 1, hits)
+        self._summed = max(start, stop)
 
     def _label_pixels(self) -> None:
         """Give each pixel the basin that it ends in, where all basins in reach are complete."""
         start = self._labels.bottom
-        stop = self._reached(self._reached(self._seeded, BASIN_STEPS), REACH)
+        complete = self._reached(self._seeded, BASIN_STEPS)
+        waits = self._lowest.rows(start, self._tracked).ravel() >= complete
+        stop = start + int(waits.argmax()) if waits.any() else self._tracked
         cells = self._cells
         for top in range(start, stop, _ROWS_AT_ONCE):
             bottom = min(top + _ROWS_AT_ONCE, stop)
@@ -237,18 +257,16 @@ class StitchedLabels:
             cells.bottom[present] = found["bottom"][present] + top - 1
         if stop > start:
             self._shift.drop_above(stop)
+            self._lowest.drop_above(stop)
             self._basins.drop_above(stop - REACH)
 
     def _diffuse_complete_cells(self) -> None:
-        """Diffuse cells all of whose pixels are labelled: their seeds lie well above."""
-        cells, labelled = self._cells, self._labels.bottom
-        self._warmth.extend_to(labelled)
-        seeds_above = labelled - REACH - BASIN_STEPS
-        n_complete = (
-            len(cells.row)
-            if labelled == self._height
-            else int(np.searchsorted(cells.row, seeds_above))
-        )
+        """Diffuse cells that have as many labelled pixels as their basins have hits."""
+        cells = self._cells
+        self._warmth.extend_to(self._labels.bottom)
+        is_summed = cells.row < self._reached(self._summed, BASIN_STEPS)
+        waits = ~(is_summed & (cells.size == cells.expected))[self._n_complete :]
+        n_complete = self._n_complete + int(waits.argmax()) if waits.any() else len(cells.row)
         chosen = slice(self._n_complete, n_complete)
         self._n_complete = n_complete
         if self._config.flow_threshold is None:
