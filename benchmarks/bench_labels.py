@@ -1,10 +1,12 @@
-"""The label stage side by side with Cellpose's on the same flows, on the CPU.
+"""The label stage side by side with Cellpose's on the same flows and the same device.
 
     pip install cellpose
     python benchmarks/bench_labels.py --output benchmarks/results/labels.json
+    python benchmarks/bench_labels.py --device cuda --output benchmarks/results/labels_gpu.json
 
-Flows are the unit flows of generated touching cells, smoothed and with noise, times five. Peers run
-in one process after another warm-up, all with the same number of threads.
+Flows are the unit flows of generated touching cells, smoothed and with noise, times five. All run
+in one process, with the same number of threads. On a GPU our labels are also compared with those of
+the compiled loops, pixel by pixel.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import cv2
 import numpy as np
 import torch
 
-from mediar_infer.devices import usable_cores
+from mediar_infer.devices import describe_device, usable_cores
 from mediar_infer.flows import compute_unit_flow
 from mediar_infer.kernels import Frame, LabelKernels
 from mediar_infer.kernels.compiled import CompiledKernels, load_library
@@ -88,36 +90,46 @@ def our_labels(maps: np.ndarray, kernels: LabelKernels) -> np.ndarray:
     return compute_labels(maps, None, kernels)[0]
 
 
-def cellpose_labels(maps: np.ndarray) -> np.ndarray:
+def cellpose_labels(maps: np.ndarray, device: torch.device) -> np.ndarray:
     """Run Cellpose's label stage with its defaults."""
     from cellpose import dynamics
 
-    return dynamics.resize_and_compute_masks(maps[:CELLPROB], maps[CELLPROB], niter=200)
+    return dynamics.resize_and_compute_masks(
+        maps[:CELLPROB], maps[CELLPROB], niter=200, device=device
+    )
 
 
-def compare(true: np.ndarray, maps: np.ndarray, repeats: int, *, with_torch: bool) -> dict:
-    """Time ours on one and on all cores, our torch loops and Cellpose."""
+def compare(
+    true: np.ndarray, maps: np.ndarray, repeats: int, device: torch.device, *, with_torch: bool
+) -> dict[str, Any]:
+    """Time ours on one and on all cores, our torch loops and Cellpose on the device."""
     library = load_library()
     assert library is not None, "install the package with a C compiler first"
     cores = usable_cores()
     ours: dict[str, LabelKernels] = {
         f"ours, {n} thread(s)": CompiledKernels(library, n) for n in sorted({1, cores})
     }
-    if with_torch:
-        ours["ours in torch"] = TorchKernels(torch.device("cpu"))
+    if with_torch or device.type != "cpu":
+        ours[f"ours in torch on {device}"] = TorchKernels(device)
     rivals: dict[str, Callable[[], np.ndarray]] = {
         name: partial(our_labels, maps, kernels) for name, kernels in ours.items()
     }
-    rivals["cellpose"] = partial(cellpose_labels, maps)
+    rivals["cellpose"] = partial(cellpose_labels, maps, device)
     result: dict[str, Any] = {}
+    reference = compute_labels(maps, None, CompiledKernels(library, cores))[0]
     for name, run in rivals.items():
-        seconds, labels = best_of(repeats if "thread" in name else 1, run)
+        on_gpu = device.type != "cpu" and "thread" not in name
+        if on_gpu:
+            run()  # the first call loads kernels
+        seconds, labels = best_of(repeats if on_gpu or "thread" in name else 1, run)
         score = evaluate_labels(true, labels.astype(np.int32), (0.5, 0.9))
         result[name] = {
             "seconds": round(seconds, 3),
             "cells": int(labels.max()),
             "f1": {str(s.threshold): round(s.f1, 4) for s in score},
         }
+        if name.startswith("ours in torch"):
+            result[name]["pixels_equal_to_compiled"] = float((labels == reference).mean())
         print(name, result[name], flush=True)
     peer = result["cellpose"]["seconds"]
     for entry in result.values():
@@ -131,6 +143,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=2048)
     parser.add_argument("--giant", type=int, default=300, help="radius of the giant cell")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--torch", action="store_true", help="also time our loops in torch")
     args = parser.parse_args()
     torch.set_num_threads(usable_cores())
@@ -151,7 +164,8 @@ def main() -> None:
         },
     }
     print(json.dumps(report, indent=1), flush=True)
-    report["label stage"] = compare(true, maps, args.repeats, with_torch=args.torch)
+    report["device"] = describe_device(args.device)
+    report["label stage"] = compare(true, maps, args.repeats, args.device, with_torch=args.torch)
     if args.giant:
         true, maps = make_maps(args.side, 0, args.giant)
         kernels = CompiledKernels(library, usable_cores())

@@ -27,7 +27,9 @@ from mediar_infer.kernels import (
 from mediar_infer.types import FLOW_SCALE, FLOW_Y, BoolArray, Float32Array, LabelArray
 
 # Three float64 strips of this many pixels stay in a core's second-level cache.
-_STRIP_PIXELS = 1 << 14
+_CPU_STRIP_PIXELS = 1 << 14
+# A GPU wants few, long strips: every step is a handful of kernels per strip.
+_GPU_STRIP_PIXELS = 1 << 24
 _SETTLING_STEPS = 32
 
 
@@ -282,19 +284,16 @@ def gather_cells(labels: Tensor) -> CellPixels:
 
 def _strips(cells: CellPixels, n_iterations: Tensor) -> list[Tensor]:
     """Group cells of about one width into strips, those that diffuse longest first."""
+    is_cpu = cells.y.device.type == "cpu"
     width_class = (cells.width.double().log2() * 4).ceil().long()
-    area = (cells.height + 1) * (cells.width + 1)
     key = width_class * (int(n_iterations.max()) + 1) + (n_iterations.max() - n_iterations)
     order = key.argsort(stable=True)
-    bounds, filled, current = [0], 0, -1
-    for i, (kind, size) in enumerate(
-        zip(width_class[order].tolist(), area[order].tolist(), strict=True)
-    ):
-        if i > bounds[-1] and (kind != current or filled + size > _STRIP_PIXELS):
-            bounds.append(i)
-            filled = 0
-        current, filled = kind, filled + size
-    return [order[a:b] for a, b in zip(bounds, [*bounds[1:], len(order)], strict=True)]
+    area = ((cells.height + 1) * (cells.width + 1))[order]
+    part = area.cumsum(0) // (_CPU_STRIP_PIXELS if is_cpu else _GPU_STRIP_PIXELS)
+    _, counts = torch.unique_consecutive(
+        torch.stack([width_class[order], part]), dim=1, return_counts=True
+    )
+    return list(order.split(counts.tolist()))
 
 
 def _diffuse_strip(
