@@ -17,23 +17,27 @@ _LEAST_MEGAPIXELS = 0.1
 class WindowRate:
     """Seconds per window of one model.
 
-    The first call holds what happens once (allocation, warm-up), and a call of few windows leaves
-    cores idle. So the first call counts only until there is another one, and later calls are taken
-    together until they make a full batch; the mean of the last batches then follows a machine that
-    becomes slower.
+    The first call holds what happens once (allocation, loading of kernels), and a call of few
+    windows leaves cores idle. So the first call counts only until there is another one, and later
+    calls are taken together until they make a full batch; the mean of the last batches then follows
+    a machine that becomes slower.
 
     Args:
         batch: windows that suit the model at once.
+        warms_up: the very first call says nothing, as on accelerators, where it takes seconds.
     """
 
-    def __init__(self, batch: int) -> None:
-        self._batch = batch
+    def __init__(self, batch: int, *, warms_up: bool = False) -> None:
+        self._batch, self._warms_up = batch, warms_up
         self._first: float | None = None
         self._steady: float | None = None
         self._n_pending, self._pending_s = 0, 0.0
 
     def add(self, n_windows: int, seconds: float) -> None:
         """Note how long a call took."""
+        if self._warms_up:
+            self._warms_up = False
+            return
         if self._first is None:
             self._first = seconds / n_windows
             return
@@ -63,16 +67,17 @@ class Costs:
     Args:
         n_members: number of models.
         batch: windows that suit them at once.
+        warms_up: they run on an accelerator.
     """
 
-    def __init__(self, n_members: int, batch: int) -> None:
+    def __init__(self, n_members: int, batch: int, *, warms_up: bool = False) -> None:
         self.batch = batch
-        self.rates = [WindowRate(batch) for _ in range(n_members)]
+        self.rates = [WindowRate(batch, warms_up=warms_up) for _ in range(n_members)]
         self._stages = dict(STAGE_PRIORS)
 
     @property
     def is_known(self) -> bool:
-        """Whether any window has been timed."""
+        """Whether any window has been timed that tells something."""
         return any(rate.seconds is not None for rate in self.rates)
 
     @property

@@ -70,6 +70,7 @@ class _Choice:
     """What was decided at the start, for the ledger."""
 
     plan: Plan
+    predicted_s: float
     predictions_s: Mapping[str, float]
     reason: str
     window_s: float
@@ -125,38 +126,51 @@ class Pacer:
             self._scan_s = stages_s.get("read", 0.0) + stages_s.get("preprocess", 0.0)
         if not self.costs.is_known:
             return
+        elapsed_s = self._clock() - self._deadline.started_s
+        fixed_s = elapsed_s + self._stages_s(work)
+        predictions = [
+            fixed_s + self.costs.network_s(work.n_windows(plan))
+            for plan in self._plans[self._plans.index(self.plan) :]
+        ]
         if self._choice is None:
-            self._choose(work)
+            self._choose(predictions)
             return
-        predicted = self._predict(self.plan, work)
+        predicted = predictions[0]
         if predicted > self._deadline.limit_s:
-            predicted = self._go_down(work, predicted)
+            predicted = self._go_down(predictions, work.row)
         if predicted > self._deadline.tolerance_s:
             self._warn_too_slow(predicted)
 
-    def _choose(self, work: Work) -> None:
-        predictions = [self._predict(plan, work) for plan in self._plans]
-        aim_s = self._deadline.aim_s
-        fitting = [i for i, predicted in enumerate(predictions) if predicted <= aim_s]
-        chosen = fitting[0] if fitting else len(self._plans) - 1
+    def _best(self, predictions: Sequence[float]) -> int:
+        """The first plan inside the aim, or else the first of the cheapest ones."""
+        limit_s = max(self._deadline.aim_s, min(predictions))
+        return next(i for i, predicted in enumerate(predictions) if predicted <= limit_s)
+
+    def _choose(self, predictions: Sequence[float]) -> None:
+        best, aim_s = self._best(predictions), self._deadline.aim_s
         # The first call takes longer than others. Where it would cost quality, and the cheapest
         # plan does not suffer, a full batch is timed before anything is decided.
         batch_s = self.costs.batch * self.costs.window_s(0)
-        if self.costs.is_first_guess and chosen and predictions[-1] + batch_s <= aim_s:
+        if self.costs.is_first_guess and best and predictions[-1] + batch_s <= aim_s:
             return
-        plan, predicted = self._plans[chosen], predictions[chosen]
-        self.plan = plan
-        names = [each.name for each in self._plans]
+        self.plan, predicted = self._plans[best], predictions[best]
+        names = [plan.name for plan in self._plans]
+        told = ", ".join(
+            f"{name} {seconds:.1f} s"
+            for name, seconds in zip(names[: best + 1], predictions, strict=False)
+        )
+        verdict = "the richest within" if predicted <= aim_s else "the cheapest, though not within"
         self._choice = _Choice(
-            plan=plan,
+            plan=self.plan,
+            predicted_s=predicted,
             predictions_s=dict(zip(names, predictions, strict=True)),
-            reason=_explain(names[: chosen + 1], predictions, aim_s, fits=bool(fitting)),
+            reason=f"{told}: {verdict} {aim_s:.1f} s",
             window_s=self.costs.window_s(0),
         )
         logger.info(
             "%s: plan %s, %.1f s predicted of %.1f s (%s)",
             self._deadline.name,
-            plan.name,
+            self.plan.name,
             predicted,
             self._deadline.tolerance_s,
             self._choice.reason,
@@ -164,22 +178,19 @@ class Pacer:
         if predicted > self._deadline.tolerance_s:
             self._warn_too_slow(predicted)
 
-    def _go_down(self, work: Work, expected: float) -> float:
-        """Take the first cheaper plan that fits, or the cheapest; return the seconds predicted."""
+    def _go_down(self, predictions: Sequence[float], row: int) -> float:
+        """Take a cheaper plan, if that helps; return the seconds predicted from then on."""
         assert self._choice is not None
-        cheaper = self._plans[self._plans.index(self.plan) + 1 :]
-        predictions = [self._predict(plan, work) for plan in cheaper]
-        fitting = [i for i, seconds in enumerate(predictions) if seconds <= self._deadline.aim_s]
-        best = fitting[0] if fitting else len(cheaper) - 1
+        best, expected = self._best(predictions), predictions[0]
         # At the end of an image most of a pass has been paid for, and dropping it saves nothing.
-        worthwhile_s = _WORTHWHILE * self._deadline.tolerance_s
-        if not cheaper or expected - predictions[best] < worthwhile_s:
+        if expected - predictions[best] < _WORTHWHILE * self._deadline.tolerance_s:
             return expected
-        before, self.plan = self.plan, cheaper[best]
+        before = self.plan
+        self.plan = self._plans[self._plans.index(before) + best]
         dropped = name_dropped(before, self.plan)
         self._choice.changes.append(
             {
-                "row": work.row,
+                "row": row,
                 "plan": describe_passes(self.plan),
                 "dropped": dropped,
                 "predicted_s": predictions[best],
@@ -187,8 +198,8 @@ class Pacer:
             }
         )
         self.warnings.append(
-            f"from row {work.row} on plan {self.plan.name} in place of {before.name}, which would"
-            f" take {expected:.1f} s of {self._deadline.tolerance_s:.1f} s; dropped:"
+            f"from row {row} on plan {self.plan.name} in place of {before.name}, which would take"
+            f" {expected:.1f} s of {self._deadline.tolerance_s:.1f} s; dropped:"
             f" {', '.join(dropped)}"
         )
         return predictions[best]
@@ -202,11 +213,6 @@ class Pacer:
             f" expected at most {self._deadline.tolerance_s:.1f} s; the image may be late on this"
             " machine"
         )
-
-    def _predict(self, plan: Plan, work: Work) -> float:
-        """Seconds from the start of the image to its end."""
-        elapsed_s = self._clock() - self._deadline.started_s
-        return elapsed_s + self.costs.network_s(work.n_windows(plan)) + self._stages_s(work)
 
     def _stages_s(self, work: Work) -> float:
         """Seconds that stages other than the network will still take."""
@@ -225,7 +231,7 @@ class Pacer:
     @property
     def _slowdown(self) -> float:
         """How much slower than at the choice the machine is; stages to come suffer too."""
-        if self._choice is None:
+        if self._choice is None or self._choice.window_s == 0:
             return 1.0
         return max(1.0, self.costs.window_s(0) / self._choice.window_s)
 
@@ -238,24 +244,15 @@ class Pacer:
         if self._choice is None:
             return None
         choice = self._choice
-        predicted_s = choice.predictions_s[choice.plan.name]
         return {
             "scale": self._deadline.scale,
             "aim_s": self._deadline.aim_s,
             "plan": describe_passes(choice.plan),
-            "predicted_s": predicted_s,
-            "fits": predicted_s <= self._deadline.aim_s,
+            "predicted_s": choice.predicted_s,
+            "fits": choice.predicted_s <= self._deadline.aim_s,
             "reason": choice.reason,
             "predictions_s": dict(choice.predictions_s),
             "window_s": choice.window_s,
             "n_windows": self._n_windows,
             "changes": list(choice.changes),
         }
-
-
-def _explain(
-    names: Sequence[str], predictions: Sequence[float], aim_s: float, *, fits: bool
-) -> str:
-    told = ", ".join(f"{name} {s:.1f} s" for name, s in zip(names, predictions, strict=False))
-    verdict = "the richest within" if fits else "the cheapest, though not within"
-    return f"{told}: {verdict} {aim_s:.1f} s"

@@ -79,7 +79,9 @@ class Segmenter:
         self.config = config or EngineConfig()
         self.members = list(members[: self.config.plan.max_members])
         self.digests = dict(digests or {})
-        self._costs = Costs(len(self.members), self.config.runtime.batch or self.members[0].batch)
+        batch = self.config.runtime.batch or self.members[0].batch
+        warms_up = self.device.type != "cpu"
+        self._costs = Costs(len(self.members), batch, warms_up=warms_up)
 
     @classmethod
     def from_weights(

@@ -194,7 +194,7 @@ def noisy_labels(monkeypatch):
     """Labels of ``noisy*`` images that do not compress, so that their file is large."""
     plain = Segmenter.label_bands
 
-    def label_bands(self, source, stopwatch, see_maps=None):
+    def label_bands(self, source, stopwatch, see_maps=None, pacer=None):
         if not source.name.startswith("noisy"):
             yield from plain(self, source, stopwatch, see_maps)
             return
@@ -252,7 +252,7 @@ def _raise_on(monkeypatch, name, error):
     """Make the segmentation of one image fail."""
     plain = Segmenter.label_bands
 
-    def label_bands(self, source, stopwatch, see_maps=None):
+    def label_bands(self, source, stopwatch, see_maps=None, pacer=None):
         if source.name == name:
             raise error
         return plain(self, source, stopwatch, see_maps)
