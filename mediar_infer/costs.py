@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-END_S: Final = 0.5
+END_S: Final = 1.0
 """From the last label file to the end of the process: summary, table and the interpreter's exit.
-Measured 0.4 to 1.1 s on two cores; the process cannot measure it for itself."""
+Measured 0.9 to 1.5 s on two busy cores; the process cannot measure it for itself."""
 STAGE_PRIORS: Final[Mapping[str, float]] = {"labels": 1.0, "write": 0.05, "overlay": 0.2}
-"""Seconds per megapixel of the stages behind the network, before any image is done. Labels depend
-on the number of cells: 0.2 (few) to 1.0 (900 per megapixel) on one core; the dense end is assumed,
-as the label stage comes last and nothing can be saved any more by then."""
+"""Seconds per megapixel of the stages behind the network, before any image is done. Labels were
+measured at 0.8 (900 cells per megapixel, one core) to 3 (on two cores that were busy otherwise)."""
 
 _LEAST_MEGAPIXELS = 0.1
 
@@ -74,6 +73,8 @@ class Costs:
         self.batch = batch
         self.rates = [WindowRate(batch, warms_up=warms_up) for _ in range(n_members)]
         self._stages = dict(STAGE_PRIORS)
+        self.has_learned = False
+        """Whether stages have been timed on an image."""
 
     @property
     def is_known(self) -> bool:
@@ -112,6 +113,9 @@ class Costs:
 
         Images of less than a tenth of a megapixel tell little: what they take is mostly constant.
         """
+        if megapixels < _LEAST_MEGAPIXELS:
+            return
+        self.has_learned = True
         for stage, before in self._stages.items():
-            if stage in stages_s and megapixels >= _LEAST_MEGAPIXELS:
+            if stage in stages_s:
                 self._stages[stage] = (before + stages_s[stage] / megapixels) / 2

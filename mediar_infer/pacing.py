@@ -13,6 +13,10 @@ from mediar_infer.plans import describe_passes, name_dropped
 
 logger = logging.getLogger(__name__)
 
+PROBED_COLUMNS = 512
+"""Width of the piece of maps whose labels are made to see how long that takes."""
+_PROBED_FROM_MEGAPIXELS = 1.0
+"""In smaller images the piece would be a good part of the whole."""
 _WORTHWHILE = 0.01
 """Passes are only dropped for a saving of at least this fraction of the tolerance."""
 
@@ -108,6 +112,7 @@ class Pacer:
         self._choice: _Choice | None = None
         self._n_windows = 0
         self._is_warned = False
+        self._label_s_per_megapixel: float | None = None
 
     def now(self) -> float:
         """Time on the pacer's clock."""
@@ -117,6 +122,26 @@ class Pacer:
         """Take note of a call of the network."""
         self._n_windows += n_windows
         self.costs.rates[member].add(n_windows, seconds)
+
+    @property
+    def asks_for_labels(self) -> bool:
+        """Whether a piece of finished maps should be labelled for :meth:`note_labels`.
+
+        Labels are mostly made at the end, when nothing can be saved any more, and how long that
+        takes depends on the cells and on the machine. So it is tried early, once, where no earlier
+        image tells.
+        """
+        return (
+            self._label_s_per_megapixel is None
+            and not self.costs.has_learned
+            and self._deadline.megapixels >= _PROBED_FROM_MEGAPIXELS
+        )
+
+    def note_labels(self, megapixels: float, seconds: float) -> None:
+        """Take note of how long the labels of a piece took; few cells there do not mean few."""
+        guess = self.costs.stage_s_per_megapixel("labels")
+        measured = seconds / megapixels / self._slowdown
+        self._label_s_per_megapixel = max(guess, measured)
 
     def review(self, work: Work) -> None:
         """Choose a plan, or a cheaper one if the rest no longer fits; sets ``plan``."""
@@ -219,14 +244,15 @@ class Pacer:
         megapixels, spent_s = self._deadline.megapixels, self._stopwatch.seconds
         reading_s = (self._scan_s or 0.0) * work.n_rows_to_read / self._deadline.height
         share_done = work.row / self._deadline.height
-        labels_s = self.costs.stage_s_per_megapixel("labels") * megapixels * self._slowdown
+        rate = self._label_s_per_megapixel or self.costs.stage_s_per_megapixel("labels")
+        labels_s = rate * megapixels * self._slowdown
         if spent_s.get("labels") and share_done:
             # Labels of finished rows are made while the rows below are predicted.
             measured_s = spent_s["labels"] / share_done
             labels_s += (measured_s - labels_s) * share_done
         labels_s = max(0.0, labels_s - spent_s.get("labels", 0.0))
         extra = [self.costs.stage_s_per_megapixel(stage) for stage in self._extra_stages]
-        return reading_s + labels_s + sum(extra) * megapixels * self._slowdown + END_S
+        return reading_s + labels_s + (sum(extra) * megapixels + END_S) * self._slowdown
 
     @property
     def _slowdown(self) -> float:

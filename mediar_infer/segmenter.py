@@ -29,7 +29,7 @@ from mediar_infer.devices import describe_device, select_device, select_precisio
 from mediar_infer.engine import MapBand, predict_bands
 from mediar_infer.errors import CheckpointError, UsageError
 from mediar_infer.paced_engine import predict_paced_bands
-from mediar_infer.pacing import Deadline, Pacer
+from mediar_infer.pacing import PROBED_COLUMNS, Deadline, Pacer
 from mediar_infer.plans import ladder_below
 from mediar_infer.preprocess import compute_scaling
 from mediar_infer.sources import ArraySource, ImageSource
@@ -168,7 +168,7 @@ class Segmenter:
 
         Args:
             source: the image.
-            stopwatch: gains the stages read, preprocess, network, labels.
+            stopwatch: gains the stages read, preprocess, network, labels, and with a pacer probe.
             see_maps: called with each band of merged maps as it is finished.
             pacer: keeps the image inside its tolerance; none computes the whole plan.
 
@@ -189,12 +189,28 @@ class Segmenter:
             for band in map_bands:
                 if see_maps is not None:
                     see_maps(band)
+                if pacer is not None and pacer.asks_for_labels:
+                    with stopwatch("probe"):
+                        self._time_labels(band, pacer)
                 yield band.maps
 
-        height, width = source.height, source.width
-        yield from label_bands(
-            maps(), height, width, self.config.masks, self.label_device, stopwatch
-        )
+        yield from self._label(maps(), source.height, source.width, stopwatch)
+
+    def _label(
+        self, maps: Iterator[Float32Array], height: int, width: int, stopwatch: Stopwatch
+    ) -> Iterator[LabelArray]:
+        masks = self.config.masks
+        return label_bands(maps, height, width, masks, self.label_device, stopwatch)
+
+    def _time_labels(self, band: MapBand, pacer: Pacer) -> None:
+        """Label a piece from the middle of a band, only to see how long that takes."""
+        left = (band.maps.shape[2] - PROBED_COLUMNS) // 2
+        piece = band.maps[:, :, max(left, 0) :][:, :, :PROBED_COLUMNS]
+        stopwatch = Stopwatch()
+        _, height, width = piece.shape
+        for _ in self._label(iter([piece]), height, width, stopwatch):
+            pass
+        pacer.note_labels(height * width / 1e6, stopwatch.seconds["labels"])
 
     def segment(self, image: npt.NDArray[Any]) -> Segmentation:
         """Segment an image that is in memory.

@@ -11,7 +11,7 @@ from mediar_infer.costs import END_S, Costs
 from mediar_infer.engine import predict_bands
 from mediar_infer.errors import PredictionError
 from mediar_infer.paced_engine import predict_paced_bands
-from mediar_infer.pacing import Deadline, Pacer
+from mediar_infer.pacing import Deadline, Pacer, Work
 from mediar_infer.plans import ladder_below
 from mediar_infer.preprocess import Scaling
 from mediar_infer.sources import ArraySource
@@ -244,8 +244,8 @@ def test_full_device_memory_halves_the_batch_and_gives_the_same_maps():
 
 @pytest.mark.parametrize(
     ("window_s", "name"),
-    [(0.0001, "paper"), (0.0035, "paper"), (0.005, "two-flips"), (0.01, "ensemble"),
-     (0.02, "single"), (0.07, "fast"), (0.093, "sparse"), (0.11, "tiles")],
+    [(0.0001, "paper"), (0.0033, "paper"), (0.005, "two-flips"), (0.01, "ensemble"),
+     (0.02, "single"), (0.065, "fast"), (0.088, "sparse"), (0.098, "tiles")],
 )  # fmt: skip
 def test_richest_plan_that_fits_is_chosen_and_finishes_as_predicted(window_s, name):
     run = timed_run(image_of(300, 200), window_s)
@@ -349,7 +349,37 @@ def test_slow_labels_of_earlier_images_are_expected_again():
     first = Run(image, members, clock, labels_s=14.0)
     assert first.report["plan"]["name"] == "paper"
     second = Run(image, members, clock, costs=first.costs, labels_s=7.0)
-    assert second.report["plan"]["name"] == "single"
+    assert second.report["plan"]["name"] == "fast"
+    assert second.wall_s <= 10
+
+
+def test_labels_are_tried_once_on_large_images_that_no_earlier_one_tells_of():
+    def pacer_of(side, costs):
+        deadline = Deadline("cells.png", side, side, 0.0, 0.85)
+        return Pacer(ladder_below(Plan(), 2), costs, deadline, Stopwatch())
+
+    assert not pacer_of(900, Costs(2, 4)).asks_for_labels
+    large = pacer_of(2000, Costs(2, 4))
+    assert large.asks_for_labels
+    large.note_labels(0.1, 0.3)
+    assert not large.asks_for_labels
+    costs = Costs(2, 4)
+    costs.learn({"labels": 1.0}, megapixels=1.0)
+    assert not pacer_of(2000, costs).asks_for_labels
+
+
+@pytest.mark.parametrize(("piece_s", "name"), [(0.01, "paper"), (2.0, "ensemble")])
+def test_slow_labels_of_a_piece_make_the_rest_cheaper(piece_s, name):
+    clock, costs = Clock(), Costs(2, 4)
+    deadline = Deadline("cells.png", 2000, 2000, clock.now, 0.85)
+    pacer = Pacer(ladder_below(Plan(), 2), costs, deadline, Stopwatch(clock), clock=clock)
+    work = Work(200, 1800, lambda plan: [100 * len(plan.flips)] * plan.max_members)
+    pacer.note_windows(0, 1, 0.03)
+    pacer.review(work)
+    assert pacer.plan.name == "paper"
+    pacer.note_labels(0.3, piece_s)
+    pacer.review(work)
+    assert pacer.plan.name == name
 
 
 # Slower half-way
@@ -369,7 +399,7 @@ def test_three_times_slower_half_way_still_holds(window_s, share):
 
 def test_dropped_passes_are_told_with_their_row():
     image = image_of(300, 200)
-    run = timed_run(image, 0.0036, slow_after=500)
+    run = timed_run(image, 0.003, slow_after=500)
     assert run.report["plan"]["name"] == "paper"
     change = run.report["changes"][0]
     assert set(change) == {"row", "plan", "dropped", "predicted_s", "reason"}
@@ -399,6 +429,6 @@ def test_too_slow_for_anything_half_way_is_a_warning():
 def test_nothing_is_dropped_that_has_been_paid_for():
     # Slow from the last row of windows on: the passes are nearly complete, dropping saves little.
     image = image_of(300, 200)
-    plain = timed_run(image, 0.0036)
-    run = timed_run(image, 0.0036, slow_after=plain.members[0].n_windows - 3, slowdown=30)
+    plain = timed_run(image, 0.003)
+    run = timed_run(image, 0.003, slow_after=plain.members[0].n_windows - 3, slowdown=30)
     assert run.report["changes"] == []

@@ -236,6 +236,18 @@ def test_budget_with_time_to_spare_gives_the_whole_plan(rng):
     assert result.budget["n_windows"] == 3 * 2 * 9
 
 
+@pytest.mark.parametrize("shape", [(1000, 1000), (3000, 400)])
+def test_trial_of_the_labels_of_a_piece_leaves_the_result_alone(rng, shape):
+    image = rng.integers(0, 256, shape, dtype=np.uint8)
+    config = EngineConfig(plan=Plan("single", 1, ("identity",), 0.0))
+    members = [FunctionBackend(plus_noise)]
+    plain = Segmenter(members, config).segment(image)
+    result = Segmenter(members, replace(config, fit_budget=1.0)).segment(image)
+    assert "probe" in result.timings
+    assert "probe" not in plain.timings
+    assert np.mean(result.labels == plain.labels) > 0.999
+
+
 # Weights
 
 
