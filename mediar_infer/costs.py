@@ -8,9 +8,11 @@ END_S: Final = 1.0
 Measured 0.9 to 1.5 s on two busy cores; the process cannot measure it for itself."""
 STAGE_PRIORS: Final[Mapping[str, float]] = {"labels": 1.0, "write": 0.05, "overlay": 0.2}
 """Seconds per megapixel of the stages behind the network, before any image is done. Labels were
-measured at 0.8 (900 cells per megapixel, one core) to 3 (on two cores that were busy otherwise)."""
+measured at 0.8 on one core; up to 4 on two cores that other processes kept busy."""
 
 _LEAST_MEGAPIXELS = 0.1
+_SHARE_OF_LATEST = 1 / 3
+"""Of one batch in the mean: a machine that becomes slower is seen after a few, a hiccup is not."""
 
 
 class WindowRate:
@@ -44,7 +46,8 @@ class WindowRate:
         self._pending_s += seconds
         if self._n_pending >= self._batch:
             latest = self._pending_s / self._n_pending
-            self._steady = latest if self._steady is None else (self._steady + latest) / 2
+            before = latest if self._steady is None else self._steady
+            self._steady = before + _SHARE_OF_LATEST * (latest - before)
             self._n_pending, self._pending_s = 0, 0.0
 
     @property

@@ -294,7 +294,7 @@ def test_verbose_shows_where_an_unforeseen_error_came_from(
 
 def test_seventy_thousand_cells_are_written_as_uint32(predict, inputs, tmp_path, monkeypatch):
     ids = np.arange(1, 300 * 300 + 1, dtype=np.int32).reshape(300, 300)
-    monkeypatch.setattr(Segmenter, "label_bands", lambda *_: iter([ids[:100], ids[100:]]))
+    monkeypatch.setattr(Segmenter, "label_bands", lambda *_, **__: iter([ids[:100], ids[100:]]))
     write_image(inputs / "good.png", noise(300, 300))
     assert predict(inputs, tmp_path / "out") == 0
     labels = read_labels(tmp_path / "out" / "good_label.tiff")
