@@ -11,8 +11,9 @@ STAGE_PRIORS: Final[Mapping[str, float]] = {"labels": 1.0, "write": 0.05, "overl
 measured at 0.8 on one core; up to 4 on two cores that other processes kept busy."""
 
 _LEAST_MEGAPIXELS = 0.1
-_SHARE_OF_LATEST = 1 / 3
-"""Of one batch in the mean: a machine that becomes slower is seen after a few, a hiccup is not."""
+_SHARE_OF_LATEST = 1 / 2
+"""Of one batch in the mean. Less would drop fewer passes for a short delay, but a third was too
+slow to hold the tolerance on a machine that became three times slower."""
 
 
 class WindowRate:
