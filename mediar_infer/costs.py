@@ -12,8 +12,8 @@ measured at 0.8 on one core; up to 4 on two cores that other processes kept busy
 
 _LEAST_MEGAPIXELS = 0.1
 _SHARE_OF_LATEST = 1 / 2
-"""Of one batch in the mean. Less would drop fewer passes for a short delay, but a third was too
-slow to hold the tolerance on a machine that became three times slower."""
+"""Of one batch in the mean. Less would drop fewer passes for a short delay, but see a machine that
+has become slower later."""
 
 
 class WindowRate:
