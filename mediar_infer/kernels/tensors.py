@@ -293,7 +293,7 @@ def _strips(cells: CellPixels, n_iterations: Tensor) -> list[Tensor]:
     _, counts = torch.unique_consecutive(
         torch.stack([width_class[order], part]), dim=1, return_counts=True
     )
-    return list(order.split(counts.tolist()))
+    return list(torch.split(order, counts.tolist()))
 
 
 def _diffuse_strip(
