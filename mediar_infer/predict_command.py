@@ -5,6 +5,7 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mediar_infer.config import (
     ALL_FLIPS,
@@ -16,6 +17,10 @@ from mediar_infer.config import (
     RuntimeConfig,
 )
 from mediar_infer.errors import UsageError
+
+if TYPE_CHECKING:
+    from mediar_infer.report import ImageRecord
+    from mediar_infer.runner import RunOptions
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +93,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help=f"fraction of the tolerance to aim at (default: {DEFAULT_BUDGET_SCALE})",
     )
+    parser.add_argument(
+        "--dask", metavar="SCHEDULER",
+        help="spread the work over a Dask cluster: address of its scheduler, or local:N for N"
+        " processes on this machine",
+    )  # fmt: skip
     parser.add_argument("--plane", type=int, metavar="N", help="plane to take from z/t-stacks")
     parser.add_argument(
         "--max-pixels", type=int, metavar="N", help="refuse larger images (decompression bombs)"
@@ -159,18 +169,26 @@ def _parse_flips(text: str) -> tuple[FlipName, ...]:
     return tuple(flip for flip in ALL_FLIPS if flip in names)
 
 
+def _segment_here(
+    args: argparse.Namespace, config: EngineConfig, options: "RunOptions"
+) -> list["ImageRecord"]:
+    from mediar_infer.runner import run_folder
+    from mediar_infer.segmenter import Segmenter
+
+    segmenter = Segmenter.from_weights(args.weights, config)
+    for name, digest in segmenter.digests.items():
+        logger.info("weights %s, SHA-256 %s", name, digest[:16])
+    return run_folder(segmenter, options)
+
+
 def run(args: argparse.Namespace) -> int:
     """Segment the folder; see :func:`mediar_infer.cli.main` for the exit code."""
     config = replace(engine_config(args), fit_budget=budget_scale(args))
     if not args.input.exists():
         raise UsageError(f"{args.input}: there is no such folder or file; give it with --input")
     from mediar_infer.report import console_table
-    from mediar_infer.runner import RunOptions, exit_code, run_folder
-    from mediar_infer.segmenter import Segmenter
+    from mediar_infer.runner import RunOptions, exit_code
 
-    segmenter = Segmenter.from_weights(args.weights, config)
-    for name, digest in segmenter.digests.items():
-        logger.info("weights %s, SHA-256 %s", name, digest[:16])
     options = RunOptions(
         input_path=args.input,
         output_dir=args.output,
@@ -180,7 +198,12 @@ def run(args: argparse.Namespace) -> int:
         overlays=args.overlays,
         show_progress=sys.stderr.isatty() and not args.quiet,
     )
-    records = run_folder(segmenter, options)
+    if args.dask is None:
+        records = _segment_here(args, config, options)
+    else:
+        from mediar_infer.scale_out import run_on_cluster
+
+        records = run_on_cluster(args.dask, args.weights, config, options)
     if not args.quiet:
         sys.stdout.write(console_table(records) + "\n")
         sys.stdout.write(f"results in {args.output}\n")
