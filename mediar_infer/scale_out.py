@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from concurrent.futures import Future as SharedFuture
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -213,8 +213,8 @@ def _connected(scheduler: str, config: EngineConfig) -> Iterator[tuple[Any, int]
     # No limit of memory, as without a cluster; warnings are given here.
     with (
         distributed.LocalCluster(
-            n_workers=n_local, threads_per_worker=1, processes=True, dashboard_address=None,
-            memory_limit=0, silence_logs=logging.ERROR,
+            n_workers=n_local, threads_per_worker=1, processes=True, memory_limit=0,
+            dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR,
         ) as cluster,
         _open_client(distributed, cluster.scheduler_address) as client,
     ):  # fmt: skip
@@ -346,11 +346,11 @@ class _ClusterRunner:
     def _wait_for(self, name: str, future: Any) -> Exception | None:  # noqa: ANN401
         """Wait for a task and give its error, if it has one."""
         distributed = _import_distributed()
-        while not future.done():
+        is_done = threading.Event()
+        future.add_done_callback(lambda _: is_done.set())
+        while not is_done.wait(_POLL_S):
             if self._stopped.is_set():
                 raise _Stopped
-            with suppress(TimeoutError, CancelledError):
-                distributed.wait([future], timeout=_POLL_S)
         try:
             failure: Exception | None = future.exception()
         except CancelledError as error:
