@@ -1,7 +1,7 @@
 """``predict --dask``: seconds with 1, 2, … local workers, on many small images and on one slide.
 
 Each worker has one thread. A run is a fresh process; what counts is the time from the first task's
-begin to the last label file, by the ledger, and the whole process beside it. Labels are compared
+begin to the last record, by the ledger, and the whole process beside it. Labels are compared
 with those of a run without a cluster, byte by byte.
 
     python benchmarks/bench_dask.py --output benchmarks/results/dask.json
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -46,10 +47,11 @@ def time_run(inputs: Path, outputs: Path, options: list[str]) -> dict[str, objec
     load, started = os.getloadavg()[0], time.perf_counter()
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     process_s = time.perf_counter() - started
-    ended_at = datetime.now(UTC)
     if finished.returncode != 0:
         raise RuntimeError(f"exit code {finished.returncode}: {finished.stderr[-500:]}")
-    records = [json.loads(line) for line in (outputs / "ledger.jsonl").read_text().splitlines()]
+    ledger = outputs / "ledger.jsonl"
+    records = [json.loads(line) for line in ledger.read_text().splitlines()]
+    ended_at = datetime.fromtimestamp(ledger.stat().st_mtime, UTC)
     began_at = min(datetime.fromisoformat(record["started_at"]) for record in records)
     return {
         "process_s": process_s,
@@ -112,7 +114,7 @@ def main() -> None:
             "machine": platform.processor() or platform.machine(),
             "cores": usable_cores(),
             "threads_per_worker": 1,
-            "versions": package_versions(),
+            "versions": package_versions() | {"distributed": version("distributed")},
             "options": args.options,
         }
     }
