@@ -137,14 +137,19 @@ def run_on_cluster(
         options, input_path=options.input_path.absolute(), output_dir=options.output_dir.absolute()
     )
     paths = tuple(Path(path).absolute() for path in weights)
-    with _connected(scheduler, config) as (client, threads), marking(options.output_dir) as mark:
-        runtime = replace(config.runtime, threads=threads)
-        job = Job(paths, replace(config, runtime=runtime), options, mark, spread_from, __version__)
-        _check_workers(client, job)
-        records = run_images(_ClusterRunner(client, job), options)
-    for folder in (options.output_dir, options.output_dir / OVERLAY_DIR):
-        remove_stale_parts(folder)  # of workers that died
-    return records
+    try:
+        with (
+            _connected(scheduler, config) as (client, threads),
+            marking(options.output_dir) as mark,
+        ):
+            config = replace(config, runtime=replace(config.runtime, threads=threads))
+            job = Job(paths, config, options, mark, spread_from, __version__)
+            _check_workers(client, job)
+            return run_images(_ClusterRunner(client, job), options)
+    finally:
+        # Of workers that died, or were stopped with the run; those still at work keep theirs.
+        for folder in (options.output_dir, options.output_dir / OVERLAY_DIR):
+            remove_stale_parts(folder)
 
 
 def split_rows(
@@ -223,6 +228,8 @@ def _connected(scheduler: str, config: EngineConfig) -> Iterator[tuple[Any, int]
 
 
 def _open_client(distributed: Any, address: str) -> Any:  # noqa: ANN401
+    # Our own errors say what became of the connection.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         # Maps go from the worker to this process without passing through the scheduler.
         return distributed.Client(
@@ -243,6 +250,13 @@ def _wait_for_workers(client: Any, scheduler: str, n_workers: int) -> None:  # n
             f"--dask {scheduler}: found {len(client.nthreads())} workers after {_START_S:.0f} s,"
             f" expected {n_workers} or more; start workers: dask worker ADDRESS"
         ) from error
+
+
+def _lost_scheduler() -> ClusterError:
+    return ClusterError(
+        "lost the Dask scheduler, expected it to run to the end; finished images are in the output"
+        " folder: start it again and add --resume"
+    )
 
 
 class _Stopped(BaseException):
@@ -272,7 +286,10 @@ class _ClusterRunner:
 
     def count_workers(self) -> int:
         """Number of workers that the cluster has now."""
-        return len(self._client.nthreads())
+        try:
+            return len(self._client.nthreads())
+        except (OSError, TimeoutError, CancelledError) as error:
+            raise _lost_scheduler() from error
 
     def fail(self, path: Path, error: str) -> ImageRecord:
         """See :class:`mediar_infer.runner.FolderRunner`."""
@@ -338,14 +355,13 @@ class _ClusterRunner:
         Raises:
             ClusterError: if the workers that took it died, or the cluster is lost.
         """
-        failure = self._wait_for(name, future)
+        failure, result = self._wait_for(name, future)
         if failure is not None:
             raise failure
-        return future.result()
+        return result
 
-    def _wait_for(self, name: str, future: Any) -> Exception | None:  # noqa: ANN401
-        """Wait for a task and give its error, if it has one."""
-        distributed = _import_distributed()
+    def _wait_for(self, name: str, future: Any) -> tuple[Exception | None, Any]:  # noqa: ANN401
+        """Wait for a task; its error, if it has one, and its result."""
         is_done = threading.Event()
         future.add_done_callback(lambda _: is_done.set())
         while not is_done.wait(_POLL_S):
@@ -353,29 +369,28 @@ class _ClusterRunner:
                 raise _Stopped
         try:
             failure: Exception | None = future.exception()
+            if failure is None:
+                return None, future.result()
         except CancelledError as error:
             if self._stopped.is_set():
                 raise _Stopped from error
-            raise ClusterError(
-                f"{name}: lost the Dask scheduler, expected it to run to the end; finished images"
-                " are in the output folder: start it again and add --resume"
-            ) from error
-        if isinstance(failure, distributed.KilledWorker):
-            return ClusterError(
+            raise _lost_scheduler() from error
+        if isinstance(failure, _import_distributed().KilledWorker):
+            failure = ClusterError(
                 f"{name}: found dead every worker that took it, expected one to finish; look for"
                 " the reason in their logs; if it is memory, use fewer workers per machine or a"
                 " smaller --batch"
             )
-        return failure
+        return failure, None
 
     def _record_of(self, path: Path, future: Any) -> ImageRecord | None:  # noqa: ANN401
         """Record of a finished task; none if the image is to be shared out."""
-        failure = self._wait_for(path.name, future)
+        failure, result = self._wait_for(path.name, future)
         if isinstance(failure, MediarError):
             return self.fail(path, str(failure))
         if failure is not None:
             return self.fail(path, describe_unexpected(path, failure))
-        record: ImageRecord | None = future.result()
+        record: ImageRecord | None = result
         return record
 
     def _share_out(self, path: Path, progress: Progress) -> ImageRecord:
@@ -390,7 +405,7 @@ class _ClusterRunner:
         n_workers = self.count_workers()
         if n_workers < self._n_workers:
             logger.warning(
-                "%d of %d workers are gone; their tasks are run again by the others",
+                "%d of %d workers are gone; their tasks are run again by others",
                 self._n_workers - n_workers,
                 self._n_workers,
             )
@@ -487,11 +502,14 @@ def _check_workers(client: Any, job: Job) -> None:  # noqa: ANN401
     """
     answers: Mapping[str, Any] = client.run(_find_problem, job, on_error="return")
     present = client.nthreads()
-    problems = [
-        f"worker {address}: {answer}"
-        for address, answer in answers.items()
-        if answer is not None and address in present
-    ]
+    problems = []
+    for address, answer in answers.items():
+        if answer is None or address not in present:
+            continue
+        if isinstance(answer, Exception):
+            # Mostly an import that fails.
+            answer = f"found {answer}, expected an answer; install mediar_infer {__version__} there"
+        problems.append(f"worker {address}: {answer}")
     if problems:
         raise ClusterError("; ".join(problems))
 
