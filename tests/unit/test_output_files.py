@@ -6,6 +6,7 @@ import os
 import pytest
 
 from mediar_infer import output_files
+from mediar_infer.errors import OutputError
 from mediar_infer.output_files import marking, remove_stale_parts, replacing, write_bytes
 
 
