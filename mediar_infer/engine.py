@@ -177,9 +177,11 @@ class _Members:
         inputs = torch.stack(
             [flip_inputs(x[None], w.flip)[0] for x, w in zip(inputs, group, strict=True)]
         )
-        logits = self._members[0](inputs)
-        for member in self._members[1:]:
-            logits += member(inputs)
+        # All are started before the first is waited for, so that none leaves a core idle.
+        first, *others = [member.start(inputs) for member in self._members]
+        logits = first()
+        for finish in others:
+            logits += finish()
         return torch.stack(
             [unflip_logits(y[None], w.flip)[0] for y, w in zip(logits, group, strict=True)]
         )

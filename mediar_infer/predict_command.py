@@ -137,11 +137,15 @@ def run(args: argparse.Namespace) -> int:
     config = engine_config(args)
     if not args.input.exists():
         raise UsageError(f"{args.input}: there is no such folder or file; give it with --input")
+    from mediar_infer.loading import Loading
+
+    loading = Loading(args.weights, config)
+    # These import torch, while the weights are read and compiled.
     from mediar_infer.report import console_table
     from mediar_infer.runner import RunOptions, exit_code, run_folder
     from mediar_infer.segmenter import Segmenter
 
-    segmenter = Segmenter.from_weights(args.weights, config)
+    segmenter = Segmenter.from_weights(args.weights, config, loading)
     for name, digest in segmenter.digests.items():
         logger.info("weights %s, SHA-256 %s", name, digest[:16])
     options = RunOptions(

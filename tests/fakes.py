@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 
+from mediar_infer.architecture import Architecture
 from mediar_infer.flows import compute_unit_flow
-from mediar_infer.model import Architecture, MediarFormer
+from mediar_infer.model import MediarFormer
 from mediar_infer.types import FLOW_SCALE
 
 TINY = Architecture((8, 16, 20, 32), (1, 1, 1, 1), (16, 16, 8, 8, 8), 8)
@@ -20,10 +21,11 @@ class FunctionBackend:
         self.device = torch.device("cpu")
         self.n_calls = self.n_windows = 0
 
-    def __call__(self, inputs):
+    def start(self, inputs):
         self.n_calls += 1
         self.n_windows += len(inputs)
-        return self.function(inputs)
+        logits = self.function(inputs)
+        return lambda: logits
 
 
 def tiny_state_dict(seed=0):

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
+from mediar_infer.architecture import ENCODERS, Architecture
 from mediar_infer.errors import UsageError
-from mediar_infer.model import ENCODERS, Architecture, MediarFormer
+from mediar_infer.model import MediarFormer
 from mediar_infer.training.data import Sample
 from mediar_infer.training.initialise import initialise_weights
 from mediar_infer.training.loop import (
@@ -40,9 +41,7 @@ SMALL = Architecture(*ENCODERS["mit_b0"], (128, 64, 32, 32, 16), 32)
 _DROP_PATH = 0.05
 
 
-_BROAD = Augmentation(
-    zoom_range=(0.4, 2.2), inversion_probability=0.1, mixing_probability=0.25
-)
+_BROAD = Augmentation(zoom_range=(0.4, 2.2), inversion_probability=0.1, mixing_probability=0.25)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@ import torch
 from fakes import FunctionBackend
 from safetensors.torch import load_file
 
+from mediar_infer.architecture import ENCODERS, Architecture
 from mediar_infer.backends.torch_backend import TorchBackend
 from mediar_infer.budget import Stopwatch
 from mediar_infer.config import ALL_FLIPS, EngineConfig, Plan
 from mediar_infer.engine import predict_bands
 from mediar_infer.images import ArraySource
-from mediar_infer.model import ENCODERS, Architecture, MediarFormer
+from mediar_infer.model import MediarFormer
 from mediar_infer.preprocess import Scaling
 from mediar_infer.windows import MIN_IMPORTANCE, SIGMA_SCALE, importance_map, window_starts
 
