@@ -1,8 +1,11 @@
 """The ``predict`` command: the main job."""
 
 import argparse
+import gc
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,20 +135,36 @@ def _parse_flips(text: str) -> tuple[FlipName, ...]:
     return tuple(flip for flip in ALL_FLIPS if flip in names)
 
 
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Keep the garbage collector from what is imported and loaded in a ``with`` block.
+
+    It would look through a million new objects again and again, and once more when the process
+    ends, though all of them live as long as the process: half a second of a start and an end.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def run(args: argparse.Namespace) -> int:
     """Segment the folder; see :func:`mediar_infer.cli.main` for the exit code."""
     config = engine_config(args)
     if not args.input.exists():
         raise UsageError(f"{args.input}: there is no such folder or file; give it with --input")
-    from mediar_infer.loading import Loading
+    with _starting():
+        from mediar_infer.loading import Loading
 
-    loading = Loading(args.weights, config)
-    # These import torch, while the weights are read and compiled.
-    from mediar_infer.report import console_table
-    from mediar_infer.runner import RunOptions, exit_code, run_folder
-    from mediar_infer.segmenter import Segmenter
+        loading = Loading(args.weights, config)
+        # These import torch, while the weights are read and compiled.
+        from mediar_infer.report import console_table
+        from mediar_infer.runner import RunOptions, exit_code, run_folder
+        from mediar_infer.segmenter import Segmenter
 
-    segmenter = Segmenter.from_weights(args.weights, config, loading)
+        segmenter = Segmenter.from_weights(args.weights, config, loading)
     for name, digest in segmenter.digests.items():
         logger.info("weights %s, SHA-256 %s", name, digest[:16])
     options = RunOptions(
