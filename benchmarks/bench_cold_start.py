@@ -158,7 +158,7 @@ def summary(rows: list[dict[str, object]]) -> dict[str, object]:
             "bare": all_of(lambda r: r["bare"]["cpu_s"]),
             "predict": all_of(lambda r: r["predict"]["cpu_s"]),
         },
-        "others_cores": all_of(lambda r: r["predict"]["others_s"] / r["predict"]["wall_s"]),
+        "others_cores": all_of(lambda r: r["predict"]["others_cores"]),
     }
 
 

@@ -70,6 +70,22 @@ def _busy_s() -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+class Meter:
+    """Counts the CPU time that other processes take from now on; children are one's own."""
+
+    def __init__(self) -> None:
+        self._started, self._busy, self._own = time.perf_counter(), _busy_s(), _own_s()
+
+    def others_cores(self) -> float:
+        """Cores that were busy with other work, on average."""
+        others_s = _busy_s() - self._busy - (_own_s() - self._own)
+        return max(0.0, others_s) / (time.perf_counter() - self._started)
+
+
+def _own_s() -> float:
+    return sum(os.times()[:4])
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One child process."""
@@ -78,15 +94,13 @@ class Sample:
     """From its start to its end."""
     cpu_s: float
     """Of the process itself."""
-    others_s: float
-    """CPU seconds that the machine spent on anything else meanwhile."""
+    others_cores: float
+    """Cores that were busy with anything else meanwhile, on average."""
 
 
 def run_timed(command: Sequence[str], **options: object) -> Sample:
     """Run a command to its end; raises if it fails."""
-    busy, times, started = _busy_s(), os.times(), time.perf_counter()
+    meter, own, started = Meter(), _own_s(), time.perf_counter()
     subprocess.run(command, check=True, cwd=ROOT, **options)  # type: ignore[call-overload]
-    wall_s, after, busy_after = time.perf_counter() - started, os.times(), _busy_s()
-    own = after.children_user + after.children_system
-    cpu_s = own - times.children_user - times.children_system
-    return Sample(wall_s, cpu_s, max(0.0, busy_after - busy - cpu_s))
+    wall_s = time.perf_counter() - started
+    return Sample(wall_s, _own_s() - own, meter.others_cores())
