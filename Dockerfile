@@ -1,4 +1,15 @@
 ARG BASE_IMAGE=python:3.11-slim
+
+# The compiled loops of the label stage; the compiler stays behind in this stage.
+FROM ${BASE_IMAGE} AS kernels
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
+WORKDIR /build
+COPY LICENSE README.md pyproject.toml ./
+COPY mediar_infer/__init__.py mediar_infer/_version.py mediar_infer/
+COPY mediar_infer/kernels mediar_infer/kernels
+RUN python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --editable . \
+    && ls mediar_infer/kernels/*.so
+
 FROM ${BASE_IMAGE}
 
 LABEL org.opencontainers.image.title="mediar_infer" \
@@ -11,12 +22,14 @@ WORKDIR /workspace
 # the package is installed as a link to this folder, which gets the rest of its code below.
 COPY LICENSE README.md pyproject.toml requirements.txt ./
 COPY mediar_infer/__init__.py mediar_infer/_version.py mediar_infer/
+COPY mediar_infer/kernels/label_kernels.c mediar_infer/kernels/
 RUN python -m pip install --no-cache-dir --disable-pip-version-check \
         --constraint requirements.txt --editable .
 
 COPY weights weights
 COPY predict.py predict.sh ./
 COPY mediar_infer mediar_infer
+COPY --from=kernels /build/mediar_infer/kernels/*.so mediar_infer/kernels/
 # Compiled here, as each image is segmented by a fresh container.
 RUN python -m compileall -q mediar_infer
 

@@ -25,7 +25,7 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/lint-imports
 
 # Written last, so that a set-up that was stopped is taken up again.
-$(VENV)/.ready: requirements.txt pyproject.toml
+$(VENV)/.ready: requirements.txt pyproject.toml mediar_infer/kernels/label_kernels.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    found=$$($(PYTHON) --version 2>/dev/null || echo no Python); \
 	    echo "$(PYTHON): found $$found, expected Python 3.11 or newer;" \

@@ -27,6 +27,7 @@ from mediar_infer.blocks import PAPER_BLOCK_SIZE
 from mediar_infer.budget import Stopwatch, peak_memory_bytes, tolerance_s
 from mediar_infer.config import ALL_FLIPS
 from mediar_infer.devices import usable_cores
+from mediar_infer.host_memory import return_large_blocks
 from mediar_infer.images import open_image
 from mediar_infer.label_files import write_labels
 from mediar_infer.runner import package_versions
@@ -119,6 +120,7 @@ def run_one(
     slide: Path, labels: Path, blocks: str, block_size: int, n_flips: int
 ) -> dict[str, object]:
     """Segment the slide in this process."""
+    return_large_blocks()  # as the commands do
     before = peak_memory_bytes()["host"]
     config = EngineConfig(
         plan=Plan(max_members=1, flips=ALL_FLIPS[:n_flips]),

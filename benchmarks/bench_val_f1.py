@@ -62,16 +62,17 @@ def build_methods(weights: list[Path]) -> dict[str, Method]:
         for plan in (single, flips):
             config = replace(EngineConfig(), plan=plan)
             segmenter = Segmenter([member], config)
-            methods[f"{path.stem}, {plan.name}"] = _labels_of(segmenter)
-    methods["ensemble, flips"] = _labels_of(Segmenter(members, EngineConfig(plan=Plan())))
+            methods[f"{path.stem}, {plan.name}"] = labels_of(segmenter)
+    methods["ensemble, flips"] = labels_of(Segmenter(members, EngineConfig(plan=Plan())))
     return methods
 
 
-def _labels_of(segmenter: Segmenter) -> Method:
+def labels_of(segmenter: Segmenter) -> Method:
+    """A segmenter as a method."""
     return lambda image: segmenter.segment(image).labels
 
 
-def summarise(f1s: dict[str, list[list[float]]]) -> dict[str, object]:
+def summarise(f1s: dict[str, list[list[float]]]) -> dict[str, dict[str, object]]:
     """Per group: number of images, mean and median F1 at 0.5, mean at the other thresholds."""
     return {
         group: {
@@ -86,6 +87,35 @@ def summarise(f1s: dict[str, list[list[float]]]) -> dict[str, object]:
     }
 
 
+def read_val_rows(data: Path, limit: int | None = None) -> list[dict[str, str]]:
+    """Rows of the manifest for the images that nothing was trained on."""
+    with (data / "manifest.csv").open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["split"] == "val"][:limit]
+
+
+def score_methods(
+    methods: dict[str, Method], data: Path, rows: list[dict[str, str]]
+) -> tuple[dict[str, dict[str, object]], dict[str, dict[str, float]]]:
+    """Per method seconds and scores of each group of images; per image F1 of each method."""
+    results: dict[str, dict[str, object]] = {}
+    per_image: dict[str, dict[str, float]] = defaultdict(dict)
+    for name, method in methods.items():
+        f1s: dict[str, list[list[float]]] = defaultdict(list)
+        started = time.perf_counter()
+        for row in rows:
+            with open_image(data / row["image"]) as source:
+                image = source.read_rows(0, source.height)
+            true = tifffile.imread(data / row["label"])
+            scores = [score.f1 for score in evaluate_labels(true, method(image))]
+            f1s["all"].append(scores)
+            f1s[row["modality"]].append(scores)
+            per_image[row["id"]][name] = scores[0]
+        groups = summarise(f1s)
+        results[name] = {"seconds": time.perf_counter() - started, "groups": groups}
+        print(f"{name}: {groups['all']['mean_f1']:.4f}", flush=True)
+    return results, per_image
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="images/, labels/, manifest.csv")
@@ -93,26 +123,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--limit", type=int, help="only the first images, for a trial")
     args = parser.parse_args()
-    with (args.data / "manifest.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "val"][: args.limit]
-    results: dict[str, object] = {}
-    per_image: dict[str, dict[str, float]] = defaultdict(dict)
-    for name, method in build_methods(args.weights).items():
-        f1s: dict[str, list[list[float]]] = defaultdict(list)
-        started = time.perf_counter()
-        for row in rows:
-            with open_image(args.data / row["image"]) as source:
-                image = source.read_rows(0, source.height)
-            true = tifffile.imread(args.data / row["label"])
-            scores = [score.f1 for score in evaluate_labels(true, method(image))]
-            f1s["all"].append(scores)
-            f1s[row["modality"]].append(scores)
-            per_image[row["id"]][name] = scores[0]
-        results[name] = {
-            "seconds": time.perf_counter() - started,
-            "groups": summarise(f1s),
-        }
-        print(f"{name}: {results[name]['groups']['all']['mean_f1']:.4f}", flush=True)
+    results, per_image = score_methods(
+        build_methods(args.weights), args.data, read_val_rows(args.data, args.limit)
+    )
     metadata = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": usable_cores(),

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 
 from mediar_infer.budget import Stopwatch
 from mediar_infer.config import LARGE_IMAGE_PIXELS, MaskConfig
+from mediar_infer.kernels import LabelKernels
 from mediar_infer.masks import compute_labels
 from mediar_infer.stitching import StitchedLabels
 from mediar_infer.types import Float32Array, LabelArray
@@ -30,7 +30,7 @@ def gather_rows(bands: Iterator[Float32Array], n_rows: int) -> Iterator[Float32A
 
 
 def _label_row_of_blocks(
-    maps: Float32Array, size: int, first_id: int, config: MaskConfig, device: torch.device | None
+    maps: Float32Array, size: int, first_id: int, config: MaskConfig, kernels: LabelKernels
 ) -> tuple[LabelArray, int]:
     """Label blocks side by side as the released system does; ids go on from ``first_id``."""
     rows, width = maps.shape[1:]
@@ -39,7 +39,7 @@ def _label_row_of_blocks(
         inside = maps[:, :, left : left + size]
         block = np.zeros((3, size, size), dtype=np.float32)
         block[:, :rows, : inside.shape[2]] = inside
-        found, _ = compute_labels(block, config, device)
+        found, _ = compute_labels(block, config, kernels)
         found = found[:rows, : inside.shape[2]]
         ids, consecutive = np.unique(found, return_inverse=True)
         # An id that lies in the padding alone leaves no gap; 0 stays 0 where there is background.
@@ -54,7 +54,7 @@ def label_bands(
     height: int,
     width: int,
     config: MaskConfig,
-    device: torch.device | None,
+    kernels: LabelKernels,
     stopwatch: Stopwatch,
 ) -> Iterator[LabelArray]:
     """Turn bands of maps into bands of labels.
@@ -64,7 +64,7 @@ def label_bands(
         height: rows of the image.
         width: columns of the image.
         config: thresholds and the way large images are divided.
-        device: where tracking and diffusion run.
+        kernels: what runs the loops over pixels.
         stopwatch: gains the stage ``labels``.
 
     Yields:
@@ -73,7 +73,7 @@ def label_bands(
     """
     large = height * width >= LARGE_IMAGE_PIXELS
     if config.blocks == "stitched" or (config.blocks == "auto" and large):
-        stitched = StitchedLabels(height, width, config, device)
+        stitched = StitchedLabels(height, width, config, kernels)
         for maps in bands:
             with stopwatch("labels"):
                 labels = stitched.push(maps)
@@ -83,10 +83,10 @@ def label_bands(
         size, n_cells = config.block_size or PAPER_BLOCK_SIZE, 0
         for maps in gather_rows(bands, size):
             with stopwatch("labels"):
-                labels, n_cells = _label_row_of_blocks(maps, size, n_cells, config, device)
+                labels, n_cells = _label_row_of_blocks(maps, size, n_cells, config, kernels)
             yield labels
     else:
         maps = next(gather_rows(bands, height))
         with stopwatch("labels"):
-            labels, _ = compute_labels(maps, config, device)
+            labels, _ = compute_labels(maps, config, kernels)
         yield labels

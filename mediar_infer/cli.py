@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from mediar_infer._version import __version__
 from mediar_infer.errors import CheckpointError, MediarError, UsageError
+from mediar_infer.host_memory import return_large_blocks
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser(command).parse_args(arguments)
     _set_up_logging(quiet=args.quiet, verbose=args.verbose)
     signal.signal(signal.SIGTERM, _stop)
+    return_large_blocks()
     try:
         code: int = importlib.import_module(_COMMANDS[args.command][0]).run(args)
     except (UsageError, CheckpointError) as error:

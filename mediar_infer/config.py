@@ -69,7 +69,7 @@ class MaskConfig:
     above."""
     block_size: int = 0
     """Side of a block in ``paper`` mode, rows worked on at once in ``stitched`` mode; 0 takes 2000
-    and 256."""
+    and 64."""
 
     def __post_init__(self) -> None:
         _check(
@@ -124,11 +124,18 @@ class EngineConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     roi_size: int = 512
     """Side of the windows that the network sees; a multiple of 32."""
+    fit_budget: float | None = None
+    """Fraction of the time tolerance to aim at, in (0, 1]; cheaper plans are taken where ``plan``
+    would take longer. None keeps to ``plan``, however long it takes."""
 
     def __post_init__(self) -> None:
         _check(
             isinstance(self.roi_size, int) and self.roi_size >= 32 and self.roi_size % 32 == 0,
             f"found window size {self.roi_size}, expected a multiple of 32",
+        )
+        _check(
+            self.fit_budget is None or 0 < self.fit_budget <= 1,
+            f"found budget scale {self.fit_budget}, expected above 0 and up to 1",
         )
 
     def with_plan(self, name: str) -> "EngineConfig":

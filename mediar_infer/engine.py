@@ -46,14 +46,16 @@ class MapBand:
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
+class Window:
+    """One place where the network looks, in one pass."""
+
     flip: FlipName
     grid: WindowGrid
     top: int
     left: int
 
 
-class _InputRows:
+class InputRows:
     """Normalised rows of the image, each read and normalised once."""
 
     def __init__(self, source: ImageSource, scaling: Scaling, stopwatch: Stopwatch) -> None:
@@ -71,7 +73,7 @@ class _InputRows:
             self._rows = np.concatenate([kept, self._scaling.apply(fresh)])
         self._top = top
 
-    def crop(self, window: _Window) -> Tensor:
+    def crop(self, window: Window) -> Tensor:
         """``(3, roi, roi)`` uint8, zero outside the image."""
         size = window.grid.roi_size
         width = self._rows.shape[1]
@@ -85,12 +87,14 @@ class _InputRows:
         return F.pad(torch.from_numpy(inside).permute(2, 0, 1), padding)
 
 
-class _RingOfRows:
-    """Accumulator ``(3, roi_size, W)`` in which image row y lies at y modulo roi_size."""
+class RingOfRows:
+    """Accumulator ``(channels, roi_size, W)``; image row y lies at y modulo roi_size."""
 
-    def __init__(self, roi_size: int, width: int, device: torch.device) -> None:
+    def __init__(
+        self, roi_size: int, width: int, device: torch.device, n_channels: int = 3
+    ) -> None:
         self._size = roi_size
-        self._sums = torch.zeros(3, roi_size, width, dtype=torch.float32, device=device)
+        self._sums = torch.zeros(n_channels, roi_size, width, dtype=torch.float32, device=device)
 
     def _pieces(self, top: int, bottom: int) -> Iterator[tuple[slice, slice]]:
         """Rows ``top`` … ``bottom`` as (ring rows, rows counted from ``top``)."""
@@ -101,8 +105,8 @@ class _RingOfRows:
             yield slice(place, place + n), slice(row - top, row - top + n)
             row += n
 
-    def add(self, window: _Window, weighted: Tensor, height: int, width: int) -> None:
-        """Add weighted logits ``(3, roi, roi)``, leaving out what lies outside the image."""
+    def add(self, window: Window, weighted: Tensor, height: int, width: int) -> None:
+        """Add ``(channels, roi, roi)`` of a window, leaving out what lies outside the image."""
         top, bottom = max(window.top, 0), min(window.top + self._size, height)
         left, right = max(window.left, 0), min(window.left + self._size, width)
         inside = weighted[:, top - window.top :, left - window.left : right - window.left]
@@ -111,15 +115,16 @@ class _RingOfRows:
 
     def take(self, top: int, bottom: int) -> Float32Array:
         """Rows ``top`` … ``bottom``, which are zero afterwards."""
-        taken = np.empty((3, bottom - top, self._sums.shape[2]), dtype=np.float32)
+        n_channels, _, width = self._sums.shape
+        taken = np.empty((n_channels, bottom - top, width), dtype=np.float32)
         for ring, rows in self._pieces(top, bottom):
             taken[:, rows] = self._sums[:, ring].cpu().numpy()
             self._sums[:, ring] = 0
         return taken
 
 
-def _windows_by_top(source: ImageSource, config: EngineConfig) -> dict[int, list[_Window]]:
-    windows: dict[int, list[_Window]] = {}
+def _windows_by_top(source: ImageSource, config: EngineConfig) -> dict[int, list[Window]]:
+    windows: dict[int, list[Window]] = {}
     for flip in config.plan.flips:
         grid = WindowGrid.of_image(
             source.height,
@@ -131,7 +136,7 @@ def _windows_by_top(source: ImageSource, config: EngineConfig) -> dict[int, list
         )
         for top in grid.tops:
             row = windows.setdefault(top, [])
-            row.extend(_Window(flip, grid, top, left) for left in grid.lefts)
+            row.extend(Window(flip, grid, top, left) for left in grid.lefts)
     return dict(sorted(windows.items()))
 
 
@@ -141,13 +146,18 @@ def count_windows(height: int, width: int, config: EngineConfig, n_members: int)
     return len(grid.tops) * len(grid.lefts) * len(config.plan.flips) * n_members
 
 
-class _Members:
-    """The ensemble: predicts windows in batches that fit the device, weighted for the sum."""
+class Members:
+    """The ensemble: predicts windows in batches that fit the device, weighted for the sum.
+
+    ``n_predicted`` counts the windows that went through the network; the others were of one colour
+    and known.
+    """
 
     def __init__(self, members: Sequence[Backend], config: EngineConfig) -> None:
         self.device = members[0].device
+        self.batch = config.runtime.batch or members[0].batch
         self._members = members
-        self._batch = config.runtime.batch or members[0].batch
+        self.n_predicted = 0
         self._blank: dict[_WindowKey, Tensor] = {}
         # Most windows of an image lie alike among their neighbours: few maps serve all.
         self._weights = lru_cache(maxsize=64)(self._make_weights)
@@ -158,26 +168,32 @@ class _Members:
         return torch.from_numpy(normalised_importance(roi_size, rows, columns)).to(self.device)
 
     def predict(
-        self, windows: Sequence[_Window], rows: _InputRows, source: ImageSource
-    ) -> Iterator[tuple[_Window, Tensor]]:
+        self, windows: Sequence[Window], rows: InputRows, source: ImageSource
+    ) -> Iterator[tuple[Window, Tensor]]:
         """Weighted logits ``(3, roi, roi)`` of each window, summed over the members."""
+        for window, logits in self.predict_logits(windows, rows, source):
+            neighbours = window.grid.neighbours(window.top, window.left)
+            yield window, logits * self._weights(window.grid.roi_size, *neighbours)
+
+    def predict_logits(
+        self, windows: Sequence[Window], rows: InputRows, source: ImageSource
+    ) -> Iterator[tuple[Window, Tensor]]:
+        """Logits ``(3, roi, roi)`` of each window as it lies, summed over the members."""
         first = 0
         while first < len(windows):
-            group = windows[first : first + self._batch]
+            group = windows[first : first + self.batch]
             try:
                 logits = self._predict_group(group, rows)
             except torch.OutOfMemoryError:
                 if len(group) == 1:
                     raise
-                self._batch = len(group) // 2
-                source.warnings.append(f"device memory is full; batch is now {self._batch}")
+                self.batch = len(group) // 2
+                source.warnings.append(f"device memory is full; batch is now {self.batch}")
                 continue
             first += len(group)
-            for window, maps in zip(group, logits, strict=True):
-                neighbours = window.grid.neighbours(window.top, window.left)
-                yield window, maps * self._weights(window.grid.roi_size, *neighbours)
+            yield from zip(group, logits, strict=True)
 
-    def _predict_group(self, group: Sequence[_Window], rows: _InputRows) -> Tensor:
+    def _predict_group(self, group: Sequence[Window], rows: InputRows) -> Tensor:
         crops = [rows.crop(window) for window in group]
         # Windows of one colour are the same to the network, wherever they lie and however they are
         # flipped: each colour is predicted once. All others are known by their place.
@@ -200,6 +216,7 @@ class _Members:
         )
 
     def _predict_sum(self, inputs: Tensor) -> Tensor:
+        self.n_predicted += len(inputs)
         # All are started before the first is waited for, so that none leaves a core idle.
         first, *others = [member.start(inputs) for member in self._members]
         logits = first()
@@ -240,9 +257,9 @@ def predict_bands(
         PredictionError: if the network's output is not finite.
     """
     height, width = source.height, source.width
-    rows = _InputRows(source, scaling, stopwatch)
-    ensemble = _Members(members, config)
-    ring = _RingOfRows(config.roi_size, width, ensemble.device)
+    rows = InputRows(source, scaling, stopwatch)
+    ensemble = Members(members, config)
+    ring = RingOfRows(config.roi_size, width, ensemble.device)
     by_top = _windows_by_top(source, config)
     n_windows = count_windows(height, width, config, len(members))
     logger.debug("%s: %dx%d, %d windows", source.name, height, width, n_windows)
@@ -257,12 +274,17 @@ def predict_bands(
             maps = ring.take(done, end)
         if end > done:
             maps /= n_passes
-            _check_finite(maps, source.name, done)
+            check_finite(maps, source.name, done)
             yield MapBand(done, maps)
             done = end
 
 
-def _check_finite(maps: npt.NDArray[np.float32], name: str, top: int) -> None:
+def check_finite(maps: npt.NDArray[np.float32], name: str, top: int) -> None:
+    """Refuse merged maps that are not finite.
+
+    Raises:
+        PredictionError: naming the image and the first row of the band.
+    """
     # One sum is NaN or infinite if any value is, and needs no array of flags.
     with np.errstate(invalid="ignore"):
         total = maps.sum(dtype=np.float64)

@@ -34,16 +34,22 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{_short(path.name)}.{os.getpid()}.part")
-    with _open_locked(part) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
-            with suppress(OSError):  # the folder was locked meanwhile
-                part.unlink()
-            raise
+    try:
+        with _open_locked(part) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                part.replace(path)
+            except BaseException:
+                with suppress(OSError):  # the folder was locked meanwhile
+                    part.unlink()
+                raise
+    except BaseException:
+        # A signal may come between the making of the file and the block above.
+        with suppress(OutputError):
+            _remove_if_abandoned(part)
+        raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:

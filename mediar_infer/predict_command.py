@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_INPUT = Path("/workspace/inputs")
 DEFAULT_OUTPUT = Path("/workspace/outputs")
+DEFAULT_BUDGET_SCALE = 0.85
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +81,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict-budget", action="store_true", help="a missed tolerance is a failure"
     )
+    parser.add_argument(
+        "--fit-budget", action="store_true",
+        help="take cheaper plans where the chosen one would miss the time tolerance",
+    )  # fmt: skip
+    parser.add_argument(
+        "--budget-scale",
+        type=float,
+        metavar="X",
+        help=f"fraction of the tolerance to aim at (default: {DEFAULT_BUDGET_SCALE})",
+    )
     parser.add_argument("--plane", type=int, metavar="N", help="plane to take from z/t-stacks")
     parser.add_argument(
         "--max-pixels", type=int, metavar="N", help="refuse larger images (decompression bombs)"
@@ -120,6 +131,22 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
     )
 
 
+def budget_scale(args: argparse.Namespace) -> float | None:
+    """Fraction of the tolerance to aim at; none without ``--fit-budget``.
+
+    Raises:
+        UsageError: if a scale is given without a budget to scale.
+    """
+    if not args.fit_budget and args.budget_scale is not None:
+        raise UsageError(
+            f"found --budget-scale {args.budget_scale} without --fit-budget, expected both; add"
+            " --fit-budget"
+        )
+    if not args.fit_budget:
+        return None
+    return DEFAULT_BUDGET_SCALE if args.budget_scale is None else float(args.budget_scale)
+
+
 def _parse_flow_threshold(text: str) -> float | None:
     return None if text == "off" else float(text)
 
@@ -152,7 +179,7 @@ def _starting() -> Iterator[None]:
 
 def run(args: argparse.Namespace) -> int:
     """Segment the folder; see :func:`mediar_infer.cli.main` for the exit code."""
-    config = engine_config(args)
+    config = replace(engine_config(args), fit_budget=budget_scale(args))
     if not args.input.exists():
         raise UsageError(f"{args.input}: there is no such folder or file; give it with --input")
     with _starting():

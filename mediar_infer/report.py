@@ -30,6 +30,7 @@ _FIELD_TYPES: Final = {
     **dict.fromkeys(("dtype", "error", "device", "output"), (str, NoneType)),
     **dict.fromkeys(("plan", "stages_s", "weights", "versions", "peak_memory_bytes"), (dict,)),
     "wall_s": (int, float),
+    "budget": (dict, NoneType),
     "warnings": (list,),
 }
 """Types of the fields of a line of JSON."""
@@ -57,6 +58,8 @@ class ImageRecord:
     """Exclusive seconds per stage."""
     wall_s: float = 0.0
     """Seconds from start to written labels; for the first image from the start of the process."""
+    budget: Mapping[str, Any] | None = None
+    """Under a time budget: the plan that was chosen, predicted seconds, why, and what changed."""
     n_cells: int | None = None
     """Cells in the labels; none unless done or resumed."""
     warnings: Sequence[str] = ()

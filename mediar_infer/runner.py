@@ -27,6 +27,7 @@ from mediar_infer.label_files import (
 )
 from mediar_infer.output_files import remove_stale_parts
 from mediar_infer.overlay import write_overlay
+from mediar_infer.pacing import Pacer
 from mediar_infer.report import ImageRecord, Ledger, summarise, write_summary
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.types import LabelArray
@@ -78,9 +79,14 @@ def package_versions() -> dict[str, str]:
 
 
 def describe_plan(segmenter: Segmenter) -> dict[str, Any]:
-    """Everything that decides the labels of an image, ready for JSON."""
+    """Everything that decides the labels of an image, ready for JSON.
+
+    Under a time budget this is what was asked for; what was done with an image is in the field
+    ``budget`` of its record.
+    """
     config = segmenter.config
-    return {
+    budget = {} if config.fit_budget is None else {"fit_budget": config.fit_budget}
+    return budget | {
         "name": config.plan.name,
         "models": len(segmenter.members),
         "flips": list(config.plan.flips),
@@ -264,6 +270,7 @@ class _ImageRunner:
         self._device = describe_device(segmenter.device)
         # The first image is charged with the start of the process, as the challenge does.
         self._next_start = process_start_s()
+        self._pacer: Pacer | None = None
 
     def collision(self, path: Path, others: Sequence[Path]) -> ImageRecord:
         """Record of an input whose output name is also that of another one."""
@@ -278,7 +285,7 @@ class _ImageRunner:
 
     def run(self, path: Path, bar: "tqdm[Any]") -> ImageRecord:
         """Segment one file; every error becomes its record's."""
-        stopwatch, source = Stopwatch(), None
+        stopwatch, source, self._pacer = Stopwatch(), None, None
         started_at = _now()
         error: str
         try:
@@ -288,6 +295,8 @@ class _ImageRunner:
                 )
             with source:
                 n_cells = self._segment(path, source, stopwatch, bar)
+            if self._pacer:
+                self._pacer.finish()
         except MediarError as failure:
             error = str(failure)
         except Exception as failure:
@@ -309,11 +318,14 @@ class _ImageRunner:
         self, path: Path, source: ImageSource, stopwatch: Stopwatch, bar: "tqdm[Any]"
     ) -> int:
         n_cells, first = 0, bar.n
+        with_overlay = self._options.overlays and source.height * source.width <= MAX_OVERLAY_PIXELS
+        stages = ["write", "overlay"] if with_overlay else ["write"]
+        self._pacer = self._segmenter.pacer(source, stopwatch, self._next_start, stages)
 
         def watched() -> Iterator[LabelArray]:
             nonlocal n_cells
             n_rows = 0
-            for labels in self._segmenter.label_bands(source, stopwatch):
+            for labels in self._segmenter.label_bands(source, stopwatch, pacer=self._pacer):
                 n_cells = max(n_cells, int(labels.max(initial=0)))
                 n_rows += len(labels)
                 bar.n = first + n_rows / source.height
@@ -324,7 +336,7 @@ class _ImageRunner:
         with stopwatch("write"):
             write_labels(target, watched(), height=source.height, width=source.width)
         overlay = _overlay_path(self._options.output_dir, path)
-        if self._options.overlays and source.height * source.width <= MAX_OVERLAY_PIXELS:
+        if with_overlay:
             with stopwatch("overlay"):
                 write_overlay(overlay, source.read_rows(0, source.height), read_labels(target))
             return n_cells
@@ -365,6 +377,7 @@ class _ImageRunner:
             file=path.name,
             plan=self._plan,
             wall_s=wall_s,
+            budget=self._pacer.report() if self._pacer else None,
             weights=self._segmenter.digests,
             versions=package_versions(),
             device=self._device,

@@ -1,6 +1,7 @@
 """The Python API: weights and settings once, then any number of images."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,15 @@ from mediar_infer.blocks import label_bands
 from mediar_infer.budget import Stopwatch
 from mediar_infer.checkpoints import Checkpoint, build_model
 from mediar_infer.config import EngineConfig
+from mediar_infer.costs import Costs
 from mediar_infer.devices import describe_device, select_device, select_precision, usable_cores
 from mediar_infer.engine import MapBand, predict_bands
 from mediar_infer.errors import CheckpointError, UsageError
+from mediar_infer.kernels.selection import select_kernels
 from mediar_infer.loading import Loading
+from mediar_infer.paced_engine import predict_paced_bands
+from mediar_infer.pacing import Deadline, Pacer
+from mediar_infer.plans import ladder_below
 from mediar_infer.preprocess import compute_scaling
 from mediar_infer.sources import ArraySource, ImageSource
 from mediar_infer.types import CELLPROB, FLOW_X, FLOW_Y, Float32Array, LabelArray
@@ -41,6 +47,8 @@ class Segmentation:
     """Seconds per stage."""
     warnings: Sequence[str]
     """What may make the result differ from what is expected."""
+    budget: Mapping[str, Any] | None = None
+    """With ``fit_budget``: the plan that was chosen, why, and what was dropped on the way."""
 
     @property
     def n_cells(self) -> int:
@@ -66,6 +74,9 @@ class Segmenter:
         self.config = config or EngineConfig()
         self.members = list(members[: self.config.plan.max_members])
         self.digests = dict(digests or {})
+        batch = self.config.runtime.batch or self.members[0].batch
+        warms_up = self.device.type != "cpu"
+        self._costs = Costs(len(self.members), batch, warms_up=warms_up)
 
     @classmethod
     def from_weights(
@@ -114,16 +125,38 @@ class Segmenter:
         """Where the models run."""
         return self.members[0].device
 
-    @property
-    def label_device(self) -> torch.device:
-        """Where labels are made: on CUDA, else on the CPU, as MPS has no float64."""
-        return self.device if self.device.type == "cuda" else torch.device("cpu")
+    def pacer(
+        self,
+        source: ImageSource,
+        stopwatch: Stopwatch,
+        started_s: float,
+        extra_stages: Sequence[str] = (),
+    ) -> Pacer | None:
+        """Make what keeps an image inside its tolerance, if the settings ask for that.
+
+        Args:
+            source: the image.
+            stopwatch: the image's stages.
+            started_s: when the image's wall time began, by ``time.perf_counter``.
+            extra_stages: stages behind the labels, ``write`` and ``overlay``.
+        """
+        config = self.config
+        if config.fit_budget is None:
+            return None
+        return Pacer(
+            ladder_below(config.plan, len(self.members)),
+            self._costs,
+            Deadline(source.name, source.height, source.width, started_s, config.fit_budget),
+            stopwatch,
+            extra_stages=extra_stages,
+        )
 
     def label_bands(
         self,
         source: ImageSource,
         stopwatch: Stopwatch,
         see_maps: Callable[[MapBand], None] | None = None,
+        pacer: Pacer | None = None,
     ) -> Iterator[LabelArray]:
         """Segment an image of any size, streaming.
 
@@ -131,6 +164,7 @@ class Segmenter:
             source: the image.
             stopwatch: gains the stages read, preprocess, network, labels.
             see_maps: called with each band of merged maps as it is finished.
+            pacer: keeps the image inside its tolerance; none computes the whole plan.
 
         Yields:
             ``(rows, W)`` int32 labels from top to bottom, ids unique in the whole image.
@@ -142,16 +176,18 @@ class Segmenter:
         with stopwatch("preprocess"):
             scaling = compute_scaling(source)
 
+        inputs = (source, scaling, self.members, self.config, stopwatch)
+        map_bands = predict_paced_bands(*inputs, pacer) if pacer else predict_bands(*inputs)
+
         def maps() -> Iterator[Float32Array]:
-            for band in predict_bands(source, scaling, self.members, self.config, stopwatch):
+            for band in map_bands:
                 if see_maps is not None:
                     see_maps(band)
                 yield band.maps
 
         height, width = source.height, source.width
-        yield from label_bands(
-            maps(), height, width, self.config.masks, self.label_device, stopwatch
-        )
+        kernels = select_kernels(self.device, self.config.runtime.threads)
+        yield from label_bands(maps(), height, width, self.config.masks, kernels, stopwatch)
 
     def segment(self, image: npt.NDArray[Any]) -> Segmentation:
         """Segment an image that is in memory.
@@ -166,9 +202,12 @@ class Segmenter:
             ShapeError: if the array is no image.
         """
         source, stopwatch = ArraySource(image), Stopwatch()
+        pacer = self.pacer(source, stopwatch, time.perf_counter())
         seen: list[Float32Array] = []
-        bands = self.label_bands(source, stopwatch, lambda band: seen.append(band.maps))
+        bands = self.label_bands(source, stopwatch, lambda band: seen.append(band.maps), pacer)
         labels = np.concatenate(list(bands))
+        if pacer:
+            pacer.finish()
         maps = np.concatenate(seen, axis=1)
         # Beyond ±80 float32 holds no other probability than 0 and 1, and exp would overflow.
         cellprob = np.reciprocal(1 + np.exp(-maps[CELLPROB].clip(-80, 80)))
@@ -178,6 +217,7 @@ class Segmenter:
             cellprob=cellprob,
             timings=stopwatch.seconds,
             warnings=tuple(source.warnings),
+            budget=pacer.report() if pacer else None,
         )
 
 

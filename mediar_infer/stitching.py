@@ -20,33 +20,21 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mediar_infer.config import MaskConfig
-from mediar_infer.flows import (
-    N_STEPS,
-    Frame,
-    diffuse_cells,
-    gather_cells,
-    track_flow,
-    unit_gradient,
-)
-from mediar_infer.masks import (
-    BASIN_STEPS,
-    find_seeds,
-    foreground_of,
-    grow_basins,
-    remove_small,
-    tracked_points,
-)
+from mediar_infer.kernels import BASIN_STEPS, N_STEPS, Frame, LabelKernels, Region
+from mediar_infer.kernels.selection import select_kernels
+from mediar_infer.masks import foreground_of, remove_small
 from mediar_infer.row_buffer import RowBuffer
 from mediar_infer.types import CELLPROB, FLOW_SCALE, Float32Array, LabelArray
 
 REACH: Final = 256
-"""No track is longer; also the side of the tiles that are tracked at once."""
+"""No track is longer."""
 MAX_SPEED: Final = (REACH - 2) / N_STEPS
 """Pixels per step; trained flows have unit length, so only outliers are shortened."""
-DEFAULT_ROWS: Final = 256
+DEFAULT_ROWS: Final = 64
+_TILE_ROWS: Final = 64
+_TILE_COLUMNS: Final = 1024
 _SEED_MARGIN: Final = BASIN_STEPS + 3
 _PIXELS_AT_ONCE: Final = 1 << 21
 _ROWS_AT_ONCE: Final = 64
@@ -61,6 +49,7 @@ class _Cells:
     row: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     column: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     size: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    expected: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     top: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     bottom: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     error: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
@@ -72,6 +61,7 @@ class _Cells:
         self.row = np.concatenate([self.row, seeds[:, 0]])
         self.column = np.concatenate([self.column, seeds[:, 1]])
         self.size = np.concatenate([self.size, np.zeros(n, np.int64)])
+        self.expected = np.concatenate([self.expected, np.zeros(n, np.int64)])
         self.top = np.concatenate([self.top, np.full(n, far)])
         self.bottom = np.concatenate([self.bottom, np.full(n, -1, np.int64)])
         self.error = np.concatenate([self.error, np.zeros(n)])
@@ -79,12 +69,12 @@ class _Cells:
 
     def forget(self, n_first: int) -> None:
         self.base += n_first
-        for name in ("row", "column", "size", "top", "bottom", "error", "final_id"):
+        for name in ("row", "column", "size", "expected", "top", "bottom", "error", "final_id"):
             setattr(self, name, getattr(self, name)[n_first:].copy())
 
     def index(self, labels: LabelArray) -> LabelArray:
         """Labels → 1 + index into the tables, 0 for the background."""
-        indices: LabelArray = np.maximum(labels - self.base, 0)
+        indices: LabelArray = np.maximum(labels - np.int32(self.base), 0)
         return indices
 
     def first_row_after(self, n_first: int, otherwise: int) -> int:
@@ -99,24 +89,25 @@ class StitchedLabels:
         height: rows of the whole image.
         width: columns of the whole image.
         config: thresholds.
-        device: where tracking and diffusion run.
+        kernels: what runs the loops over pixels; by default the best for a CPU.
     """
 
     def __init__(
-        self, height: int, width: int, config: MaskConfig, device: torch.device | None = None
+        self, height: int, width: int, config: MaskConfig, kernels: LabelKernels | None = None
     ) -> None:
         self._height, self._width = height, width
-        self._config, self._device = config, device
+        self._config, self._kernels = config, kernels or select_kernels()
         self._raw = RowBuffer((width,), np.bool_)
         self._foreground = RowBuffer((width,), np.bool_)
         self._flow = RowBuffer((2, width), np.float32)
         self._shift = RowBuffer((2, width), np.int16)
+        self._lowest = RowBuffer((1,), np.int64)
         self._hits = RowBuffer((width,), np.int32)
         self._basins = RowBuffer((width,), np.int32)
         self._labels = RowBuffer((width,), np.int32)
         self._warmth = RowBuffer((width,), np.float32)
         self._cells = _Cells()
-        self._tracked = self._seeded = self._measured = self._emitted = 0
+        self._tracked = self._seeded = self._summed = self._measured = self._emitted = 0
         self._n_complete = self._n_decided = 0
         self._n_final = 0
         self._rows_at_once = config.block_size or DEFAULT_ROWS
@@ -171,12 +162,14 @@ class StitchedLabels:
     def _track(self) -> None:
         """Track rows of tiles whose surroundings within reach are clean."""
         while self._tracked < self._height and self._foreground.bottom >= min(
-            self._tracked + 2 * REACH, self._height
+            self._tracked + _TILE_ROWS + REACH, self._height
         ):
-            top, bottom = self._tracked, min(self._tracked + REACH, self._height)
+            top, bottom = self._tracked, min(self._tracked + _TILE_ROWS, self._height)
             self._shift.extend_to(bottom)
-            for left in range(0, self._width, REACH):
+            for left in range(0, self._width, _TILE_COLUMNS):
                 self._track_tile(top, left)
+            farthest = self._shift.rows(top, bottom)[0].max(axis=1)
+            self._lowest.append((np.arange(top, bottom) + farthest)[:, None])
             self._count_hits(top, bottom)
             self._tracked = bottom
         self._foreground.drop_above(self._tracked - REACH)
@@ -184,34 +177,33 @@ class StitchedLabels:
     def _track_tile(self, top: int, left: int) -> None:
         # The tile and its surroundings are laid out alike whatever rows were given, so that every
         # track is computed with the same rounding.
-        corner = (top - REACH, left - REACH, 3 * REACH, 3 * REACH)
-        inside = torch.from_numpy(self._foreground.crop(*corner))
-        core = inside[REACH : 2 * REACH, REACH : 2 * REACH]
-        if not bool(core.any()):
+        rows, columns = _TILE_ROWS + 2 * REACH, _TILE_COLUMNS + 2 * REACH
+        corner = (top - REACH, left - REACH, rows, columns)
+        foreground = self._foreground.crop(*corner)
+        core = Region(REACH, REACH, REACH + _TILE_ROWS, REACH + _TILE_COLUMNS)
+        if not foreground[core.top : core.bottom, core.left : core.right].any():
             return
-        flow = torch.from_numpy(self._flow.crop(*corner))
-        points = tracked_points(flow[:, REACH : 2 * REACH, REACH : 2 * REACH], core)
-        unit_flow = flow * inside / FLOW_SCALE
         frame = Frame(corner[0], corner[1], self._height, self._width)
-        end = track_flow(unit_flow.to(self._device), (points + REACH).to(self._device), frame).cpu()
-        shift = (end - points - REACH).to(torch.int16).numpy()
-        y, x = points.numpy().T
-        rows = self._shift.rows(top, min(top + REACH, self._height))
-        rows[:, y, left + x] = shift.T
+        ends, _ = self._kernels.track(self._flow.crop(*corner), foreground, frame, core)
+        shift = self._shift.rows(top, min(top + _TILE_ROWS, self._height))
+        shift = shift[:, :, left : left + _TILE_COLUMNS]
+        ends = ends[: shift.shape[1], : shift.shape[2]]
+        shift[0] = ends // columns - np.arange(core.top, core.top + len(ends))[:, None]
+        shift[1] = ends % columns - np.arange(core.left, core.left + ends.shape[1])
 
     def _count_hits(self, top: int, bottom: int) -> None:
         """Count the end points of tracked rows; background pixels count where they are."""
         first, last = max(top - REACH, 0), min(bottom + REACH, self._height)
         self._hits.extend_to(last)
-        position = self._ends(top, bottom, first)
-        counts = np.bincount(position.ravel(), minlength=(last - first) * self._width)
-        self._hits.rows(first, last)[...] += counts.reshape(-1, self._width).astype(np.int32)
+        self._kernels.add_hits(self._ends(top, bottom, first), self._hits.rows(first, last))
 
-    def _ends(self, top: int, bottom: int, origin: int) -> npt.NDArray[np.int64]:
+    def _ends(self, top: int, bottom: int, origin: int) -> npt.NDArray[np.int32]:
         """Flat positions, from row ``origin`` on, of the pixels that rows of pixels end in."""
         shift = self._shift.rows(top, bottom)
-        y = np.arange(top - origin, bottom - origin)[:, None] + shift[0]
-        ends: npt.NDArray[np.int64] = y * self._width + (np.arange(self._width) + shift[1])
+        rows = np.arange(top - origin, bottom - origin, dtype=np.int32)[:, None]
+        ends: npt.NDArray[np.int32] = (rows + shift[0]) * np.int32(self._width)
+        ends += shift[1]
+        ends += np.arange(self._width, dtype=np.int32)
         return ends
 
     def _find_seeds(self) -> None:
@@ -221,22 +213,36 @@ class StitchedLabels:
         if stop <= start:
             return
         first = max(start - _SEED_MARGIN, 0)
-        hits = torch.from_numpy(self._hits.rows(first, complete))
-        seeds = find_seeds(hits)
-        seeds = seeds[(seeds[:, 0] >= start - first) & (seeds[:, 0] < stop - first)]
-        basins = grow_basins(hits, seeds).numpy()
-        basins[basins > 0] += self._cells.base + len(self._cells.row)
+        cells = self._cells
+        seeds, basins = self._kernels.find_basins(
+            self._hits.rows(first, complete), start - first, stop - first,
+            cells.base + len(cells.row) + 1,
+        )  # fmt: skip
         self._basins.extend_to(complete)
         held = self._basins.rows(first, complete)
         np.maximum(held, basins, out=held)
-        self._cells.add(seeds.numpy() + np.array([first, 0]))
+        cells.add(seeds.astype(np.int64) + np.array([first, 0]))
         self._seeded = stop
+        self._expect_sizes()
         self._hits.drop_above(stop - _SEED_MARGIN)
+
+    def _expect_sizes(self) -> None:
+        """Add up the hits of basins, in rows that no later seed reaches: the sizes of the cells."""
+        start, stop = self._summed, self._reached(self._seeded, BASIN_STEPS)
+        for top in range(start, stop, _ROWS_AT_ONCE):
+            rows = (top, min(top + _ROWS_AT_ONCE, stop))
+            basins = self._basins.rows(*rows)
+            inside = basins > 0
+            hits = self._hits.rows(*rows)[inside]
+            np.add.at(self._cells.expected, basins[inside] - self._cells.base - 1, hits)
+        self._summed = max(start, stop)
 
     def _label_pixels(self) -> None:
         """Give each pixel the basin that it ends in, where all basins in reach are complete."""
         start = self._labels.bottom
-        stop = self._reached(self._reached(self._seeded, BASIN_STEPS), REACH)
+        complete = self._reached(self._seeded, BASIN_STEPS)
+        waits = self._lowest.rows(start, self._tracked).ravel() >= complete
+        stop = start + int(waits.argmax()) if waits.any() else self._tracked
         cells = self._cells
         for top in range(start, stop, _ROWS_AT_ONCE):
             bottom = min(top + _ROWS_AT_ONCE, stop)
@@ -244,26 +250,23 @@ class StitchedLabels:
             held = self._basins.rows(origin, self._basins.bottom)
             labels = held.ravel()[self._ends(top, bottom, origin)]
             self._labels.append(labels)
-            for row, ids in enumerate(labels, top):
-                found = np.unique(ids[ids > 0]) - cells.base - 1
-                cells.bottom[found] = row
-                cells.top[found] = np.minimum(cells.top[found], row)
-            indices = cells.index(labels).ravel()
-            cells.size += np.bincount(indices, minlength=len(cells.size) + 1)[1:]
+            found = self._kernels.measure_cells(cells.index(labels), len(cells.size))
+            present = found["size"] > 0
+            cells.size += found["size"]
+            cells.top[present] = np.minimum(cells.top[present], found["top"][present] + top)
+            cells.bottom[present] = found["bottom"][present] + top - 1
         if stop > start:
             self._shift.drop_above(stop)
+            self._lowest.drop_above(stop)
             self._basins.drop_above(stop - REACH)
 
     def _diffuse_complete_cells(self) -> None:
-        """Diffuse cells all of whose pixels are labelled: their seeds lie well above."""
-        cells, labelled = self._cells, self._labels.bottom
-        self._warmth.extend_to(labelled)
-        seeds_above = labelled - REACH - BASIN_STEPS
-        n_complete = (
-            len(cells.row)
-            if labelled == self._height
-            else int(np.searchsorted(cells.row, seeds_above))
-        )
+        """Diffuse cells that have as many labelled pixels as their basins have hits."""
+        cells = self._cells
+        self._warmth.extend_to(self._labels.bottom)
+        is_summed = cells.row < self._reached(self._summed, BASIN_STEPS)
+        waits = ~(is_summed & (cells.size == cells.expected))[self._n_complete :]
+        n_complete = self._n_complete + int(waits.argmax()) if waits.any() else len(cells.row)
         chosen = slice(self._n_complete, n_complete)
         self._n_complete = n_complete
         if self._config.flow_threshold is None:
@@ -280,14 +283,13 @@ class StitchedLabels:
             here[chosen.start + 1 : chosen.stop + 1] = (column >= left) & (
                 column < left + n_columns
             )
-            labels = self._labels.rows(top, bottom)[:, columns]
-            labels = np.where(here[cells.index(labels)], labels, 0)
+            labels = cells.index(self._labels.rows(top, bottom)[:, columns])
+            labels *= here[labels]
             if not labels.any():
                 continue
-            pixels = gather_cells(torch.from_numpy(labels).to(self._device))
-            warmth = diffuse_cells(pixels, 2 * (pixels.height + pixels.width + 2))
+            warmth = self._kernels.diffuse(labels, len(cells.row), same_iterations=False)
             held = self._warmth.rows(top, bottom)[:, columns]
-            held[pixels.y.cpu().numpy(), pixels.x.cpu().numpy()] = warmth.cpu().numpy()
+            np.copyto(held, warmth[1:-1, 1:-1], where=labels > 0, casting="same_kind")
 
     def _measure_errors(self) -> None:
         """Add up flow errors in rows in which every cell has diffused, and so have those below."""
@@ -306,15 +308,14 @@ class StitchedLabels:
 
     def _measure_rows(self, top: int, bottom: int) -> None:
         warmth = self._warmth.crop(top - 1, -1, bottom - top + 2, self._width + 2)
-        labels = self._labels.rows(top, bottom)
-        y, x = np.nonzero(labels)
-        ideal = unit_gradient(*map(torch.from_numpy, (warmth.astype(np.float64), y, x))).numpy()
-        difference = self._flow.rows(top, bottom)[:, y, x] / FLOW_SCALE - ideal
-        squared = np.square(difference).sum(axis=0)
-        indices = self._cells.index(labels[y, x])
-        self._cells.error += np.bincount(
-            indices, weights=squared, minlength=len(self._cells.error) + 1
-        )[1:]
+        errors = np.zeros(len(self._cells.error) + 1)
+        self._kernels.add_flow_errors(
+            self._cells.index(self._labels.rows(top, bottom)),
+            warmth.astype(np.float64),
+            self._flow.rows(top, bottom),
+            errors,
+        )
+        self._cells.error += errors[1:]
 
     def _decide(self) -> None:
         """Give final ids, in order, to complete cells that lie wholly in measured rows."""

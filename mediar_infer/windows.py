@@ -39,6 +39,14 @@ def window_starts(size: int, roi_size: int, overlap: float) -> list[int]:
     return [min(i * stride, size - roi_size) for i in range(n_strides + 1)]
 
 
+def continued_starts(last: int, size: int, roi_size: int, overlap: float) -> list[int]:
+    """Place the windows behind one that is there, up to the far edge, at an overlap of its own."""
+    far = size - roi_size
+    stride = max(1, int(roi_size * (1 - overlap)))
+    n_strides = max(0, -(-(far - last) // stride))
+    return [min(last + i * stride, far) for i in range(1, n_strides + 1)]
+
+
 def flipped_starts(starts: list[int], size: int, roi_size: int) -> list[int]:
     """Where the windows of the flipped image lie in the image itself, increasing."""
     return [size - roi_size - start for start in reversed(starts)]

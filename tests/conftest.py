@@ -4,6 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from mediar_infer.kernels.compiled import CompiledKernels, load_library
+from mediar_infer.kernels.tensors import TorchKernels
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,3 +55,14 @@ def cells_dir(shared_dir):
 def parity_dir(shared_dir):
     """Golden inputs and outputs of the released system."""
     return shared_dir / "parity"
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def kernels(request):
+    """Each implementation of the label stage's loops."""
+    if request.param == "torch":
+        return TorchKernels(torch.device("cpu"))
+    library = load_library()
+    if library is None:
+        pytest.skip("the package was installed without a C compiler")
+    return CompiledKernels(library, 2)

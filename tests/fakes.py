@@ -12,6 +12,19 @@ TINY = Architecture((8, 16, 20, 32), (1, 1, 1, 1), (16, 16, 8, 8, 8), 8)
 """A MEDIAR-Former of a few thousand weights."""
 
 
+class Clock:
+    """A clock that moves only when told to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def pass_s(self, seconds):
+        self.now += seconds
+
+
 class FunctionBackend:
     """A function ``(N, 3, h, w) → (N, 3, h, w)`` as an ensemble member; counts what it is given."""
 
@@ -26,6 +39,23 @@ class FunctionBackend:
         self.n_windows += len(inputs)
         logits = self.function(inputs)
         return lambda: logits
+
+
+class TimedBackend(FunctionBackend):
+    """A function whose windows take a known time on a clock; later ones ``slowdown`` times that."""
+
+    def __init__(self, function, clock, window_s, *, slow_after=None, slowdown=3, first_s=0.0):
+        super().__init__(function)
+        self.clock, self.window_s, self.first_s = clock, window_s, first_s
+        self.slow_after, self.slowdown = slow_after, slowdown
+
+    def start(self, inputs):
+        if self.n_calls == 0:
+            self.clock.pass_s(self.first_s)
+        for number in range(self.n_windows, self.n_windows + len(inputs)):
+            is_slow = self.slow_after is not None and number >= self.slow_after
+            self.clock.pass_s(self.window_s * (self.slowdown if is_slow else 1))
+        return super().start(inputs)
 
 
 def tiny_state_dict(seed=0):

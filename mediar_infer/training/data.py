@@ -148,7 +148,6 @@ def load_samples(records: Sequence[ImageRecord], cache_dir: Path) -> list[Sample
         ImageReadError: if an image or label file cannot be read.
         ShapeError: if an image and its labels differ in size.
     """
-    cache_dir.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         samples = list(pool.map(lambda record: _load_sample(record, cache_dir), records))
     n_pixels = sum(sample.labels.size for sample in samples)
@@ -187,16 +186,17 @@ def load_unit_flow(name: str, labels: LabelArray, cache_dir: Path) -> Float16Arr
     Args:
         name: of the image.
         labels: ``(H, W)`` int32 instance labels.
-        cache_dir: folder of the cached flows; must exist.
+        cache_dir: folder of the cached flows; made if absent.
 
     Returns:
         ``(2, H, W)`` float16, (dy, dx).
     """
-    path = cache_dir / f"{name}-{zlib.crc32(np.ascontiguousarray(labels)):08x}.npy"
+    path = cache_dir / f"{name}-{zlib.crc32(labels.tobytes()):08x}.npy"
     if path.is_file():
         cached: Float16Array = np.load(path)
         return cached
     unit_flow = compute_unit_flow(labels).astype(np.float16)
+    cache_dir.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.part")
     with unfinished.open("wb") as file:
         np.save(file, unit_flow)

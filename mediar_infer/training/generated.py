@@ -97,10 +97,10 @@ def _bend(labels: LabelArray, rng: np.random.Generator) -> LabelArray:
     strength = rng.uniform(0, 0.25) * scale
     y, x = np.mgrid[: labels.shape[0], : labels.shape[1]].astype(np.float32)
     map_y, map_x = (grid + strength * draw_texture(labels.shape, scale, rng) for grid in (y, x))
-    bent = cv2.remap(
+    bent: LabelArray = cv2.remap(
         labels.astype(np.float32), map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT
-    )
-    return bent.astype(np.int32)
+    ).astype(np.int32)
+    return bent
 
 
 def _clean(labels: LabelArray) -> LabelArray:
@@ -123,7 +123,9 @@ def _draw_tissue(side: int, rng: np.random.Generator) -> LabelArray:
     islands = draw_texture((side, side), side / rng.uniform(5, 12), rng) > rng.uniform(-1, 0.6)
     nuclei, _ = place_cells(side, side, Placement((4, 8), (1.2, 2.6), 600, 1), rng)
     nuclei[cv2.dilate(islands.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0] = 0
-    return np.where(islands, cells + 1, 0) + np.where(nuclei > 0, nuclei + cells.max() + 1, 0)
+    labels: LabelArray = np.where(islands, cells + 1, 0)
+    labels += np.where(nuclei > 0, nuclei + cells.max() + 1, 0)
+    return labels
 
 
 def _voronoi(u: Float32Array, v: Float32Array, rng: np.random.Generator) -> LabelArray:
@@ -181,7 +183,7 @@ def _render(
     blob = (depth > rng.uniform(0.3, 0.6)) * inside
     jitter = _draw_cells(labels, rng, rng.uniform(0, 0.4))
     grain = draw_texture(shape, rng.uniform(0.8, 3), rng)
-    layers = []
+    layers: list[Float32Array] = []
     for _ in range(2):
         body, rim_gain = rng.uniform(-1, 1), rng.uniform(-1, 1) * rng.choice((0, 2))
         if has_rims and not layers:
@@ -201,7 +203,10 @@ def _render(
     image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.2))
     image += rng.uniform(0, 0.05) * rng.standard_normal(image.shape).astype(np.float32)
     low, high = image.min(), image.max()
-    return np.clip(255 * (image - low) / max(high - low, 1e-6), 0, 255).astype(np.uint8)
+    scaled: npt.NDArray[np.uint8] = np.clip(
+        255 * (image - low) / max(high - low, 1e-6), 0, 255
+    ).astype(np.uint8)
+    return scaled
 
 
 def _colour(layers: Float32Array, rng: np.random.Generator) -> Float32Array:

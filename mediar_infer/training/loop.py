@@ -15,9 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
+from mediar_infer.checkpoints import save_weights
 from mediar_infer.errors import MediarError, UsageError
 from mediar_infer.training.data import Sample, compute_sampling_weights
 from mediar_infer.training.losses import LossParts, compute_loss
@@ -261,7 +261,7 @@ class RunFolder:
         unfinished = self.checkpoint_path.with_suffix(f".{os.getpid()}.part")
         torch.save(content, unfinished)
         unfinished.replace(self.checkpoint_path)
-        export_weights(state.average.state, self.weights_path)
+        save_weights(state.average.state, self.weights_path)
 
     def load(self) -> dict[str, Any]:
         """Read the checkpoint and cut the log back to it.
@@ -290,23 +290,6 @@ class RunFolder:
             if is_new:
                 writer.writerow(_LOG_COLUMNS)
             writer.writerows(rows)
-
-
-def export_weights(state: dict[str, Tensor], path: Path) -> None:
-    """Write weights as float16 safetensors, atomically; integers are kept.
-
-    Raises:
-        TrainingError: if a weight is not finite in float16.
-    """
-    tensors = {}
-    for name, value in state.items():
-        tensor = value.half() if value.is_floating_point() else value
-        if not torch.isfinite(tensor).all():
-            raise TrainingError(f"{path}: {name} is not finite in float16; no weights written")
-        tensors[name] = tensor.contiguous()
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
-    unfinished.write_bytes(save(tensors))  # save_file makes files that only their owner may read
-    unfinished.replace(path)
 
 
 def train_stage(

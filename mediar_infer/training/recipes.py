@@ -6,8 +6,8 @@ The paper's two models differ in what they were pretrained on; so do ours. Two a
   fine-tunes on target images with one memory (public) image per batch; here modalities of the
   public sources are part of the test, so they must not fade to one image in nine.
 - *Random start weights* and few, fast steps instead of an ImageNet encoder and hundreds of epochs.
-- *A third stage, broadening*, adds generated images and wide changes of colour and scale: 636 images
-  of ten sources hold few stains and sizes, and on others the flow came out too weak.
+- *A third stage, broadening*, adds generated images and wide changes of colour and scale: 636
+  images of ten sources hold few stains and sizes, and on others the flow came out too weak.
 """
 
 import logging

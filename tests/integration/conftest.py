@@ -4,13 +4,14 @@ import logging
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 from fakes import FunctionBackend, tiny_state_dict
 from folder_helpers import ROOT, subprocess_environment
 
-from mediar_infer import cli
+from mediar_infer import cli, runner
 from mediar_infer.checkpoints import save_weights
 from mediar_infer.scenes import decode_scene
 from mediar_infer.segmenter import Segmenter
@@ -46,6 +47,12 @@ def perfect_network(monkeypatch):
         return Segmenter([FunctionBackend(decode_scene)], config, {"perfect.safetensors": "0" * 64})
 
     monkeypatch.setattr(Segmenter, "from_weights", from_weights)
+
+
+@pytest.fixture
+def fresh_process(monkeypatch):
+    """Let the time of the first image begin with the run: the test process is old."""
+    monkeypatch.setattr(runner, "process_start_s", time.perf_counter)
 
 
 @pytest.fixture

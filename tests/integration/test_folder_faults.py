@@ -194,7 +194,7 @@ def noisy_labels(monkeypatch):
     """Labels of ``noisy*`` images that do not compress, so that their file is large."""
     plain = Segmenter.label_bands
 
-    def label_bands(self, source, stopwatch, see_maps=None):
+    def label_bands(self, source, stopwatch, see_maps=None, pacer=None):
         if not source.name.startswith("noisy"):
             yield from plain(self, source, stopwatch, see_maps)
             return
@@ -252,7 +252,7 @@ def _raise_on(monkeypatch, name, error):
     """Make the segmentation of one image fail."""
     plain = Segmenter.label_bands
 
-    def label_bands(self, source, stopwatch, see_maps=None):
+    def label_bands(self, source, stopwatch, see_maps=None, pacer=None):
         if source.name == name:
             raise error
         return plain(self, source, stopwatch, see_maps)
@@ -294,7 +294,7 @@ def test_verbose_shows_where_an_unforeseen_error_came_from(
 
 def test_seventy_thousand_cells_are_written_as_uint32(predict, inputs, tmp_path, monkeypatch):
     ids = np.arange(1, 300 * 300 + 1, dtype=np.int32).reshape(300, 300)
-    monkeypatch.setattr(Segmenter, "label_bands", lambda *_: iter([ids[:100], ids[100:]]))
+    monkeypatch.setattr(Segmenter, "label_bands", lambda *_, **__: iter([ids[:100], ids[100:]]))
     write_image(inputs / "good.png", noise(300, 300))
     assert predict(inputs, tmp_path / "out") == 0
     labels = read_labels(tmp_path / "out" / "good_label.tiff")

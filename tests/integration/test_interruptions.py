@@ -74,7 +74,7 @@ def test_unfinished_file_of_a_killed_run_is_removed_and_said_once(
 def test_interrupt_key_ends_with_130_and_without_partial_file(
     predict, small_inputs, tmp_path, monkeypatch, capsys
 ):
-    def label_bands(_self, source, *_):
+    def label_bands(_self, source, *_, **__):
         yield np.zeros((5, source.width), np.int32)
         raise KeyboardInterrupt
 
@@ -129,6 +129,21 @@ def test_resume_with_other_weights_does_everything_again(
         weights = weights_dir / f"{name}.safetensors"
         assert predict(small_inputs, tmp_path / "out", "--resume", "--weights", weights) == 0
     assert _statuses(tmp_path / "out") == ["done", "resumed", "done"]
+
+
+@pytest.mark.usefixtures("perfect_network", "fresh_process")
+def test_resume_compares_budgets_that_were_asked_for(predict, small_inputs, tmp_path):
+    outputs, budget = tmp_path / "out", ("--resume", "--fit-budget")
+    predict(small_inputs, outputs, "--fit-budget")
+    assert predict(small_inputs, outputs, *budget) == 0
+    assert predict(small_inputs, outputs, *budget, "--budget-scale", "0.85") == 0
+    assert _statuses(outputs) == ["done"] * 2 + ["resumed"] * 4
+    resumed = Ledger(outputs).read().latest["a.png"]
+    assert resumed.budget is not None
+    assert resumed.budget["plan"]["name"] == "fast"
+    for options in (("--resume",), budget, (*budget, "--budget-scale", "0.5")):
+        assert predict(small_inputs, outputs, *options) == 0
+        assert _statuses(outputs)[-2:] == ["done"] * 2
 
 
 @pytest.mark.usefixtures("perfect_network")

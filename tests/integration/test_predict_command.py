@@ -150,6 +150,44 @@ def test_strict_budget_makes_a_late_image_a_failure(predict, inputs, tmp_path, m
     assert latest_records(tmp_path / "strict")["a.png"]["within_tolerance"] is False
 
 
+@pytest.mark.usefixtures("perfect_network", "fresh_process")
+def test_budget_is_told_in_the_ledger(predict, inputs, tmp_path, capsys):
+    assert predict(inputs, tmp_path / "out", "--fit-budget", "--budget-scale", "0.9") == 0
+    for name, seed in (("a.png", 1), ("b.ome.tif", 2)):
+        record = latest_records(tmp_path / "out")[name]
+        told = record["budget"]
+        assert (told["scale"], told["aim_s"], told["fits"]) == (0.9, 9.0, True)
+        assert told["plan"] == {
+            "name": "fast", "models": 1, "flips": ["identity"], "overlap": 0.25
+        }  # fmt: skip
+        assert 0 < told["predicted_s"] < 9
+        assert told["reason"] == f"fast {told['predicted_s']:.1f} s: the richest within 9.0 s"
+        assert set(told["predictions_s"]) == {"fast", "sparse", "tiles"}
+        assert (told["n_windows"], told["changes"]) == (1, [])
+        assert record["plan"]["fit_budget"] == 0.9
+        assert record["n_cells"] == slide(seed)[1].max()
+    assert "a.png: plan fast," in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_without_a_budget_the_ledger_tells_of_none(predict, inputs, tmp_path):
+    assert predict(inputs, tmp_path / "out") == 0
+    record = latest_records(tmp_path / "out")["a.png"]
+    assert record["budget"] is None
+    assert "fit_budget" not in record["plan"]
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_budget_that_nothing_fits_is_a_warning(predict, inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "SECONDS_PER_MEGAPIXEL", 1e-9)
+    assert predict(inputs / "a.png", tmp_path / "out", "--fit-budget") == 0
+    record = latest_records(tmp_path / "out")["a.png"]
+    assert (record["budget"]["plan"]["name"], record["budget"]["fits"]) == ("fast", False)
+    assert record["within_tolerance"] is False
+    assert "the image may be late" in record["warnings"][0]
+    assert record["n_cells"] == slide(1)[1].max()
+
+
 @pytest.mark.usefixtures("perfect_network")
 def test_changed_plan_is_recorded_as_custom(predict, inputs, tmp_path):
     options = ("--flips", "identity,vertical", "--overlap", "0.5", "--blocks", "stitched")
@@ -196,6 +234,8 @@ def test_one_model_is_said_to_be_no_ensemble(predict, inputs, tmp_path, weights_
         (("--batch", "-1"), r"found batch -1, expected 0 \(automatic\) or more"),
         (("--plane", "-1"), r"found --plane -1, expected 0 or more"),
         (("--max-pixels", "0"), r"found --max-pixels 0, expected 1 or more"),
+        (("--budget-scale", "0.9"), r"found --budget-scale 0\.9 without --fit-budget"),
+        (("--fit-budget", "--budget-scale", "0"), r"found budget scale 0\.0, expected above 0"),
         (("--block-size", "9"), r"found block size 9, expected 64 or more"),
         (("--device", "abacus"), r"found device 'abacus', expected auto, cpu, cuda"),
         (("--device", "cuda:99"), r"found \d+ CUDA devices, expected 'cuda:99'"),

@@ -10,6 +10,7 @@ from folder_helpers import ROOT
 from mediar_infer import cli
 from mediar_infer.config import PLANS
 from mediar_infer.images import _FORMATS
+from mediar_infer.plans import LADDER
 from mediar_infer.report import ImageRecord
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -87,6 +88,12 @@ def test_table_tells_the_plans_as_they_are():
     assert told == {
         name: (plan.max_members, len(plan.flips), plan.overlap) for name, plan in PLANS.items()
     }
+
+
+def test_table_tells_the_rungs_of_the_ladder_as_they_are():
+    rows = [[cell.strip("| `") for cell in row] for row in _table("Time budget")]
+    told = [(row[0], int(row[1]), int(row[2]), float(row[3])) for row in rows]
+    assert told == [(each.name, each.max_members, each.n_flips, each.overlap) for each in LADDER]
 
 
 def test_table_lists_every_exit_code():

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from fakes import agreement
 from released_labels import (
     clean,
@@ -17,10 +16,10 @@ from released_labels import (
 )
 from scipy import ndimage
 
-from mediar_infer import masks
 from mediar_infer.config import MaskConfig
-from mediar_infer.flows import Frame, compute_flow_errors, compute_unit_flow, track_flow
-from mediar_infer.masks import compute_labels, foreground_of, remove_small, tracked_points
+from mediar_infer.flows import compute_flow_errors, compute_unit_flow
+from mediar_infer.kernels import Frame
+from mediar_infer.masks import compute_labels, foreground_of, remove_small
 from mediar_infer.types import FLOW_SCALE
 
 UNIT_FLOW_TOLERANCE = 1e-3
@@ -68,8 +67,8 @@ def random_maps(rng, shape):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_labels_equal_the_released_ones(golden, case):
-    labels, n_cells = compute_labels(maps_of(golden, case))
+def test_labels_equal_the_released_ones(golden, kernels, case):
+    labels, n_cells = compute_labels(maps_of(golden, case), kernels=kernels)
     expected = golden[f"{case}_labels"]
     assert agreement(labels, expected) >= MIN_AGREEMENT
     assert n_cells == labels.max()
@@ -77,17 +76,16 @@ def test_labels_equal_the_released_ones(golden, case):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_unit_flow_equals_the_released_one(golden, shape):
-    found = compute_unit_flow(golden[f"{shape}_clean_true"])
+def test_unit_flow_equals_the_released_one(golden, kernels, shape):
+    found = compute_unit_flow(golden[f"{shape}_clean_true"], kernels)
     expected = golden[f"{shape}_unit_flow"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=UNIT_FLOW_TOLERANCE)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_flow_errors_equal_the_released_ones(golden, case):
-    labels = torch.from_numpy(golden[f"{case}_true"].astype(np.int64))
-    flow = torch.from_numpy(golden[f"{case}_flow"].astype(np.float32))
-    found = compute_flow_errors(labels, flow).numpy()
+def test_flow_errors_equal_the_released_ones(golden, kernels, case):
+    labels, flow = golden[f"{case}_true"].astype(np.int32), golden[f"{case}_flow"]
+    found = compute_flow_errors(labels, flow.astype(np.float32), kernels)
     expected = golden[f"{case}_flow_error_of_true"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=FLOW_ERROR_TOLERANCE)
 
@@ -105,14 +103,15 @@ def test_cleaned_foreground_equals_the_plain_reading(rng, shape):
 
 
 @pytest.mark.parametrize("shape", SIZES)
-def test_tracks_equal_the_plain_reading(rng, shape):
+def test_tracks_equal_the_plain_reading(kernels, rng, shape):
     field = np.stack([ndimage.gaussian_filter(rng.normal(size=shape), 3) for _ in "yx"])
-    field = (field / max(np.abs(field).max(), 1e-9)).astype(np.float32)
-    points = np.argwhere(np.ones(shape, dtype=bool))
-    y, x = follow(field.astype(np.float64), *points.T.astype(np.float64))
-    found = track_flow(
-        torch.from_numpy(field), torch.from_numpy(points), Frame(0, 0, *shape)
-    ).numpy()
+    flow = (FLOW_SCALE * field / max(np.abs(field).max(), 1e-9)).astype(np.float32)
+    followed = np.abs(flow[0] / FLOW_SCALE) > 1e-3
+    points = np.argwhere(followed)
+    y, x = follow(flow.astype(np.float64) / FLOW_SCALE, *points.T.astype(np.float64))
+    ends, n = kernels.track(flow, np.ones(shape, np.bool_), Frame(0, 0, *shape))
+    assert n == len(points)
+    found = np.stack(np.divmod(ends[followed], shape[1]), axis=1)
     # Truncation tells 2.999999 from 3: ends that near an integer may go either way.
     exact = np.stack([y, x], axis=1)
     assert np.all((found <= exact + 1e-2) & (exact - 1e-2 <= found + 1))
@@ -129,47 +128,47 @@ def random_end_points(rng, shape, n_points):
 
 @pytest.mark.parametrize("shape", SIZES)
 @pytest.mark.parametrize("seed", range(3))
-def test_cells_of_given_end_points_equal_the_plain_reading(monkeypatch, shape, seed):
+def test_cells_of_given_end_points_equal_the_plain_reading(monkeypatch, kernels, shape, seed):
     rng = np.random.default_rng(seed)
     maps = random_maps(rng, shape)
-    foreground = clean(maps[2] > 0)
-    starts = np.argwhere(tracked(maps[:2], foreground))
-    ends = random_end_points(rng, shape, len(starts))
-    monkeypatch.setattr(masks, "track_flow", lambda *_, **__: torch.from_numpy(ends))
+    starts = np.argwhere(tracked(maps[:2], clean(maps[2] > 0)))
+    given = random_end_points(rng, shape, len(starts))
+    ends = np.arange(shape[0] * shape[1], dtype=np.int32).reshape(shape)
+    ends[tuple(starts.T)] = given[:, 0] * shape[1] + given[:, 1]
+    monkeypatch.setattr(kernels, "track", lambda *_, **__: (ends, len(starts)), raising=True)
 
-    found, _ = compute_labels(maps, MaskConfig(flow_threshold=None))
+    found, _ = compute_labels(maps, MaskConfig(flow_threshold=None), kernels)
     end_y, end_x = np.mgrid[: shape[0], : shape[1]]
     if len(starts) >= 5:
-        end_y[tuple(starts.T)], end_x[tuple(starts.T)] = ends.T
+        end_y, end_x = np.divmod(ends, shape[1])
     np.testing.assert_array_equal(found, drop_giants(labels_of_end_points(end_y, end_x)))
 
 
 @pytest.mark.parametrize("shape", SIZES)
 @pytest.mark.parametrize("seed", range(3))
-def test_labels_of_noisy_maps_equal_the_plain_reading(shape, seed):
+def test_labels_of_noisy_maps_equal_the_plain_reading(kernels, shape, seed):
     maps = random_maps(np.random.default_rng(seed), shape)
     foreground = remove_small(foreground_of(maps[2], 0.5), 16)
-    flow = torch.from_numpy(maps[:2])
-    points = tracked_points(flow, torch.from_numpy(foreground))
-    np.testing.assert_array_equal(points, np.argwhere(tracked(maps[:2], clean(maps[2] > 0))))
-    ends = None
-    if len(points):
-        field = flow * torch.from_numpy(foreground) / FLOW_SCALE
-        ends = track_flow(field, points, Frame(0, 0, *shape)).numpy()
-    found, n_cells = compute_labels(maps)
-    np.testing.assert_array_equal(found, released_labels(maps, ends))
+    ends, n = kernels.track(maps[:2].copy(), foreground, Frame(0, 0, *shape))
+    starts = tracked(maps[:2], clean(maps[2] > 0))
+    assert n == starts.sum()
+    found, n_cells = compute_labels(maps, kernels=kernels)
+    given = np.stack(np.divmod(ends[starts], shape[1]), axis=1)
+    np.testing.assert_array_equal(found, released_labels(maps, given))
     assert n_cells == found.max()
 
 
 @pytest.mark.parametrize("shape", SIZES)
 @pytest.mark.parametrize("seed", range(2))
-def test_flow_errors_of_ragged_touching_labels_equal_the_plain_reading(shape, seed):
+def test_flow_errors_of_ragged_touching_labels_equal_the_plain_reading(kernels, shape, seed):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 9, (shape[0] // 7 + 1, shape[1] // 5 + 1))
     labels = np.kron(coarse, np.ones((7, 5), dtype=int))[: shape[0], : shape[1]]
     labels = np.where(random_foreground(rng, shape, 0.8), labels, 0)
-    labels = consecutive(labels)
+    labels = consecutive(labels).astype(np.int32)
     flow = rng.normal(scale=3, size=(2, *shape)).astype(np.float32)
-    np.testing.assert_allclose(compute_unit_flow(labels), unit_flow(labels), rtol=0, atol=1e-6)
-    found = compute_flow_errors(torch.from_numpy(labels), torch.from_numpy(flow))
+    np.testing.assert_allclose(
+        compute_unit_flow(labels, kernels), unit_flow(labels), rtol=0, atol=1e-6
+    )
+    found = compute_flow_errors(labels, flow, kernels)
     np.testing.assert_allclose(found, flow_errors(labels, flow), rtol=0, atol=1e-5)

@@ -8,6 +8,7 @@ from mediar_infer import blocks
 from mediar_infer.blocks import gather_rows, label_bands
 from mediar_infer.budget import Stopwatch
 from mediar_infer.config import MaskConfig
+from mediar_infer.kernels.selection import select_kernels
 from mediar_infer.masks import compute_labels
 from mediar_infer.types import CELLPROB
 
@@ -24,7 +25,9 @@ def in_bands(maps, rows):
 
 def labelled(maps, config, rows=50):
     _, height, width = maps.shape
-    bands = list(label_bands(in_bands(maps, rows), height, width, config, None, Stopwatch()))
+    bands = list(
+        label_bands(in_bands(maps, rows), height, width, config, select_kernels(), Stopwatch())
+    )
     labels = np.concatenate(bands)
     assert labels.shape == (height, width)
     assert labels.dtype == np.int32
@@ -163,5 +166,5 @@ def test_labels_are_timed_and_the_making_of_maps_is_not(crossing, mode):
             yield band
 
     config = MaskConfig(blocks=mode, block_size=64)
-    list(label_bands(slow_bands(), 128, 128, config, None, stopwatch))
+    list(label_bands(slow_bands(), 128, 128, config, select_kernels(), stopwatch))
     assert stopwatch.seconds["labels"] < 100 < stopwatch.seconds["network"]

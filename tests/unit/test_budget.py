@@ -4,22 +4,10 @@ import threading
 import time
 
 import pytest
+from fakes import Clock
 
 from mediar_infer import budget
 from mediar_infer.budget import Stopwatch
-
-
-class Clock:
-    """A clock that moves only when told to."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-    def pass_s(self, seconds):
-        self.now += seconds
 
 
 @pytest.fixture

@@ -434,12 +434,23 @@ def test_first_default_folder_with_weights_is_taken(tmp_path, monkeypatch):
 # Saving
 
 
-def test_weight_that_does_not_fit_float16_is_refused_and_nothing_is_written(tmp_path, tiny):
-    large = dict(tiny)
-    large["decoder.center.top_conv.bias"] = torch.full((8,), 70_000.0)
-    with pytest.raises(CheckpointError, match=r"top_conv\.bias does not fit .*largest 70000"):
-        save_weights(large, tmp_path / "a.safetensors")
-    assert list(tmp_path.iterdir()) == []
+def test_tensor_that_does_not_fit_float16_stays_float32(tmp_path, tiny):
+    name = next(name for name in tiny if name.endswith("running_var"))
+    large = {**tiny, name: torch.full_like(tiny[name], 1e6)}
+    save_weights(large, tmp_path / "a.safetensors")
+    stored = load_file(tmp_path / "a.safetensors")
+    assert stored[name].dtype == torch.float32
+    assert (stored[name] == 1e6).all()
+    model = build_model(load_checkpoint(tmp_path / "a.safetensors"))
+    assert (model.state_dict()[name] == 1e6).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weight_that_is_not_finite_is_refused_and_nothing_is_written(tmp_path, tiny, value):
+    name = next(iter(tiny))
+    with pytest.raises(CheckpointError, match=f"{name} is not finite"):
+        save_weights({**tiny, name: torch.full_like(tiny[name], value)}, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_saving_makes_the_folder_and_keeps_the_tensors(tmp_path, tiny):

@@ -86,6 +86,17 @@ def test_window_size_must_be_a_multiple_of_32(roi_size):
         EngineConfig(roi_size=roi_size)
 
 
+@pytest.mark.parametrize("scale", [0, -0.1, 1.01, NAN])
+def test_budget_scale_is_a_fraction_of_the_tolerance(scale):
+    with pytest.raises(UsageError, match=f"found budget scale {scale}, expected above 0 and up to"):
+        EngineConfig(fit_budget=scale)
+
+
+def test_no_budget_is_the_default():
+    assert EngineConfig().fit_budget is None
+    assert EngineConfig(fit_budget=1).fit_budget == 1
+
+
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.95])
 @pytest.mark.parametrize("flips", [ALL_FLIPS, ("vertical",)])
 def test_limits_themselves_are_accepted(overlap, flips):

@@ -4,17 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 from fakes import draw_cells, draw_ellipses, intersection_over_union, maps_of_labels
 
 from mediar_infer.config import MaskConfig
 from mediar_infer.masks import (
     compute_labels,
-    find_seeds,
     foreground_of,
-    grow_basins,
     remove_small,
-    tracked_points,
 )
 from mediar_infer.types import CELLPROB, FLOW_X, FLOW_Y
 
@@ -82,50 +78,6 @@ def test_foreground_is_probability_above_the_threshold(threshold, n_pixels):
 
 def test_probability_of_exactly_one_half_is_background():
     assert not foreground_of(np.zeros((2, 2), np.float32), 0.5).any()
-
-
-def test_pixels_without_vertical_flow_are_not_tracked():
-    flow = torch.zeros(2, 2, 3)
-    flow[FLOW_X] = 5
-    flow[FLOW_Y, 0] = torch.tensor([0.0049, 0.0051, -0.0051])
-    foreground = torch.tensor([[True, True, True], [True, True, True]])
-    assert tracked_points(flow, foreground).tolist() == [[0, 1], [0, 2]]
-    assert tracked_points(flow, ~foreground).shape == (0, 2)
-
-
-def test_seeds_are_maxima_of_more_than_ten_hits_in_row_major_order():
-    hits = torch.ones(12, 30, dtype=torch.int32)
-    hits[2, 20] = 11
-    hits[6, 3] = 40
-    hits[6, 5] = 30  # within two pixels of a higher one
-    hits[6, 9] = 10  # not more than ten
-    hits[10, 15] = hits[10, 16] = 12  # equal neighbours are both maxima
-    assert find_seeds(hits).tolist() == [[2, 20], [6, 3], [10, 15], [10, 16]]
-
-
-def test_basins_reach_five_pixels_over_bins_with_more_than_two_hits():
-    hits = torch.zeros(3, 30, dtype=torch.int32)
-    hits[1, 5:25] = 3
-    hits[1, 17] = 2
-    hits[1, 12] = 20
-    basins = grow_basins(hits, torch.tensor([[1, 12]]))
-    assert basins.nonzero()[:, 1].tolist() == list(range(7, 17))
-
-
-def test_later_seed_wins_where_basins_overlap():
-    hits = torch.full((1, 20), 5, dtype=torch.int32)
-    hits[0, 6], hits[0, 12] = 30, 30
-    basins = grow_basins(hits, torch.tensor([[0, 6], [0, 12]]))
-    assert basins.tolist() == [[0] + [1] * 6 + [2] * 11 + [0] * 2]
-
-
-def test_basins_are_clipped_at_the_border():
-    hits = torch.full((4, 4), 50, dtype=torch.int32)
-    assert (grow_basins(hits, torch.tensor([[0, 0]])) == 1).all()
-
-
-def test_no_seeds_have_no_basins():
-    assert not grow_basins(torch.ones(3, 3, dtype=torch.int32), torch.zeros(0, 2).long()).any()
 
 
 @pytest.mark.parametrize("noise", [0.1, 1.0])

@@ -25,6 +25,7 @@ DONE = ImageRecord(
     plan={"name": "paper", "flips": ["identity", "horizontal", "vertical"], "overlap": 0.6},
     stages_s={"read": 0.25, "network": 20.0},
     wall_s=24.5,
+    budget={"scale": 0.85, "plan": {"name": "single", "flips": ["identity"]}, "changes": []},
     n_cells=310,
     warnings=("2 channels: a third of zeros was added",),
     weights={"a.safetensors": "ab" * 32},
@@ -65,7 +66,7 @@ def test_line_holds_every_field_of_the_contract(tmp_path):
     fields = json.loads((tmp_path / "ledger.jsonl").read_text())
     expected = "file status height width dtype plan stages_s wall_s tolerance_s margin_s counted_s "
     expected += "within_tolerance n_cells warnings error weights versions device started_at output "
-    expected += "peak_memory_bytes"
+    expected += "peak_memory_bytes budget"
     assert set(fields) == set(expected.split())
 
 

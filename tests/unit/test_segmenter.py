@@ -223,6 +223,19 @@ def test_plan_limits_the_number_of_models():
     assert members[1].n_windows == 0
 
 
+def test_budget_with_time_to_spare_gives_the_whole_plan(rng):
+    image = rng.integers(0, 256, (100, 90), dtype=np.uint8)
+    members = [FunctionBackend(plus_noise), FunctionBackend(plus_noise)]
+    plain = Segmenter(members, SMALL).segment(image)
+    result = Segmenter(members, replace(SMALL, fit_budget=0.85)).segment(image)
+    np.testing.assert_allclose(result.flow, plain.flow, rtol=0, atol=1e-4)
+    assert result.warnings == ()
+    assert plain.budget is None
+    assert result.budget is not None
+    assert result.budget["plan"]["name"] == "paper"
+    assert result.budget["n_windows"] == 3 * 2 * 9
+
+
 # Weights
 
 

@@ -75,7 +75,7 @@ def test_small_objects_and_holes_on_the_lines_between_bands_are_judged_whole(rng
     maps[CELLPROB] = np.where(foreground, 4, -4)
     maps[FLOW_Y] += 4 * np.sin((np.arange(700)[:, None] + np.arange(300) * 7) / 6)
     labels = assert_same_for_all_block_sizes(maps, (64, 200, 1000), flow_threshold=None)
-    assert_like_whole(labels, maps, allowed=1e-3, flow_threshold=None)
+    assert_like_whole(labels, maps, allowed=2e-3, flow_threshold=None)
     bars = labels[:, :150] > 0
     assert 0 < bars.sum() < foreground[:, :150].sum()
 
@@ -88,7 +88,7 @@ def test_seeds_and_basins_on_the_lines_between_tiles_are_whole():
     maps[CELLPROB] = 4
     labels = assert_same_for_all_block_sizes(maps, (64, 1000), flow_threshold=None)
     assert labels.max() > 300
-    assert_like_whole(labels, maps, allowed=1e-4, flow_threshold=None)
+    assert_like_whole(labels, maps, allowed=3e-4, flow_threshold=None)
 
 
 def test_tall_cells_are_diffused_whole():

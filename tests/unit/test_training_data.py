@@ -68,7 +68,12 @@ def test_empty_split_is_an_error(tmp_path):
 
 @pytest.mark.parametrize(
     ("image_id", "role"),
-    [("dsb_1", "public"), ("bbbc039_A1_s2", "public"), ("wbc1_007", "target"), ("qpi_1", "target")],
+    [
+        ("dsb_1", "public"),
+        ("bbbc039_A1_s2", "public"),
+        ("wbc1_007", "target"),
+        ("generated_1_2", "generated"),
+    ],
 )
 def test_role_follows_the_source(image_id, role):
     assert make_record(image_id).role == role

@@ -171,6 +171,8 @@ def test_intensity_stays_in_range_and_leaves_its_input_alone(rng):
         noise_probability=1,
         blur_probability=1,
         channel_probability=1,
+        mixing_probability=1,
+        inversion_probability=1,
     )
     crop, same = make_crop(), make_crop()
     image = change_intensity(crop.image, crop.labels, always, rng)
@@ -190,6 +192,25 @@ def test_cell_brightening_touches_whole_cells_only(rng):
         values = np.unique(changed[labels == cell])
         assert len(values) == 1
         assert 0.5 < values[0] <= 0.85
+
+
+def test_inversion_swaps_light_and_dark(rng):
+    invert = Augmentation(**{**_fields(PLAIN), "inversion_probability": 1})
+    crop = make_crop()
+    changed = change_intensity(crop.image, crop.labels, invert, rng)
+    np.testing.assert_allclose(changed, 1 - crop.image, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_mixed_colours_stay_in_range_and_keep_equal_pixels_equal(seed):
+    mix = Augmentation(**{**_fields(PLAIN), "mixing_probability": 1})
+    image = np.zeros((4, 6, 3), np.float32)
+    image[:, :3], image[:, 3:] = (0.9, 0.2, 0.4), (0.1, 0.8, 0.3)
+    labels = np.zeros((4, 6), np.int32)
+    changed = change_intensity(image, labels, mix, np.random.default_rng(seed))
+    assert changed.dtype == np.float32
+    assert 0 <= changed.min() <= changed.max() <= 1
+    assert len(np.unique(changed.reshape(-1, 3), axis=0)) == 2
 
 
 def test_nothing_changes_at_zero_probability(rng):

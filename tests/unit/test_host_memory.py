@@ -1,0 +1,28 @@
+"""Memory that is freed leaves the process."""
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import numpy as np
+from mediar_infer.host_memory import return_large_blocks
+def resident():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+return_large_blocks()
+before = resident()
+kept = []
+for _ in range(20):
+    large = [np.ones(20 << 20, np.uint8) for _ in range(4)]
+    kept.append(np.ones(1 << 10))
+    del large
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_large_arrays_go_back_to_the_system():
+    output = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, check=True)
+    assert int(output.stdout) < 20_000
