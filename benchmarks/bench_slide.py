@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,8 +44,9 @@ class DecodedScene:
     name, precision = "decoder", "float32"
     batch = 8
 
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        return decode_scene(inputs)
+    def start(self, inputs: torch.Tensor) -> Callable[[], torch.Tensor]:
+        logits = decode_scene(inputs)
+        return lambda: logits
 
 
 def write_slide(path: Path, scene: SlideScene) -> None:

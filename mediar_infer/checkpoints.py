@@ -3,6 +3,9 @@
 Two formats: float16 safetensors, as shipped in ``weights/`` with a manifest of SHA-256 digests,
 and the plain pickled state dicts (``.pth``) of the published MEDIAR checkpoints. The architecture
 is read from the shapes, so any MEDIAR-Former loads without a configuration file.
+
+Entries are held as numpy arrays, and torch is imported where a step needs it: a new process reads
+its weights while another thread still imports torch.
 """
 
 import hashlib
@@ -14,16 +17,23 @@ import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors.numpy import load_file
 
+from mediar_infer.architecture import Architecture
 from mediar_infer.errors import CheckpointError
-from mediar_infer.model import Architecture, MediarFormer
 from mediar_infer.output_files import write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mediar_infer.model import MediarFormer
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +53,7 @@ _LISTED = 4
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A weight file that has been read and checked."""
+    """A weight file that has been read."""
 
     path: Path
     """Where it was read from."""
@@ -51,17 +61,24 @@ class Checkpoint:
     """SHA-256 of the file."""
     architecture: Architecture
     """Sizes of the network, read from the shapes."""
-    state_dict: Mapping[str, Tensor]
-    """Entries as stored."""
+    entries: Mapping[str, npt.NDArray[Any]]
+    """Entries as stored; types that numpy lacks, such as bfloat16, as float32."""
 
     @property
     def n_parameters(self) -> int:
         """Trainable numbers; statistics of BatchNorm are not counted."""
         return sum(
-            tensor.numel()
-            for name, tensor in self.state_dict.items()
+            values.size
+            for name, values in self.entries.items()
             if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
         )
+
+    @property
+    def state_dict(self) -> "dict[str, Tensor]":
+        """The entries as tensors that share their memory."""
+        import torch
+
+        return {name: torch.from_numpy(values) for name, values in self.entries.items()}
 
 
 def compute_digest(path: Path) -> str:
@@ -191,18 +208,50 @@ def _weights_of_folder(folder: Path) -> list[Path]:
     return found
 
 
-def _read_entries(path: Path) -> dict[str, Tensor]:
+def _to_arrays(tensors: "Mapping[str, Tensor]") -> dict[str, npt.NDArray[Any]]:
+    """The same memory as arrays; float types that numpy lacks are widened."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, tensor in tensors.items():
+        try:
+            arrays[name] = tensor.numpy()
+        except TypeError:
+            arrays[name] = tensor.float().numpy()
+    return arrays
+
+
+def _read_safetensors(path: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        arrays: dict[str, npt.NDArray[Any]] = load_file(path)
+    except TypeError:  # a type that numpy lacks
+        from safetensors.torch import load_file as load_tensors
+
+        return _to_arrays(load_tensors(path))
+    return arrays
+
+
+def _read_pickle(path: Path) -> dict[str, npt.NDArray[Any]]:
+    import torch
+
+    # Files of torch before 1.6 are no archives and cannot be mapped.
+    is_archive = zipfile.is_zipfile(path)
+    entries = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+    if not isinstance(entries, dict) or not all(
+        isinstance(value, torch.Tensor) for value in entries.values()
+    ):
+        keys = ", ".join(map(str, list(entries)[:_LISTED])) if isinstance(entries, dict) else "none"
+        raise CheckpointError(
+            f"{path}: found {type(entries).__name__} (keys: {keys}), expected a plain state dict of"
+            " tensors; save model.state_dict() alone"
+        )
+    return _to_arrays({name: tensor.detach() for name, tensor in entries.items()})
+
+
+def _read_entries(path: Path) -> dict[str, npt.NDArray[Any]]:
     damaged = "the file is damaged or of another kind; fetch it again"
     try:
         if path.stat().st_size == 0:
             raise CheckpointError(f"{path}: found an empty file, expected weights; fetch it again")
-        if path.suffix == ".safetensors":
-            entries = load_file(path)
-        else:
-            # Files of torch before 1.6 are no archives and cannot be mapped.
-            entries = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
+        return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); {damaged}") from error
     except (SafetensorError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
@@ -213,16 +262,9 @@ def _read_entries(path: Path) -> dict[str, Tensor]:
             f"{path}: found something other than tensors, which could run code when it is loaded;"
             " expected a plain state dict: torch.save(model.state_dict(), FILE)"
         ) from error
-    if not isinstance(entries, dict) or not all(isinstance(t, Tensor) for t in entries.values()):
-        keys = ", ".join(map(str, list(entries)[:_LISTED])) if isinstance(entries, dict) else "none"
-        raise CheckpointError(
-            f"{path}: found {type(entries).__name__} (keys: {keys}), expected a plain state dict of"
-            " tensors; save model.state_dict() alone"
-        )
-    return entries
 
 
-def read_architecture(entries: Mapping[str, Tensor]) -> Architecture:
+def read_architecture(entries: Mapping[str, npt.NDArray[Any]]) -> Architecture:
     """Read all sizes of a MEDIAR-Former from the shapes of its state dict.
 
     Raises:
@@ -235,7 +277,7 @@ def read_architecture(entries: Mapping[str, Tensor]) -> Architecture:
 
     def reduction(stage: int) -> int:
         kernel = entries.get(f"encoder.block{stage}.0.attn.sr.weight")
-        return 1 if kernel is None else kernel.shape[-1]
+        return 1 if kernel is None else int(kernel.shape[-1])
 
     stages = (1, 2, 3, 4)
     fc1 = entries["encoder.block1.0.mlp.fc1.weight"]
@@ -254,15 +296,48 @@ def read_architecture(entries: Mapping[str, Tensor]) -> Architecture:
     )
 
 
-def _check_entries(path: Path, entries: Mapping[str, Tensor], architecture: Architecture) -> None:
+@lru_cache(maxsize=MAX_MEMBERS)
+def _expected_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    import torch
+
+    from mediar_infer.model import MediarFormer
+
     with torch.device("meta"):
-        expected = MediarFormer(architecture).state_dict()
+        entries = MediarFormer(architecture).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in entries.items()}
+
+
+def _check_finite(path: Path, entries: Mapping[str, npt.NDArray[Any]]) -> None:
+    broken = [
+        name
+        for name, values in entries.items()
+        if values.dtype.kind == "f" and not bool(np.isfinite(values).all())
+    ]
+    if broken:
+        raise CheckpointError(
+            f"{path}: found NaN or infinity in {len(broken)} entries"
+            f" ({', '.join(broken[:_LISTED])}), expected finite weights; the training that made"
+            " them diverged"
+        )
+
+
+def check_entries(checkpoint: Checkpoint) -> None:
+    """Check that a checkpoint has the entries of its network, all of them and no others.
+
+    Raises:
+        CheckpointError: if one is missing, unexpected or of another shape.
+    """
+    path, entries = checkpoint.path, checkpoint.entries
+    try:
+        expected = _expected_shapes(checkpoint.architecture)
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise _no_network(path, entries, error) from error
     missing = sorted(expected.keys() - entries.keys())
     unexpected = sorted(entries.keys() - expected.keys())
     reshaped = [
-        f"{name} {tuple(entries[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in entries and entries[name].shape != tensor.shape
+        f"{name} {entries[name].shape} instead of {shape}"
+        for name, shape in expected.items()
+        if name in entries and entries[name].shape != shape
     ]
     if missing or unexpected or reshaped:
         problems = [
@@ -276,21 +351,20 @@ def _check_entries(path: Path, entries: Mapping[str, Tensor], architecture: Arch
             f"{path}: {'; '.join(problems)}; expected a MEDIAR-Former state dict, see README"
             ' "Weights"'
         )
-    broken = [
-        name
-        for name, tensor in entries.items()
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-    ]
-    if broken:
-        raise CheckpointError(
-            f"{path}: found NaN or infinity in {len(broken)} entries"
-            f" ({', '.join(broken[:_LISTED])}), expected finite weights; the training that made"
-            " them diverged"
-        )
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read and check a weight file.
+def _no_network(
+    path: Path, entries: Mapping[str, npt.NDArray[Any]], error: Exception
+) -> CheckpointError:
+    names = ", ".join(map(str, list(entries)[:_LISTED]))
+    return CheckpointError(
+        f"{path}: found {len(entries)} entries ({names}, …) without {error}, expected a"
+        ' MEDIAR-Former state dict, see README "Weights"'
+    )
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a weight file and find out what it holds; safetensors need no torch for that.
 
     A file that a manifest in its folder lists must have the digest given there.
 
@@ -298,10 +372,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         path: ``.safetensors``, or a ``.pth``/``.pt`` state dict.
 
     Returns:
-        The entries as stored and all that was learnt from them.
+        The entries as stored and all that was learnt from them; ``check_entries`` is still to do.
 
     Raises:
-        CheckpointError: if it is missing, damaged, swapped, or no MEDIAR-Former.
+        CheckpointError: if it is missing, damaged, swapped, not finite, or no MEDIAR-Former.
     """
     digest = compute_digest(path)
     expected = read_manifest(path.parent).get(path.name)
@@ -314,18 +388,29 @@ def load_checkpoint(path: Path) -> Checkpoint:
     entries = _read_entries(path)
     try:
         architecture = read_architecture(entries)
-        _check_entries(path, entries, architecture)
-    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        names = ", ".join(list(entries)[:_LISTED])
-        raise CheckpointError(
-            f"{path}: found {len(entries)} entries ({names}, …) without {error}, expected a"
-            ' MEDIAR-Former state dict, see README "Weights"'
-        ) from error
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise _no_network(path, entries, error) from error
+    _check_finite(path, entries)
     return Checkpoint(path, digest, architecture, entries)
 
 
-def build_model(checkpoint: Checkpoint) -> MediarFormer:
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and check a weight file.
+
+    Raises:
+        CheckpointError: see ``read_checkpoint`` and ``check_entries``.
+    """
+    checkpoint = read_checkpoint(path)
+    check_entries(checkpoint)
+    return checkpoint
+
+
+def build_model(checkpoint: Checkpoint) -> "MediarFormer":
     """Make the network of a checkpoint, float32, in evaluation mode, without initialising it."""
+    import torch
+
+    from mediar_infer.model import MediarFormer
+
     with torch.device("meta"):
         model = MediarFormer(checkpoint.architecture)
     entries = {
@@ -336,7 +421,7 @@ def build_model(checkpoint: Checkpoint) -> MediarFormer:
     return model.eval().requires_grad_(False)
 
 
-def save_weights(state_dict: Mapping[str, Tensor], path: Path) -> None:
+def save_weights(state_dict: "Mapping[str, Tensor]", path: Path) -> None:
     """Write a state dict as float16 safetensors.
 
     Integers stay as they are, and so does a tensor that float16 cannot hold: the variance of a
@@ -346,6 +431,9 @@ def save_weights(state_dict: Mapping[str, Tensor], path: Path) -> None:
         CheckpointError: if a weight is NaN or infinite.
         OutputError: if the file cannot be written.
     """
+    import torch
+    from safetensors.torch import save
+
     compact = {}
     for name, tensor in state_dict.items():
         value = tensor.detach().cpu().contiguous()

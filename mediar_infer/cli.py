@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from tqdm import tqdm
-
 from mediar_infer._version import __version__
 from mediar_infer.errors import CheckpointError, MediarError, UsageError
 from mediar_infer.host_memory import return_large_blocks
@@ -49,6 +47,8 @@ class _ProgressSafeHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
+        from tqdm import tqdm
+
         tqdm.write(self.format(record), file=sys.stderr)
 
 

@@ -2,22 +2,43 @@
 
 import math
 import os
+import sys
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from mediar_infer.errors import UsageError
 
+if TYPE_CHECKING:
+    import torch
+
 _GIB = 1 << 30
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_ACCELERATORS = tuple(map(Path, ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")))
+"""Device files of NVIDIA GPUs, of GPUs under WSL and of AMD GPUs."""
 
 
-def select_device(name: str) -> torch.device:
+def is_cpu_for_sure(name: str) -> bool:
+    """Tell without torch whether ``select_device`` will take the CPU.
+
+    Args:
+        name: as for ``select_device``.
+
+    Returns:
+        True only if it will; False where torch must be asked.
+    """
+    if name != "auto":
+        return name == "cpu"
+    return sys.platform == "linux" and not any(path.exists() for path in _ACCELERATORS)
+
+
+def select_device(name: str) -> "torch.device":
     """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` into a device that is there.
 
     Raises:
         UsageError: if it is not there, or the name is none of these.
     """
+    import torch
+
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda:0")
@@ -43,12 +64,14 @@ def select_device(name: str) -> torch.device:
     return device
 
 
-def select_precision(name: str, device: torch.device) -> str:
+def select_precision(name: str, device: "torch.device") -> str:
     """Resolve ``auto``: float16 on CUDA, float32 elsewhere.
 
     Raises:
         UsageError: if the device does not compute in that type.
     """
+    import torch
+
     if name == "auto":
         return "float16" if device.type == "cuda" else "float32"
     if name == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
@@ -79,9 +102,11 @@ def _quota_cores() -> int | None:
         return None
 
 
-def describe_device(device: torch.device) -> str:
+def describe_device(device: "torch.device") -> str:
     """One line for logs and ledgers: name and memory of the device."""
     if device.type != "cuda":
         return f"{device.type} ({usable_cores()} cores)"
+    import torch
+
     properties = torch.cuda.get_device_properties(device)
     return f"{device} {properties.name} ({properties.total_memory / _GIB:.0f} GiB)"

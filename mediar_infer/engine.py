@@ -29,6 +29,11 @@ from mediar_infer.windows import WindowGrid, normalised_importance
 
 logger = logging.getLogger(__name__)
 
+_MAX_BLANK = 4
+"""Colours whose logits are kept for further windows of one colour; 3 MiB each."""
+_WindowKey = tuple[int, ...] | int
+"""Colour of a window that has one only, else its place in the batch."""
+
 
 @dataclass(frozen=True, slots=True)
 class MapBand:
@@ -151,12 +156,18 @@ def count_windows(height: int, width: int, config: EngineConfig, n_members: int)
 
 
 class Members:
-    """The ensemble: predicts windows in batches that fit the device, weighted for the sum."""
+    """The ensemble: predicts windows in batches that fit the device, weighted for the sum.
+
+    ``n_predicted`` counts the windows that went through the network; the others were of one colour
+    and known.
+    """
 
     def __init__(self, members: Sequence[Backend], config: EngineConfig) -> None:
         self.device = members[0].device
         self.batch = config.runtime.batch or members[0].batch
         self._members = members
+        self.n_predicted = 0
+        self._blank: dict[_WindowKey, Tensor] = {}
         # Most windows of an image lie alike among their neighbours: few maps serve all.
         self._weights = lru_cache(maxsize=64)(self._make_weights)
 
@@ -192,17 +203,44 @@ class Members:
             yield from zip(group, logits, strict=True)
 
     def _predict_group(self, group: Sequence[Window], rows: InputRows) -> Tensor:
-        crops = torch.stack([rows.crop(window) for window in group])
-        inputs = crops.to(self.device, torch.float32) / 255
-        inputs = torch.stack(
-            [flip_inputs(x[None], w.flip)[0] for x, w in zip(inputs, group, strict=True)]
-        )
-        logits = self._members[0](inputs)
-        for member in self._members[1:]:
-            logits += member(inputs)
+        crops = [rows.crop(window) for window in group]
+        # Windows of one colour are the same to the network, wherever they lie and however they are
+        # flipped: each colour is predicted once. All others are known by their place.
+        keys: list[_WindowKey] = [_only_colour(crop) or i for i, crop in enumerate(crops)]
+        fresh = {key: keys.index(key) for key in keys if key not in self._blank}
+        found = self._blank.copy()
+        if fresh:
+            places = list(fresh.values())
+            inputs = torch.stack([crops[i] for i in places]).to(self.device, torch.float32) / 255
+            flips = [group[i].flip for i in places]
+            inputs = torch.stack(
+                [flip_inputs(x[None], f)[0] for x, f in zip(inputs, flips, strict=True)]
+            )
+            found.update(zip(fresh, self._predict_sum(inputs), strict=True))
+        self._blank |= {key: found[key].clone() for key in fresh if isinstance(key, tuple)}
+        for key in list(self._blank)[:-_MAX_BLANK]:
+            del self._blank[key]
         return torch.stack(
-            [unflip_logits(y[None], w.flip)[0] for y, w in zip(logits, group, strict=True)]
+            [unflip_logits(found[key][None], w.flip)[0] for key, w in zip(keys, group, strict=True)]
         )
+
+    def _predict_sum(self, inputs: Tensor) -> Tensor:
+        self.n_predicted += len(inputs)
+        # All are started before the first is waited for, so that none leaves a core idle.
+        first, *others = [member.start(inputs) for member in self._members]
+        logits = first()
+        for finish in others:
+            logits += finish()
+        return logits
+
+
+def _only_colour(crop: Tensor) -> tuple[int, ...] | None:
+    """The colour of a window ``(3, roi, roi)`` that has one only."""
+    first = crop[:, :1, :1]
+    # A few pixels tell most windows apart.
+    if not bool((crop[:, ::64, ::64] == first).all()) or not bool((crop == first).all()):
+        return None
+    return tuple(first.flatten().tolist())
 
 
 def predict_bands(

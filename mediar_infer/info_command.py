@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mediar_infer.architecture import Architecture
 from mediar_infer.checkpoints import find_weights, load_checkpoint
 from mediar_infer.errors import MediarError
-from mediar_infer.model import Architecture
 
 _GIB = 2**30
 

@@ -11,11 +11,12 @@ References:
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mediar_infer.architecture import Architecture
 
 STRIDE = 32
 """Input height and width must be multiples of this: the encoder halves the image five times."""
@@ -23,44 +24,6 @@ STRIDE = 32
 _HEADS = (1, 2, 5, 8)
 _SQUEEZE = 16
 _PATCHES = ((7, 4), (3, 2), (3, 2), (3, 2))
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """Every size of a MEDIAR-Former; all but the head count can be read from a state dict."""
-
-    encoder_channels: tuple[int, ...]
-    """Width of the four encoder stages; ``(64, 128, 320, 512)`` for mit_b1 to mit_b5."""
-    depths: tuple[int, ...]
-    """Transformer blocks per stage; ``(3, 6, 40, 3)`` for mit_b5."""
-    decoder_channels: tuple[int, ...] = (1024, 512, 256, 128, 64)
-    """Width of the five decoder blocks, from the bottleneck to full resolution."""
-    pab_channels: int = 256
-    """Width of the keys and queries of the position-wise attention block."""
-    reductions: tuple[int, ...] = (8, 4, 2, 1)
-    """Side of the squares that keys and values are pooled over, per stage."""
-    mlp_ratio: int = 4
-    """Hidden width of the Mix-FFN over its input width."""
-
-    @property
-    def name(self) -> str:
-        """``mit_b0`` … ``mit_b5`` for the published encoders, else ``custom``."""
-        for name, (channels, depths) in ENCODERS.items():
-            if (channels, depths) == (self.encoder_channels, self.depths):
-                return name
-        return "custom"
-
-
-_WIDE = (64, 128, 320, 512)
-ENCODERS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "mit_b0": ((32, 64, 160, 256), (2, 2, 2, 2)),
-    "mit_b1": (_WIDE, (2, 2, 2, 2)),
-    "mit_b2": (_WIDE, (3, 4, 6, 3)),
-    "mit_b3": (_WIDE, (3, 4, 18, 3)),
-    "mit_b4": (_WIDE, (3, 8, 27, 3)),
-    "mit_b5": (_WIDE, (3, 6, 40, 3)),
-}
-"""Encoder name → stage widths and depths (SegFormer, table 6)."""
 
 
 def _to_tokens(x: Tensor) -> Tensor:

@@ -227,11 +227,13 @@ class _PassRunner:
         # One window of the first pass is part of every plan: it is timed before anything is chosen.
         n_windows = member.batch if self._pacer.costs.is_known else 1
         windows = self._sweep.take_windows(each, n_windows)
-        began = self._pacer.now()
+        before, began = member.n_predicted, self._pacer.now()
         for window, logits in member.predict_logits(windows, self._rows, self._source):
             self._sweep.add(each, window, logits)
         _wait_for(member.device)
-        self._pacer.note_windows(each.member, len(windows), self._pacer.now() - began)
+        # Windows that took no time of the network tell nothing of those to come.
+        if n_predicted := member.n_predicted - before:
+            self._pacer.note_windows(each.member, n_predicted, self._pacer.now() - began)
 
     def _review(self) -> None:
         n_told = len(self._pacer.warnings)

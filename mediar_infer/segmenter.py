@@ -12,23 +12,17 @@ import numpy.typing as npt
 import torch
 
 from mediar_infer.backends import Backend
-from mediar_infer.backends.graphs import find_graph, graph_name
-from mediar_infer.backends.torch_backend import TorchBackend
+from mediar_infer.backends.graphs import graph_name
 from mediar_infer.blocks import label_bands
 from mediar_infer.budget import Stopwatch
-from mediar_infer.checkpoints import (
-    Checkpoint,
-    build_model,
-    find_weights,
-    load_checkpoint,
-    weights_dirs,
-)
+from mediar_infer.checkpoints import Checkpoint, build_model
 from mediar_infer.config import EngineConfig
 from mediar_infer.costs import Costs
 from mediar_infer.devices import describe_device, select_device, select_precision, usable_cores
 from mediar_infer.engine import MapBand, predict_bands
 from mediar_infer.errors import CheckpointError, UsageError
 from mediar_infer.kernels.selection import select_kernels
+from mediar_infer.loading import Loading
 from mediar_infer.paced_engine import predict_paced_bands
 from mediar_infer.pacing import Deadline, Pacer
 from mediar_infer.plans import ladder_below
@@ -89,32 +83,36 @@ class Segmenter:
         cls,
         weights: Sequence[str | Path] | str | Path = (),
         config: EngineConfig | None = None,
+        loading: Loading | None = None,
     ) -> "Segmenter":
         """Load the models that a plan uses.
 
         Args:
             weights: a folder, or one or two files; by default the pair that comes with the package.
             config: settings; by default the paper's full system.
+            loading: these weights, where a caller has begun to load them with these settings.
 
         Raises:
             CheckpointError: if weights are missing, damaged or of another network.
             UsageError: if the device is not there.
         """
         config = config or EngineConfig()
-        given = [weights] if isinstance(weights, str | Path) else weights
-        paths = find_weights([Path(path) for path in given])[: config.plan.max_members]
+        if loading is None:
+            given = [weights] if isinstance(weights, str | Path) else weights
+            loading = Loading([Path(path) for path in given], config)
+        paths = loading.paths
         if len(paths) == 1 and config.plan.max_members > 1:
             logger.warning("%s: one model only, so there is no ensemble", paths[0])
         device = select_device(config.runtime.device)
         if device.type == "cpu":
             torch.set_num_threads(config.runtime.threads or usable_cores())
-        checkpoints = [load_checkpoint(path) for path in paths]
+        checkpoints = loading.checkpoints()
         if len({checkpoint.digest for checkpoint in checkpoints}) < len(checkpoints):
             raise CheckpointError(
                 f"found the same weights twice ({paths[0]} and {paths[1]}), expected two models;"
                 " give one of them, or another second one"
             )
-        members = [_build_backend(checkpoint, config, device) for checkpoint in checkpoints]
+        members = _build_members(loading, checkpoints, config, device)
         logger.info("%d model(s) on %s", len(members), describe_device(device))
         names = [checkpoint.path.name for checkpoint in checkpoints]
         if len(set(names)) < len(names):
@@ -223,23 +221,40 @@ class Segmenter:
         )
 
 
-def _build_backend(checkpoint: Checkpoint, config: EngineConfig, device: torch.device) -> Backend:
+def _build_members(
+    loading: Loading, checkpoints: Sequence[Checkpoint], config: EngineConfig, device: torch.device
+) -> list[Backend]:
     runtime = config.runtime
     precision = select_precision(runtime.precision, device)
-    if runtime.backend != "torch":
-        graph = find_graph(
-            checkpoint.architecture, config.roi_size, [checkpoint.path.parent, *weights_dirs()]
-        )
-        if graph is not None and device.type == "cpu" and precision == "float32":
-            from mediar_infer.backends.openvino_backend import OpenVinoBackend
+    fits_openvino = device.type == "cpu" and precision == "float32"
+    if runtime.backend != "torch" and fits_openvino:
+        graphs = loading.compiled()
+    else:
+        graphs = [None] * len(checkpoints)
+    return [
+        _build_backend(checkpoint, graph, config, device, precision)
+        for checkpoint, graph in zip(checkpoints, graphs, strict=True)
+    ]
 
-            return OpenVinoBackend(
-                checkpoint, graph, runtime.threads or usable_cores(), runtime.batch
-            )
-        if runtime.backend == "openvino":
-            raise UsageError(
-                f"{checkpoint.path}: --backend openvino needs a CPU, float32 and the file"
-                f" {graph_name(checkpoint.architecture, config.roi_size)} beside the weights;"
-                " make it with 'weights graph'"
-            )
-    return TorchBackend(build_model(checkpoint), device, precision, runtime.batch)
+
+def _build_backend(
+    checkpoint: Checkpoint,
+    graph: Any,  # noqa: ANN401 (OpenVINO has no types)
+    config: EngineConfig,
+    device: torch.device,
+    precision: str,
+) -> Backend:
+    batch = config.runtime.batch
+    if graph is not None:
+        from mediar_infer.backends.openvino_backend import OpenVinoBackend
+
+        return OpenVinoBackend(graph, batch)
+    if config.runtime.backend == "openvino":
+        raise UsageError(
+            f"{checkpoint.path}: --backend openvino needs a CPU, float32 and the file"
+            f" {graph_name(checkpoint.architecture, config.roi_size)} beside the weights;"
+            " make it with 'weights graph'"
+        )
+    from mediar_infer.backends.torch_backend import TorchBackend
+
+    return TorchBackend(build_model(checkpoint), device, precision, batch)

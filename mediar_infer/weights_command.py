@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _export_graphs(paths: list[Path]) -> None:
-    from mediar_infer.backends.openvino_backend import export_graph
+    from mediar_infer.backends.openvino_export import export_graph
     from mediar_infer.config import EngineConfig
 
     roi_size = EngineConfig().roi_size

@@ -1,9 +1,11 @@
 """Ways to run the network: a window batch in, logits out."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 class Backend(Protocol):
@@ -13,19 +15,20 @@ class Backend(Protocol):
     """What runs the network: ``torch`` or ``openvino``."""
     precision: str
     """``float32``, ``float16`` or ``bfloat16``."""
-    device: torch.device
+    device: "torch.device"
     """Where the batch must lie and where the logits are returned."""
     batch: int
     """Windows per call that suit this backend."""
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Predict logits.
+    def start(self, inputs: "Tensor") -> "Callable[[], Tensor]":
+        """Begin to predict logits; several members may be at work at once.
 
         Args:
             inputs: ``(N, 3, h, w)`` float32 in [0, 1] on ``device``. Not modified.
 
         Returns:
+            A function that waits for the logits and returns them, to be called once:
             ``(N, 3, h, w)`` float32 on ``device``; channels FLOW_Y, FLOW_X, CELLPROB (logit). The
-            caller may change it.
+            caller may change them.
         """
         ...

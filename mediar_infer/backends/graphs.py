@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from mediar_infer.model import Architecture
+from mediar_infer.architecture import Architecture
+
+WINDOW_INPUT = "window"
+"""Input of an exported graph that is no weight."""
 
 
 def graph_name(architecture: Architecture, roi_size: int) -> str:

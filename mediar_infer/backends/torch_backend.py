@@ -1,5 +1,6 @@
 """The network in torch: the reference on every device, and the way it runs on CUDA and MPS."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -29,9 +30,10 @@ class TorchBackend:
         # Convolutions run fastest when the channels of a pixel lie side by side.
         self._model = model.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def start(self, inputs: Tensor) -> Callable[[], Tensor]:
         """Predict logits; see :class:`mediar_infer.backends.Backend`."""
         autocast = torch.autocast(self.device.type, self._half) if self._half else nullcontext()
         with torch.no_grad(), autocast:
             logits: Tensor = self._model(inputs.contiguous(memory_format=torch.channels_last))
-        return logits.float()
+        result = logits.float()
+        return lambda: result

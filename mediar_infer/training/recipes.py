@@ -17,8 +17,9 @@ from pathlib import Path
 
 import torch
 
+from mediar_infer.architecture import ENCODERS, Architecture
 from mediar_infer.errors import UsageError
-from mediar_infer.model import ENCODERS, Architecture, MediarFormer
+from mediar_infer.model import MediarFormer
 from mediar_infer.training.data import Sample
 from mediar_infer.training.initialise import initialise_weights
 from mediar_infer.training.loop import (
@@ -60,7 +61,7 @@ def build_recipe(
     *,
     pretraining_steps: int = 600,
     finetuning_steps: int = 1400,
-    broadening_steps: int = 2600,
+    broadening_steps: int = 2300,
 ) -> Recipe:
     """Build a recipe by name.
 

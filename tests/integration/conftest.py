@@ -43,7 +43,7 @@ def weights_dir(tmp_path_factory):
 def perfect_network(monkeypatch):
     """Put a network that knows the generated slides in place of any weights."""
 
-    def from_weights(weights=(), config=None):
+    def from_weights(weights=(), config=None, loading=None):
         return Segmenter([FunctionBackend(decode_scene)], config, {"perfect.safetensors": "0" * 64})
 
     monkeypatch.setattr(Segmenter, "from_weights", from_weights)

@@ -23,6 +23,7 @@ from folder_helpers import (
 from safetensors.torch import load_file
 
 from mediar_infer import __version__, cli, demo_command
+from mediar_infer.architecture import ENCODERS, Architecture
 from mediar_infer.checkpoints import (
     compute_digest,
     load_checkpoint,
@@ -31,7 +32,7 @@ from mediar_infer.checkpoints import (
 )
 from mediar_infer.info_command import count_multiply_adds
 from mediar_infer.label_files import write_labels
-from mediar_infer.model import ENCODERS, Architecture, MediarFormer
+from mediar_infer.model import MediarFormer
 
 
 def _run(*arguments):

@@ -4,16 +4,20 @@ import numpy as np
 import pytest
 import torch
 from fakes import FunctionBackend
+from released_network import released_maps
 from safetensors.torch import load_file
 
+from mediar_infer.architecture import ENCODERS, Architecture
 from mediar_infer.backends.torch_backend import TorchBackend
 from mediar_infer.budget import Stopwatch
 from mediar_infer.config import ALL_FLIPS, EngineConfig, Plan
 from mediar_infer.engine import predict_bands
 from mediar_infer.images import ArraySource
-from mediar_infer.model import ENCODERS, Architecture, MediarFormer
+from mediar_infer.model import MediarFormer
 from mediar_infer.preprocess import Scaling
 from mediar_infer.windows import MIN_IMPORTANCE, SIGMA_SCALE, importance_map, window_starts
+
+pytest.importorskip("monai", reason="extra: training")
 
 MAX_TOLERANCE, MEAN_TOLERANCE = 1e-3, 1e-5
 """Merged maps of the released system, float32 on the CPU; measured 1.3e-5 and 1.2e-6."""
@@ -61,38 +65,14 @@ def merged_maps(image, scaling, members, config):
     return np.concatenate([band.maps for band in bands], axis=1)
 
 
-def monai_maps(inputs, predictor, roi_size, overlap):
-    utils = pytest.importorskip("monai.inferers.utils", reason="extra: training")
-    return utils.sliding_window_inference(
-        inputs, (roi_size, roi_size), 4, predictor, overlap=overlap, mode="gaussian",
-        sigma_scale=SIGMA_SCALE, padding_mode="constant",
-    )  # fmt: skip
-
-
-def released_maps(image, predictors, flips, roi_size, overlap):
-    """Literal: flip the whole image, slide, flip back, turn the flow; mean of all passes."""
-    inputs = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-    axis_of = {"horizontal": 3, "vertical": 2}
-    total = torch.zeros_like(inputs)
-    for predictor in predictors:
-        for flip in flips:
-            axes = [axis_of[flip]] if flip != "identity" else []
-            maps = monai_maps(inputs.flip(axes), predictor, roi_size, overlap).flip(axes)
-            if flip == "vertical":
-                maps[:, 0] = -maps[:, 0]
-            if flip == "horizontal":
-                maps[:, 1] = -maps[:, 1]
-            total += maps
-    return (total / (len(predictors) * len(flips)))[0].numpy()
-
-
 def random_image(rng, height, width):
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("roi_size", [32, 64, 512])
 def test_importance_map_equals_that_of_monai(roi_size):
-    utils = pytest.importorskip("monai.data.utils", reason="extra: training")
+    from monai.data import utils
+
     expected = utils.compute_importance_map(
         (roi_size, roi_size), mode="gaussian", sigma_scale=SIGMA_SCALE
     )
@@ -103,8 +83,9 @@ def test_importance_map_equals_that_of_monai(roi_size):
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.6])
 @pytest.mark.parametrize("roi_size", [32, 512])
 def test_window_grid_equals_that_of_monai(roi_size, overlap):
-    data = pytest.importorskip("monai.data.utils", reason="extra: training")
-    inferers = pytest.importorskip("monai.inferers.utils", reason="extra: training")
+    from monai.data import utils as data
+    from monai.inferers import utils as inferers
+
     offsets = [0, 1, 2, 11, 12, 13, 203, 204, 205, 407, 408, 409, 511, 512, 513, 4488, 9984]
     for size in (roi_size + offset for offset in offsets):
         shape, roi = (size, roi_size), (roi_size, roi_size)

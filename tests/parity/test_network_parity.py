@@ -5,10 +5,12 @@ import csv
 import numpy as np
 import pytest
 import torch
+from released_network import LibraryFormer
 from safetensors.torch import load_file
 from torch import nn
 
-from mediar_infer.model import ENCODERS, STRIDE, Architecture, MediarFormer
+from mediar_infer.architecture import ENCODERS, Architecture
+from mediar_infer.model import STRIDE, MediarFormer
 
 TOLERANCE = 1e-4
 """Float32 logits of size 1 on the CPU; measured 2e-5."""
@@ -54,50 +56,6 @@ def test_logits_equal_the_released_ones(parity_dir, member, memory_format):
         np.testing.assert_allclose(found, golden[f"logits_{member}"], rtol=0, atol=TOLERANCE)
 
 
-def to_mish(module):
-    """Replace every ReLU below ``module`` and count them."""
-    n = 0
-    for name, child in module.named_children():
-        if isinstance(child, nn.ReLU):
-            setattr(module, name, nn.Mish(inplace=True))
-            n += 1
-        else:
-            n += to_mish(child)
-    return n
-
-
-def head(in_channels, out_channels):
-    hidden = in_channels // 2
-    return nn.Sequential(
-        nn.Conv2d(in_channels, hidden, kernel_size=3, padding=1),
-        nn.Mish(),
-        nn.BatchNorm2d(hidden),
-        nn.Conv2d(hidden, out_channels, kernel_size=3, padding=1),
-    )
-
-
-class LibraryFormer(nn.Module):
-    """MEDIAR-Former made of ``segmentation_models_pytorch.MAnet`` and two heads."""
-
-    def __init__(self, encoder_name, decoder_channels, pab_channels):
-        super().__init__()
-        smp = pytest.importorskip("segmentation_models_pytorch", reason="extra: training")
-        manet = smp.MAnet(
-            encoder_name=encoder_name,
-            encoder_weights=None,
-            decoder_channels=decoder_channels,
-            decoder_pab_channels=pab_channels,
-        )
-        self.encoder, self.decoder = manet.encoder, manet.decoder
-        self.n_mish = to_mish(self.decoder)
-        self.cellprob_head = head(decoder_channels[-1], 1)
-        self.gradflow_head = head(decoder_channels[-1], 2)
-
-    def forward(self, inputs):
-        decoded = self.decoder(self.encoder(inputs))
-        return torch.cat([self.gradflow_head(decoded), self.cellprob_head(decoded)], dim=1)
-
-
 def shake_statistics(model):
     """Give every BatchNorm statistics and factors of its own, so that none can be mixed up."""
     generator = torch.Generator().manual_seed(7)
@@ -114,6 +72,7 @@ def shake_statistics(model):
     ("encoder_name", "size"), [("mit_b0", (96, 128)), ("mit_b2", (32, 96)), ("mit_b5", (64, 64))]
 )
 def test_logits_equal_those_of_the_library(encoder_name, size):
+    pytest.importorskip("segmentation_models_pytorch", reason="extra: training")
     torch.manual_seed(1)
     theirs = LibraryFormer(encoder_name, *SMALL_DECODER).eval()
     assert theirs.n_mish == N_MISH

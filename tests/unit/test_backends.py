@@ -5,12 +5,15 @@ import warnings
 import pytest
 import torch
 
-from mediar_infer.backends.graphs import find_graph, graph_name
-from mediar_infer.backends.openvino_backend import OpenVinoBackend, export_graph
+from mediar_infer.architecture import Architecture
+from mediar_infer.backends.graphs import WINDOW_INPUT, find_graph, graph_name
+from mediar_infer.backends.openvino_backend import OpenVinoBackend
+from mediar_infer.backends.openvino_export import export_graph
+from mediar_infer.backends.openvino_graph import compile_graph
 from mediar_infer.backends.torch_backend import TorchBackend
 from mediar_infer.checkpoints import build_model, load_checkpoint, save_weights
 from mediar_infer.errors import CheckpointError
-from mediar_infer.model import Architecture, MediarFormer
+from mediar_infer.model import MediarFormer
 
 TINY = Architecture((8, 16, 40, 64), (1, 1, 1, 1), (16, 16, 8, 8, 8), 4)
 ROI = 64
@@ -36,22 +39,26 @@ def graph(checkpoint):
         return export_graph(TINY, ROI, checkpoint.path.parent)
 
 
+def openvino_backend(checkpoint, graph):
+    return OpenVinoBackend(compile_graph(checkpoint, graph, threads=2))
+
+
 @pytest.fixture
 def inputs():
     return torch.rand(5, 3, ROI, ROI, generator=torch.Generator().manual_seed(0))
 
 
 def test_openvino_agrees_with_torch(checkpoint, graph, inputs):
-    expected = TorchBackend(build_model(checkpoint), torch.device("cpu"), "float32")(inputs)
-    found = OpenVinoBackend(checkpoint, graph, threads=2)(inputs)
+    expected = TorchBackend(build_model(checkpoint), torch.device("cpu"), "float32").start(inputs)()
+    found = openvino_backend(checkpoint, graph).start(inputs)()
     assert found.shape == expected.shape
     assert (found - expected).abs().max() <= 1e-4 * max(1.0, float(expected.abs().max()))
 
 
 def test_windows_of_a_batch_keep_their_order(checkpoint, graph, inputs):
-    backend = OpenVinoBackend(checkpoint, graph, threads=2)
-    one_by_one = torch.cat([backend(window[None]) for window in inputs])
-    assert torch.equal(backend(inputs), one_by_one)
+    backend = openvino_backend(checkpoint, graph)
+    one_by_one = torch.cat([backend.start(window[None])() for window in inputs])
+    assert torch.equal(backend.start(inputs)(), one_by_one)
 
 
 @pytest.mark.parametrize("kind", ["torch", "openvino"])
@@ -59,17 +66,17 @@ def test_input_is_not_modified(checkpoint, graph, inputs, kind):
     backend = (
         TorchBackend(build_model(checkpoint), torch.device("cpu"), "float32")
         if kind == "torch"
-        else OpenVinoBackend(checkpoint, graph, threads=1)
+        else openvino_backend(checkpoint, graph)
     )
     before = inputs.clone()
-    backend(inputs)
+    backend.start(inputs)()
     assert torch.equal(inputs, before)
 
 
 def test_bfloat16_stays_near_float32(checkpoint, inputs):
     model = build_model(checkpoint)
-    exact = TorchBackend(model, torch.device("cpu"), "float32")(inputs)
-    rounded = TorchBackend(model, torch.device("cpu"), "bfloat16")(inputs)
+    exact = TorchBackend(model, torch.device("cpu"), "float32").start(inputs)()
+    rounded = TorchBackend(model, torch.device("cpu"), "bfloat16").start(inputs)()
     assert rounded.dtype == torch.float32
     assert (rounded - exact).abs().mean() <= 0.05 * exact.abs().mean()
 
@@ -85,11 +92,26 @@ def test_a_damaged_graph_names_the_file_and_the_remedy(checkpoint, tmp_path):
     damaged = tmp_path / "graph.xml"
     damaged.write_text("<net")
     with pytest.raises(CheckpointError, match=r"graph\.xml.*weights graph"):
-        OpenVinoBackend(checkpoint, damaged, threads=1)
+        compile_graph(checkpoint, damaged, threads=1)
 
 
 def test_a_graph_of_another_architecture_is_refused(checkpoint, graph):
-    entries = {k: v for k, v in checkpoint.state_dict.items() if not k.startswith("cellprob")}
+    entries = {k: v for k, v in checkpoint.entries.items() if not k.startswith("cellprob")}
     other = type(checkpoint)(checkpoint.path, checkpoint.digest, TINY, entries)
     with pytest.raises(CheckpointError, match="cellprob_head"):
-        OpenVinoBackend(other, graph, threads=1)
+        compile_graph(other, graph, threads=1)
+
+
+def test_shapes_of_an_exported_graph_are_fixed(checkpoint, graph):
+    openvino = pytest.importorskip("openvino")
+    parameters = openvino.Core().read_model(graph).get_parameters()
+    shapes = {p.get_friendly_name(): tuple(p.get_output_shape(0)) for p in parameters}
+    assert shapes.pop(WINDOW_INPUT) == (1, 3, ROI, ROI)
+    assert shapes == {name: checkpoint.entries[name].shape for name in shapes}
+
+
+def test_members_may_be_started_before_the_first_is_waited_for(checkpoint, graph, inputs):
+    members = [openvino_backend(checkpoint, graph) for _ in range(2)]
+    started = [member.start(inputs) for member in members]
+    first, second = (finish() for finish in started)
+    assert torch.equal(first, second)

@@ -11,6 +11,7 @@ from fakes import TINY, tiny_state_dict
 from safetensors.torch import load_file, save_file
 
 from mediar_infer import checkpoints
+from mediar_infer.architecture import ENCODERS, Architecture
 from mediar_infer.checkpoints import (
     MANIFEST_NAME,
     WEIGHTS_VARIABLE,
@@ -24,7 +25,7 @@ from mediar_infer.checkpoints import (
     write_manifest,
 )
 from mediar_infer.errors import CheckpointError, OutputError
-from mediar_infer.model import ENCODERS, Architecture, MediarFormer
+from mediar_infer.model import MediarFormer
 
 
 @pytest.fixture(scope="module")

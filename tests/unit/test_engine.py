@@ -5,6 +5,7 @@ import pytest
 import torch
 from fakes import FunctionBackend
 
+from mediar_infer import engine
 from mediar_infer.budget import Stopwatch
 from mediar_infer.config import ALL_FLIPS, EngineConfig, Plan, RuntimeConfig
 from mediar_infer.engine import count_windows, list_window_rows, predict_bands
@@ -183,6 +184,43 @@ def test_image_is_not_modified(image):
     np.testing.assert_array_equal(image, before)
 
 
+@pytest.fixture
+def slide():
+    """Cells in one corner, two colours of empty slide around them, some of it of a third."""
+    slide = np.full((260, 300, 3), 240, dtype=np.uint8)
+    slide[:, 200:] = (10, 20, 30)
+    slide[:40, :50] = np.random.default_rng(3).integers(0, 256, (40, 50, 3))
+    slide[250:] = 0
+    return slide
+
+
+def test_windows_of_one_colour_are_predicted_once_with_the_same_maps(slide, monkeypatch):
+    config, members = config_of(ALL_FLIPS), [FunctionBackend(equivariant) for _ in range(2)]
+    found = maps_of(slide, members, config)
+    monkeypatch.setattr(engine, "_only_colour", lambda _: None)
+    others = [FunctionBackend(equivariant) for _ in range(2)]
+    np.testing.assert_array_equal(found, maps_of(slide, others, config))
+    assert [member.n_windows for member in others] == [count_windows(260, 300, config, 1)] * 2
+    assert members[0].n_windows == members[1].n_windows < others[0].n_windows / 2
+
+
+def test_an_image_of_one_colour_takes_one_window():
+    backend = FunctionBackend(equivariant)
+    bands_of(np.full((200, 150, 3), 7, np.uint8), [backend], config_of(ALL_FLIPS))
+    assert backend.n_windows == 1
+
+
+def test_many_colours_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr(engine, "_MAX_BLANK", 2)
+    stripes = np.repeat(np.arange(8, dtype=np.uint8), 64)[:, None, None]
+    stripes = np.broadcast_to(stripes, (512, 64, 3)).copy()
+    backend = FunctionBackend(equivariant)
+    found = maps_of(stripes, [backend], config_of(ALL_FLIPS))
+    monkeypatch.setattr(engine, "_only_colour", lambda _: None)
+    expected = maps_of(stripes, [FunctionBackend(equivariant)], config_of(ALL_FLIPS))
+    np.testing.assert_array_equal(found, expected)
+
+
 class SmallMemoryBackend(FunctionBackend):
     """Has room for some windows only."""
 
@@ -190,10 +228,10 @@ class SmallMemoryBackend(FunctionBackend):
         super().__init__(function, batch)
         self.room = room
 
-    def __call__(self, inputs):
+    def start(self, inputs):
         if len(inputs) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return super().__call__(inputs)
+        return super().start(inputs)
 
 
 @pytest.mark.parametrize("room", [1, 2, 5])

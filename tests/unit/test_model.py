@@ -4,7 +4,8 @@ import pytest
 import torch
 from fakes import TINY, tiny_state_dict
 
-from mediar_infer.model import ENCODERS, STRIDE, Architecture, MediarFormer
+from mediar_infer.architecture import ENCODERS, Architecture
+from mediar_infer.model import STRIDE, MediarFormer
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from mediar_infer.architecture import Architecture
 from mediar_infer.errors import UsageError
 from mediar_infer.flows import compute_unit_flow
-from mediar_infer.model import Architecture, MediarFormer
+from mediar_infer.model import MediarFormer
 from mediar_infer.training import loop
 from mediar_infer.training.__main__ import main
 from mediar_infer.training.data import ImageRecord, Sample

@@ -1,0 +1,106 @@
+"""What the benchmarks share: metadata of a run, and how busy the machine was with other work."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median, quantiles
+
+from mediar_infer.devices import usable_cores
+from mediar_infer.runner import package_versions
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def metadata(**more: object) -> dict[str, object]:
+    """Date, commit, machine and versions, and what a benchmark adds."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "machine": _cpu_name(),
+        "platform": platform.platform(),
+        "cores": usable_cores(),
+        "versions": package_versions(),
+    } | more
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles and extremes."""
+    low, _, high = (
+        quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    )
+    return {
+        "median": median(values),
+        "q1": low,
+        "q3": high,
+        "min": min(values),
+        "max": max(values),
+        "n": len(values),
+    }
+
+
+def write_report(path: Path | None, metadata: dict[str, object], results: object) -> None:
+    """Write ``{"metadata": …, "results": …}``."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"metadata": metadata, "results": results}, indent=2) + "\n")
+
+
+def _busy_s() -> float:
+    """Seconds of CPU that all processes and the hypervisor have taken so far."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    user, nice, system, _, _, irq, softirq, steal = (int(field) for field in fields[:8])
+    ticks = user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+class Meter:
+    """Counts the CPU time that other processes take from now on; children are one's own."""
+
+    def __init__(self) -> None:
+        self._started, self._busy, self._own = time.perf_counter(), _busy_s(), _own_s()
+
+    def others_cores(self) -> float:
+        """Cores that were busy with other work, on average."""
+        others_s = _busy_s() - self._busy - (_own_s() - self._own)
+        return max(0.0, others_s) / (time.perf_counter() - self._started)
+
+
+def _own_s() -> float:
+    return sum(os.times()[:4])
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One child process."""
+
+    wall_s: float
+    """From its start to its end."""
+    cpu_s: float
+    """Of the process itself."""
+    others_cores: float
+    """Cores that were busy with anything else meanwhile, on average."""
+
+
+def run_timed(command: Sequence[str], **options: object) -> Sample:
+    """Run a command to its end; raises if it fails."""
+    meter, own, started = Meter(), _own_s(), time.perf_counter()
+    subprocess.run(command, check=True, cwd=ROOT, **options)  # type: ignore[call-overload]
+    wall_s = time.perf_counter() - started
+    return Sample(wall_s, _own_s() - own, meter.others_cores())

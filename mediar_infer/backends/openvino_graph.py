@@ -1,0 +1,66 @@
+"""An exported graph and the weights of a checkpoint, compiled for this CPU; needs no torch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mediar_infer.backends.graphs import WINDOW_INPUT
+from mediar_infer.checkpoints import Checkpoint
+from mediar_infer.errors import CheckpointError
+
+_MAX_STREAMS = 4
+
+
+def _bind_weights(graph: Any, checkpoint: Checkpoint, path: Path) -> None:  # noqa: ANN401
+    """Put the weights in the place of their inputs; OpenVINO convolves with constants only."""
+    from openvino import opset13
+
+    for parameter in list(graph.get_parameters()):
+        name = parameter.get_friendly_name()
+        if name == WINDOW_INPUT:
+            continue
+        if name not in checkpoint.entries:
+            raise CheckpointError(
+                f"{path}: found input {name!r}, which {checkpoint.path} does not have; expected the"
+                " graph of its architecture; make it anew with 'weights graph'"
+            )
+        values = checkpoint.entries[name].astype(np.float32)
+        constant = opset13.constant(values, dtype=np.float32)
+        for consumer in parameter.output(0).get_target_inputs():
+            consumer.replace_source_output(constant.output(0))
+        graph.remove_parameter(parameter)
+
+
+def compile_graph(checkpoint: Checkpoint, graph_path: Path, threads: int) -> Any:  # noqa: ANN401
+    """Compile the network of a checkpoint.
+
+    Args:
+        checkpoint: the weights.
+        graph_path: exported graph of the checkpoint's architecture.
+        threads: CPU threads to use; one window is predicted per stream, side by side.
+
+    Returns:
+        An ``openvino.CompiledModel``.
+
+    Raises:
+        CheckpointError: if the graph is damaged, or graph and weights do not fit together.
+    """
+    import openvino
+
+    core = openvino.Core()
+    try:
+        graph = core.read_model(graph_path)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{graph_path}: cannot be read ({str(error).strip().splitlines()[-1]}); expected an"
+            " exported graph; make it anew with 'weights graph', or use --backend torch"
+        ) from error
+    _bind_weights(graph, checkpoint, graph_path)
+    # The default precision on new CPUs is bfloat16, which changes labels.
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "NUM_STREAMS": min(threads, _MAX_STREAMS),
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    return core.compile_model(graph, "CPU", settings)

@@ -1,0 +1,88 @@
+"""Weights on their way into memory: read, checked and compiled in threads of their own.
+
+Nothing here needs torch. A new process begins to load before it imports torch, and both take place
+at the same time.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mediar_infer.backends.graphs import find_graph
+from mediar_infer.checkpoints import (
+    Checkpoint,
+    check_entries,
+    find_weights,
+    read_checkpoint,
+    weights_dirs,
+)
+from mediar_infer.config import EngineConfig
+from mediar_infer.devices import is_cpu_for_sure, usable_cores
+
+
+class Loading:
+    """The weight files that a plan uses, being read from the moment this is made.
+
+    Where the network will run on the CPU for sure, exported graphs are compiled too.
+
+    Args:
+        weights: a folder, or one or two files; by default the pair that comes with the package.
+        config: plan and runtime settings.
+
+    Raises:
+        CheckpointError: if there are no such files.
+    """
+
+    def __init__(self, weights: Sequence[Path], config: EngineConfig) -> None:
+        self.paths = find_weights(weights)[: config.plan.max_members]
+        self._config = config
+        # One core is left to the caller, who imports torch meanwhile.
+        n_threads = max(1, min(len(self.paths), usable_cores() - 1))
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="weights")
+        self._checkpoints = [self._pool.submit(read_checkpoint, path) for path in self.paths]
+        self._compiled: list[Future[Any]] = []
+        runtime = config.runtime
+        if (
+            runtime.backend != "torch"
+            and runtime.precision in ("auto", "float32")
+            and is_cpu_for_sure(runtime.device)
+        ):
+            self._start_compiling()
+
+    def _start_compiling(self) -> None:
+        self._compiled = [self._pool.submit(self._compile, each) for each in self._checkpoints]
+
+    def _compile(self, reading: Future[Checkpoint]) -> Any:  # noqa: ANN401 (no types)
+        checkpoint = reading.result()
+        graph = find_graph(
+            checkpoint.architecture,
+            self._config.roi_size,
+            [checkpoint.path.parent, *weights_dirs()],
+        )
+        if graph is None:
+            return None
+        from mediar_infer.backends.openvino_graph import compile_graph
+
+        return compile_graph(checkpoint, graph, self._config.runtime.threads or usable_cores())
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Wait for the weights and check them.
+
+        Raises:
+            CheckpointError: if a file is damaged, swapped, or of another network.
+        """
+        checkpoints = [reading.result() for reading in self._checkpoints]
+        for checkpoint in checkpoints:
+            check_entries(checkpoint)
+        return checkpoints
+
+    def compiled(self) -> list[Any]:
+        """Wait for the exported graphs, one per file and compiled for this CPU; None without one.
+
+        Raises:
+            CheckpointError: if a graph is damaged or does not fit the weights.
+        """
+        if not self._compiled:
+            self._start_compiling()
+        return [compiling.result() for compiling in self._compiled]
