@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pretraining-steps", type=int, default=600)
     parser.add_argument("--finetuning-steps", type=int, default=1400)
     parser.add_argument("--broadening-steps", type=int, default=2300)
+    parser.add_argument("--settling-steps", type=int, default=400)
     parser.add_argument(
         "--generated", type=int, default=160, metavar="N", help="generated images beside the data"
     )
@@ -59,6 +60,7 @@ def _train(args: argparse.Namespace) -> None:
         pretraining_steps=args.pretraining_steps,
         finetuning_steps=args.finetuning_steps,
         broadening_steps=args.broadening_steps,
+        settling_steps=args.settling_steps,
     )
     cache_dir = args.cache or args.runs / "cache"
     samples = load_samples(read_manifest(args.data, "train"), cache_dir)
