@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from mediar_infer.config import (
     ALL_FLIPS,
@@ -61,8 +62,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help="pixels above it are cells (default: %(default)s)",
     )  # fmt: skip
     labels.add_argument(
-        "--flow-threshold", type=_parse_flow_threshold, default=0.4, metavar="E",
-        help="cells with a larger flow error are removed, 'off' keeps all (default: %(default)s)",
+        "--flow-threshold", type=_parse_flow_threshold, default="auto", metavar="E",
+        help="cells with a larger flow error are removed, 'off' keeps all (default: what the"
+        " weights recommend, else 0.4)",
     )  # fmt: skip
 
 
@@ -152,7 +154,9 @@ def budget_scale(args: argparse.Namespace) -> float | None:
     return DEFAULT_BUDGET_SCALE if args.budget_scale is None else float(args.budget_scale)
 
 
-def _parse_flow_threshold(text: str) -> float | None:
+def _parse_flow_threshold(text: str) -> float | Literal["auto"] | None:
+    if text == "auto":
+        return "auto"
     return None if text == "off" else float(text)
 
 
