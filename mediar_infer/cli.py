@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
@@ -102,10 +103,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_process() -> NoReturn:
     """Run the command of this process and leave it.
 
-    All results are on disk by then. What is in memory is left to the system, which frees it at
-    once: the interpreter and the libraries would take a third of a second.
+    Once all results are on disk and no thread is left, what is in memory is left to the system,
+    which frees it at once: the interpreter and the libraries would take a third of a second.
     """
     code = main()
+    if threading.active_count() > 1:
+        raise SystemExit(code)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -123,12 +123,12 @@ class RingOfRows:
         return taken
 
 
-def _windows_by_top(source: ImageSource, config: EngineConfig) -> dict[int, list[Window]]:
+def _windows_by_top(height: int, width: int, config: EngineConfig) -> dict[int, list[Window]]:
     windows: dict[int, list[Window]] = {}
     for flip in config.plan.flips:
         grid = WindowGrid.of_image(
-            source.height,
-            source.width,
+            height,
+            width,
             config.roi_size,
             config.plan.overlap,
             flip_rows=flip == "vertical",
@@ -138,6 +138,15 @@ def _windows_by_top(source: ImageSource, config: EngineConfig) -> dict[int, list
             row = windows.setdefault(top, [])
             row.extend(Window(flip, grid, top, left) for left in grid.lefts)
     return dict(sorted(windows.items()))
+
+
+def list_window_rows(height: int, width: int, config: EngineConfig) -> list[int]:
+    """Image rows at which windows of any pass begin, increasing; the first one is 0.
+
+    A range of rows between two of them is finished by :func:`predict_bands` with the fewest
+    windows that it shares with other ranges.
+    """
+    return sorted({max(top, 0) for top in _windows_by_top(height, width, config)})
 
 
 def count_windows(height: int, width: int, config: EngineConfig, n_members: int) -> int:
@@ -240,8 +249,12 @@ def predict_bands(
     members: Sequence[Backend],
     config: EngineConfig,
     stopwatch: Stopwatch,
+    rows: tuple[int, int] | None = None,
 ) -> Iterator[MapBand]:
-    """Predict the merged maps of an image, band by band.
+    """Predict the merged maps of an image, or of some of its rows, band by band.
+
+    A row is always summed over the same windows in the same order, so that its maps are the same to
+    the last bit whatever rows are asked for.
 
     Args:
         source: the image.
@@ -249,34 +262,40 @@ def predict_bands(
         members: the models of the ensemble, all on one device.
         config: plan (flips, overlap) and window size.
         stopwatch: gains the stages ``read``, ``preprocess`` and ``network``.
+        rows: first row and row after the last one; by default all.
 
     Yields:
-        Bands from top to bottom without gaps; together they cover the image.
+        Bands from top to bottom without gaps; together they cover the rows.
 
     Raises:
         PredictionError: if the network's output is not finite.
     """
     height, width = source.height, source.width
-    rows = InputRows(source, scaling, stopwatch)
+    start, stop = rows or (0, height)
+    inputs = InputRows(source, scaling, stopwatch)
     ensemble = Members(members, config)
     ring = RingOfRows(config.roi_size, width, ensemble.device)
-    by_top = _windows_by_top(source, config)
+    by_top = {
+        top: windows
+        for top, windows in _windows_by_top(height, width, config).items()
+        if top < stop and top + config.roi_size > start
+    }
     n_windows = count_windows(height, width, config, len(members))
-    logger.debug("%s: %dx%d, %d windows", source.name, height, width, n_windows)
+    logger.debug("%s: %dx%d, %d windows in all", source.name, height, width, n_windows)
     n_passes = len(members) * len(config.plan.flips)
-    ends = [*(max(top, 0) for top in list(by_top)[1:]), height]
-    done = 0
-    for (top, windows), end in zip(by_top.items(), ends, strict=True):
-        rows.move_to(max(top, 0), min(top + config.roi_size, height))
+    tops = [max(top, 0) for top in by_top]
+    done = tops[0]
+    for (top, windows), end in zip(by_top.items(), [*tops[1:], stop], strict=True):
+        inputs.move_to(max(top, 0), min(top + config.roi_size, height))
         with stopwatch("network"):
-            for window, weighted in ensemble.predict(windows, rows, source):
+            for window, weighted in ensemble.predict(windows, inputs, source):
                 ring.add(window, weighted, height, width)
-            maps = ring.take(done, end)
-        if end > done:
+            maps = ring.take(done, end)[:, max(start - done, 0) :]
+        if maps.shape[1]:
             maps /= n_passes
-            check_finite(maps, source.name, done)
-            yield MapBand(done, maps)
-            done = end
+            check_finite(maps, source.name, end - maps.shape[1])
+            yield MapBand(end - maps.shape[1], maps)
+        done = end
 
 
 def check_finite(maps: npt.NDArray[np.float32], name: str, top: int) -> None:

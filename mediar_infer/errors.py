@@ -27,3 +27,7 @@ class PredictionError(MediarError):
 
 class UsageError(MediarError):
     """Options that do not fit together, or an input folder that does not exist."""
+
+
+class ClusterError(MediarError):
+    """A Dask cluster is lost, or its workers cannot do what is asked of them."""

@@ -102,3 +102,7 @@ class Loading:
         if not self._compiled:
             self._start_compiling()
         return [compiling.result() for compiling in self._compiled]
+
+    def close(self) -> None:
+        """Drop what has not begun, and let the threads end."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

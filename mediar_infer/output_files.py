@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,6 +51,33 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with suppress(OutputError):
             _remove_if_abandoned(part)
         raise
+
+
+@contextmanager
+def marking(folder: Path) -> Iterator[Path]:
+    """Hold a hidden, empty file in a folder, by which others can tell that they see the same one.
+
+    Args:
+        folder: made if need be.
+
+    Yields:
+        The file; it is removed at the end, or by the next run if this process is killed.
+
+    Raises:
+        OutputError: if the folder cannot be written.
+    """
+    mark = folder / f".{uuid.uuid4().hex}.{os.getpid()}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _open_locked(mark)
+    except OSError as error:
+        raise to_output_error(mark, error) from error
+    with file:
+        try:
+            yield mark
+        finally:
+            with suppress(OSError):  # the folder was locked meanwhile
+                mark.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -92,6 +92,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help=f"fraction of the tolerance to aim at (default: {DEFAULT_BUDGET_SCALE})",
     )
+    parser.add_argument(
+        "--dask", metavar="SCHEDULER",
+        help="spread the work over a Dask cluster: address of its scheduler, or local:N for N"
+        " processes on this machine",
+    )  # fmt: skip
     parser.add_argument("--plane", type=int, metavar="N", help="plane to take from z/t-stacks")
     parser.add_argument(
         "--max-pixels", type=int, metavar="N", help="refuse larger images (decompression bombs)"
@@ -187,18 +192,20 @@ def run(args: argparse.Namespace) -> int:
     if not args.input.exists():
         raise UsageError(f"{args.input}: there is no such folder or file; give it with --input")
     with _starting():
-        from mediar_infer.loading import Loading
+        loading = None
+        if args.dask is None:
+            from mediar_infer.loading import Loading
 
-        loading = Loading(args.weights, config)
-        loading.wait_for_interpreter()
+            loading = Loading(args.weights, config)
+            loading.wait_for_interpreter()
         # These import torch, while the weights are read or compiled.
         from mediar_infer.report import console_table
         from mediar_infer.runner import RunOptions, exit_code, run_folder
         from mediar_infer.segmenter import Segmenter
 
-        segmenter = Segmenter.from_weights(args.weights, config, loading)
-    for name, digest in segmenter.digests.items():
-        logger.info("weights %s, SHA-256 %s", name, digest[:16])
+        segmenter = None
+        if loading is not None:
+            segmenter = Segmenter.from_weights(args.weights, config, loading)
     options = RunOptions(
         input_path=args.input,
         output_dir=args.output,
@@ -208,7 +215,14 @@ def run(args: argparse.Namespace) -> int:
         overlays=args.overlays,
         show_progress=sys.stderr.isatty() and not args.quiet,
     )
-    records = run_folder(segmenter, options)
+    if segmenter is None:
+        from mediar_infer.scale_out import run_on_cluster
+
+        records = run_on_cluster(args.dask, args.weights, config, options)
+    else:
+        for name, digest in segmenter.digests.items():
+            logger.info("weights %s, SHA-256 %s", name, digest[:16])
+        records = run_folder(segmenter, options)
     if not args.quiet:
         sys.stdout.write(console_table(records) + "\n")
         sys.stdout.write(f"results in {args.output}\n")

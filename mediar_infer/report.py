@@ -27,7 +27,7 @@ _DERIVED = ("tolerance_s", "margin_s", "counted_s", "within_tolerance")
 _FIELD_TYPES: Final = {
     **dict.fromkeys(("file", "status", "started_at"), (str,)),
     **dict.fromkeys(("height", "width", "n_cells"), (int, NoneType)),
-    **dict.fromkeys(("dtype", "error", "device", "output"), (str, NoneType)),
+    **dict.fromkeys(("dtype", "error", "device", "worker", "output"), (str, NoneType)),
     **dict.fromkeys(("plan", "stages_s", "weights", "versions", "peak_memory_bytes"), (dict,)),
     "wall_s": (int, float),
     "budget": (dict, NoneType),
@@ -72,6 +72,8 @@ class ImageRecord:
     """Package → version."""
     device: str | None = None
     """Where the network ran."""
+    worker: str | None = None
+    """On a Dask cluster: name of the worker that did it, or names of those that shared it."""
     peak_memory_bytes: Mapping[str, int] = field(default_factory=dict)
     """``host`` and, on an accelerator, ``gpu``: peaks of the process so far."""
     output: str | None = None

@@ -3,13 +3,14 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
@@ -98,6 +99,76 @@ def describe_plan(segmenter: Segmenter) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What the ledger tells of the models and settings that made labels."""
+
+    plan: Mapping[str, Any]
+    """See :func:`describe_plan`."""
+    digests: Mapping[str, str]
+    """Weight file → SHA-256."""
+    device: str
+    """Where the network runs."""
+
+    @classmethod
+    def of(cls, segmenter: Segmenter) -> "EngineFacts":
+        """Facts of models that are loaded in this process."""
+        device = describe_device(segmenter.device)
+        return cls(describe_plan(segmenter), segmenter.digests, device)
+
+
+class Progress(Protocol):
+    """Takes note of how far an image has come."""
+
+    def __call__(self, path: Path, fraction: float) -> None:
+        """Take note that a fraction in [0, 1] of an image is done."""
+        ...
+
+
+class ImageSegmenter(Protocol):
+    """What makes labels of one image at a time: a :class:`Segmenter`, or what stands for it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        ...
+
+    def pacer(
+        self,
+        source: ImageSource,
+        stopwatch: Stopwatch,
+        started_s: float,
+        extra_stages: Sequence[str] = (),
+    ) -> Pacer | None:
+        """See :meth:`Segmenter.pacer`."""
+        ...
+
+    def label_bands(
+        self, source: ImageSource, stopwatch: Stopwatch, *, pacer: Pacer | None = None
+    ) -> Iterator[LabelArray]:
+        """See :meth:`Segmenter.label_bands`."""
+        ...
+
+
+class FolderRunner(Protocol):
+    """What does the images of a folder: one after the other here, or many at once elsewhere."""
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What the ledger tells of it."""
+        ...
+
+    def run_all(
+        self, paths: Sequence[Path], progress: Progress
+    ) -> Generator[ImageRecord, None, None]:
+        """Segment files; one record each, as they finish."""
+        ...
+
+    def fail(self, path: Path, error: str) -> ImageRecord:
+        """Remove what an earlier run left of an image that cannot be done, and say why."""
+        ...
+
+
 def run_folder(segmenter: Segmenter, options: RunOptions) -> list[ImageRecord]:
     """Segment every image of a folder and keep a ledger of it.
 
@@ -112,6 +183,13 @@ def run_folder(segmenter: Segmenter, options: RunOptions) -> list[ImageRecord]:
         UsageError: if the input folder does not exist.
         OutputError: if the ledger cannot be written.
     """
+    # The first image is charged with the start of the process, as the challenge does.
+    runner = ImageRunner(segmenter, EngineFacts.of(segmenter), options, process_start_s())
+    return run_images(runner, options)
+
+
+def run_images(runner: FolderRunner, options: RunOptions) -> list[ImageRecord]:
+    """Do the images of a folder that are left to do, and keep a ledger; see :func:`run_folder`."""
     images, skipped = list_images(options.input_path)
     _check_folders(options, images)
     for folder in (options.output_dir, options.output_dir / OVERLAY_DIR):
@@ -120,33 +198,52 @@ def run_folder(segmenter: Segmenter, options: RunOptions) -> list[ImageRecord]:
     records = [_skipped_record(entry) for entry in skipped]
     for record in records:
         ledger.append(record)
-    done = _finished_before(ledger, segmenter, images, options) if options.resume else {}
+    done = _finished_before(ledger, runner.facts, images, options) if options.resume else {}
     collisions = {path: paths for paths in check_collisions(images).values() for path in paths}
-    runner = _ImageRunner(segmenter, options)
-    with tqdm(
-        total=len(images), unit="image", disable=not options.show_progress, file=sys.stderr,
-        bar_format="{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} images [{elapsed}<{remaining}]",
-    ) as bar:  # fmt: skip
-        for path in images:
-            bar.set_description(path.name[:40])
-            # Collisions first: an input may have come since the other one was done.
-            if path in collisions:
-                record = runner.collision(path, collisions[path])
-            elif path in done:
-                record = done[path]
-            else:
-                record = runner.run(path, bar)
-            # Logged first: on a full disk the ledger fails too, and the reason must be seen.
-            _log_record(record)
-            ledger.append(record)
-            records.append(record)
-            bar.n = len(records) - len(skipped)
+    to_do = [path for path in images if path not in collisions and path not in done]
+    with _progress_bar(len(images), options) as bar:
+
+        def show(path: Path, fraction: float) -> None:
+            bar.set_description(path.name[:40], refresh=False)
+            bar.n = len(records) - len(skipped) + fraction
             bar.refresh()
+
+        with closing(runner.run_all(to_do, show)) as results:
+            for path in images:
+                # Collisions first: an input may have come since the other one was done.
+                if path in collisions:
+                    record = _collision(runner, path, collisions[path])
+                else:
+                    record = done[path] if path in done else next(results)
+                # Logged first: on a full disk the ledger fails too, and the reason must be seen.
+                _log_record(record)
+                ledger.append(record)
+                records.append(record)
+                show(path, 0.0)
+    order = {path.name: number for number, path in enumerate(images)}
+    records[len(skipped) :] = sorted(records[len(skipped) :], key=lambda r: order[r.file])
     write_summary(
         options.output_dir,
-        summarise(records, config=describe_plan(segmenter), versions=package_versions()),
+        summarise(records, config=runner.facts.plan, versions=package_versions()),
     )
     return records
+
+
+def _progress_bar(n_images: int, options: RunOptions) -> "tqdm[Any]":
+    return tqdm(
+        total=n_images, unit="image", disable=not options.show_progress, file=sys.stderr,
+        bar_format="{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} images [{elapsed}<{remaining}]",
+    )  # fmt: skip
+
+
+def _collision(runner: FolderRunner, path: Path, others: Sequence[Path]) -> ImageRecord:
+    """Record of an input whose output name is also that of another one."""
+    names = ", ".join(sorted(other.name for other in others if other != path))
+    error = (
+        f"{path.name}: maps to {label_path(Path(), path)}, and so does {names}; expected one"
+        " image per name up to the first dot; rename one of them"
+    )
+    return runner.fail(path, error)
 
 
 def _check_folders(options: RunOptions, images: Sequence[Path]) -> None:
@@ -160,7 +257,8 @@ def _check_folders(options: RunOptions, images: Sequence[Path]) -> None:
         logger.warning("%s: found no image", options.input_path)
 
 
-def _describe_unexpected(path: Path, failure: Exception) -> str:
+def describe_unexpected(path: Path, failure: Exception) -> str:
+    """Say what an error that nobody foresaw means for an image."""
     first_line = str(failure).partition("\n")[0]
     # torch has a class of its own for devices, but none for the host.
     out_of_memory = isinstance(failure, MemoryError | torch.OutOfMemoryError) or (
@@ -208,13 +306,13 @@ def _skipped_record(entry: SkippedFile) -> ImageRecord:
 
 
 def _finished_before(
-    ledger: Ledger, segmenter: Segmenter, images: Iterable[Path], options: RunOptions
+    ledger: Ledger, facts: EngineFacts, images: Iterable[Path], options: RunOptions
 ) -> dict[Path, ImageRecord]:
     """Images whose results exist and were made of them with the same weights and plan."""
     content = ledger.read()
     for problem in content.problems:
         logger.warning("%s", problem)
-    plan = describe_plan(segmenter) | {"plane": options.plane}
+    plan = {**facts.plan, "plane": options.plane}
     # Another image may have written the same name since: a.png after a.tif.
     owners = {record.output: record.file for record in content.records if record.output}
     finished = {}
@@ -223,7 +321,7 @@ def _finished_before(
         same = (
             before is not None
             and before.status in ("done", "resumed")
-            and dict(before.weights) == segmenter.digests
+            and dict(before.weights) == facts.digests
             and dict(before.plan) == plan
             and owners.get(label_path(Path(), path).name) == path.name
             and label_path(options.output_dir, path).is_file()
@@ -261,30 +359,54 @@ def _has_overlay(path: Path, before: ImageRecord, options: RunOptions) -> bool:
     )
 
 
-class _ImageRunner:
-    """Segments one image after the other and says what became of each."""
+class TooLargeHere(Exception):
+    """An image is left to those who can share it out."""
 
-    def __init__(self, segmenter: Segmenter, options: RunOptions) -> None:
+
+class ImageRunner:
+    """Segments one image after the other and says what became of each.
+
+    Args:
+        segmenter: models and settings, or what stands for them.
+        facts: what the ledger tells of them.
+        options: folders and switches.
+        started_s: when the wall time of the first image began, by ``time.perf_counter``.
+        below_pixels: images of as many pixels or more are left alone; none takes them all.
+    """
+
+    def __init__(
+        self,
+        segmenter: ImageSegmenter,
+        facts: EngineFacts,
+        options: RunOptions,
+        started_s: float,
+        below_pixels: int | None = None,
+    ) -> None:
+        self.facts = facts
         self._segmenter, self._options = segmenter, options
-        self._plan = describe_plan(segmenter) | {"plane": options.plane}
-        self._device = describe_device(segmenter.device)
-        # The first image is charged with the start of the process, as the challenge does.
-        self._next_start = process_start_s()
+        self._below_pixels = below_pixels
+        self._next_start = started_s
         self._pacer: Pacer | None = None
 
-    def collision(self, path: Path, others: Sequence[Path]) -> ImageRecord:
-        """Record of an input whose output name is also that of another one."""
-        names = ", ".join(sorted(other.name for other in others if other != path))
-        error = (
-            f"{path.name}: maps to {label_path(Path(), path)}, and so does {names}; expected one"
-            " image per name up to the first dot; rename one of them"
-        )
-        if path == others[0]:
-            error += self._remove_results(path)
+    def run_all(
+        self, paths: Sequence[Path], progress: Progress
+    ) -> Generator[ImageRecord, None, None]:
+        """Segment files one after the other."""
+        for path in paths:
+            progress(path, 0.0)
+            yield self.run(path, progress)
+
+    def fail(self, path: Path, error: str) -> ImageRecord:
+        """Remove what an earlier run left of an image that cannot be done, and say why."""
+        error += self._remove_results(path)
         return self._record(path, None, status="failed", error=error)
 
-    def run(self, path: Path, bar: "tqdm[Any]") -> ImageRecord:
-        """Segment one file; every error becomes its record's."""
+    def run(self, path: Path, progress: Progress) -> ImageRecord:
+        """Segment one file; every error becomes its record's.
+
+        Raises:
+            TooLargeHere: if it has too many pixels for this runner; nothing was done.
+        """
         stopwatch, source, self._pacer = Stopwatch(), None, None
         started_at = _now()
         error: str
@@ -294,15 +416,19 @@ class _ImageRunner:
                     path, plane=self._options.plane, max_pixels=self._options.max_pixels
                 )
             with source:
-                n_cells = self._segment(path, source, stopwatch, bar)
+                if source.height * source.width >= (self._below_pixels or sys.maxsize):
+                    raise TooLargeHere
+                n_cells = self._segment(path, source, stopwatch, progress)
             if self._pacer:
                 self._pacer.finish()
         except MediarError as failure:
             error = str(failure)
+        except TooLargeHere:
+            raise
         except Exception as failure:
             # The border of one image: whatever is wrong with it, the others are done.
             logger.debug("%s", path, exc_info=True)
-            error = _describe_unexpected(path, failure)
+            error = describe_unexpected(path, failure)
         else:
             return self._record(
                 path, source, status="done", started_at=started_at, n_cells=n_cells,
@@ -315,9 +441,9 @@ class _ImageRunner:
         )  # fmt: skip
 
     def _segment(
-        self, path: Path, source: ImageSource, stopwatch: Stopwatch, bar: "tqdm[Any]"
+        self, path: Path, source: ImageSource, stopwatch: Stopwatch, progress: Progress
     ) -> int:
-        n_cells, first = 0, bar.n
+        n_cells = 0
         with_overlay = self._options.overlays and source.height * source.width <= MAX_OVERLAY_PIXELS
         stages = ["write", "overlay"] if with_overlay else ["write"]
         self._pacer = self._segmenter.pacer(source, stopwatch, self._next_start, stages)
@@ -328,8 +454,7 @@ class _ImageRunner:
             for labels in self._segmenter.label_bands(source, stopwatch, pacer=self._pacer):
                 n_cells = max(n_cells, int(labels.max(initial=0)))
                 n_rows += len(labels)
-                bar.n = first + n_rows / source.height
-                bar.refresh()
+                progress(path, n_rows / source.height)
                 yield labels
 
         target = label_path(self._options.output_dir, path)
@@ -375,12 +500,12 @@ class _ImageRunner:
         return ImageRecord(
             **{"started_at": _now(), **fields},
             file=path.name,
-            plan=self._plan,
+            plan={**self.facts.plan, "plane": self._options.plane},
             wall_s=wall_s,
             budget=self._pacer.report() if self._pacer else None,
-            weights=self._segmenter.digests,
+            weights=self.facts.digests,
             versions=package_versions(),
-            device=self._device,
+            device=self.facts.device,
             peak_memory_bytes=peak_memory_bytes(gpu),
         )
 

@@ -113,6 +113,7 @@ class Segmenter:
                 " give one of them, or another second one"
             )
         members = _build_members(loading, checkpoints, config, device)
+        loading.close()
         logger.info("%d model(s) on %s", len(members), describe_device(device))
         names = [checkpoint.path.name for checkpoint in checkpoints]
         if len(set(names)) < len(names):

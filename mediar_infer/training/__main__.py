@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, help="unit flows; default: RUNS/cache")
     parser.add_argument("--pretraining-steps", type=int, default=600)
     parser.add_argument("--finetuning-steps", type=int, default=1400)
-    parser.add_argument("--broadening-steps", type=int, default=2600)
+    parser.add_argument("--broadening-steps", type=int, default=2300)
     parser.add_argument(
         "--generated", type=int, default=160, metavar="N", help="generated images beside the data"
     )

@@ -61,7 +61,7 @@ def build_recipe(
     *,
     pretraining_steps: int = 600,
     finetuning_steps: int = 1400,
-    broadening_steps: int = 2600,
+    broadening_steps: int = 2300,
 ) -> Recipe:
     """Build a recipe by name.
 

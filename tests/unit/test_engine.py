@@ -8,7 +8,7 @@ from fakes import FunctionBackend
 from mediar_infer import engine
 from mediar_infer.budget import Stopwatch
 from mediar_infer.config import ALL_FLIPS, EngineConfig, Plan, RuntimeConfig
-from mediar_infer.engine import count_windows, predict_bands
+from mediar_infer.engine import count_windows, list_window_rows, predict_bands
 from mediar_infer.errors import PredictionError
 from mediar_infer.images import ArraySource
 from mediar_infer.preprocess import Scaling
@@ -293,3 +293,22 @@ def test_rows_before_a_broken_window_are_delivered(image):
     assert next(bands).top == 0
     with pytest.raises(PredictionError, match=r"from row \d+ on"):
         list(bands)
+
+
+@pytest.mark.parametrize("flips", [("identity",), ALL_FLIPS])
+@pytest.mark.parametrize("rows", [(0, 101), (0, 1), (100, 101), (13, 14), (12, 60), (37, 101)])
+def test_maps_of_some_rows_are_those_of_the_whole_image_to_the_last_bit(image, flips, rows):
+    config, members = config_of(flips), [FunctionBackend(equivariant), FunctionBackend(plus_one)]
+    whole = maps_of(image, members, config)
+    bands = list(predict_bands(ArraySource(image), BYTES, members, config, Stopwatch(), rows=rows))
+    assert bands[0].top == rows[0]
+    found = np.concatenate([band.maps for band in bands], axis=1)
+    assert np.array_equal(found, whole[:, slice(*rows)])
+
+
+def test_rows_between_two_starts_of_windows_share_the_fewest_windows(image):
+    config, backend = config_of(overlap=0.5), FunctionBackend(identity)
+    assert list_window_rows(*image.shape[:2], config) == [0, 16, 32, 48, 64, 69]
+    list(predict_bands(ArraySource(image), BYTES, [backend], config, Stopwatch(), rows=(32, 64)))
+    # Windows at 16, 32 and 48; four in each row of windows.
+    assert backend.n_windows == 3 * 4

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from mediar_infer import output_files
-from mediar_infer.output_files import remove_stale_parts, replacing, write_bytes
+from mediar_infer.errors import OutputError
+from mediar_infer.output_files import marking, remove_stale_parts, replacing, write_bytes
 
 
 @pytest.mark.parametrize("letter", ["a", "é", "細"])
@@ -83,3 +84,17 @@ def test_stop_while_the_file_is_being_opened_leaves_nothing(tmp_path, monkeypatc
     with pytest.raises(SystemExit), replacing(tmp_path / "a.tiff"):
         pytest.fail("the file was opened")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_mark_is_there_while_it_is_held_and_survives_the_removal_of_stale_parts(tmp_path):
+    folder = tmp_path / "new"
+    with marking(folder) as mark:
+        assert remove_stale_parts(folder) == []
+        assert list(folder.iterdir()) == [mark]
+    assert list(folder.iterdir()) == []
+
+
+def test_mark_in_a_place_that_is_no_folder_is_an_output_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file/\.\w+\.\d+\.part: cannot be written"):
+        marking(tmp_path / "file").__enter__()

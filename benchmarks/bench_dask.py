@@ -1,0 +1,135 @@
+"""``predict --dask``: seconds with 1, 2, … local workers, on many small images and on one slide.
+
+Each worker has one thread. A run is a fresh process; what counts is the time from the first task's
+begin to the last record, by the ledger, and the whole process beside it. Labels are compared
+with those of a run without a cluster, byte by byte.
+
+    python benchmarks/bench_dask.py --output benchmarks/results/dask.json
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import tifffile
+from bench_slide import write_slide
+
+from mediar_infer.devices import usable_cores
+from mediar_infer.runner import package_versions
+from mediar_infer.scenes import SlideScene, make_scene
+
+KINDS = ("fluorescence", "phase", "stained", "bacteria")
+
+
+def write_images(folder: Path, n_images: int, side: int) -> None:
+    """Generated images of all kinds."""
+    folder.mkdir()
+    for i in range(n_images):
+        image, _ = make_scene(KINDS[i % len(KINDS)], side, side, seed=i)
+        tifffile.imwrite(folder / f"image_{i:03d}.tif", image)
+
+
+def time_run(inputs: Path, outputs: Path, options: list[str]) -> dict[str, object]:
+    """One fresh process; seconds around it, and from the first image's begin to its end."""
+    command = [
+        sys.executable, "-m", "mediar_infer", "predict", "--quiet", "--threads", "1",
+        "-i", str(inputs), "-o", str(outputs), *options,
+    ]  # fmt: skip
+    load, started = os.getloadavg()[0], time.perf_counter()
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    process_s = time.perf_counter() - started
+    if finished.returncode != 0:
+        raise RuntimeError(f"exit code {finished.returncode}: {finished.stderr[-500:]}")
+    ledger = outputs / "ledger.jsonl"
+    records = [json.loads(line) for line in ledger.read_text().splitlines()]
+    ended_at = datetime.fromtimestamp(ledger.stat().st_mtime, UTC)
+    began_at = min(datetime.fromisoformat(record["started_at"]) for record in records)
+    return {
+        "process_s": process_s,
+        "work_s": (ended_at - began_at).total_seconds(),
+        "image_s": [record["wall_s"] for record in records],
+        "stages_s": records[0]["stages_s"],
+        "workers": sorted({record["worker"] for record in records if record["worker"]}),
+        "load_average": load,
+    }
+
+
+def same_labels(one: Path, two: Path) -> bool:
+    """Whether two folders hold the same label files."""
+    files = [{path.name: path.read_bytes() for path in d.glob("*_label.tiff")} for d in (one, two)]
+    return files[0] == files[1]
+
+
+def bench_inputs(name: str, inputs: Path, args: argparse.Namespace) -> list[dict[str, object]]:
+    """Without a cluster, then with each number of workers in turn, and that several times."""
+    runs: dict[int, list[dict[str, object]]] = {n: [] for n in (0, *args.workers)}
+    equal = dict.fromkeys(runs, True)
+    with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
+        reference = Path(scratch) / "0_0"
+        for repeat in range(args.repeats):
+            for n_workers, results in runs.items():
+                outputs = Path(scratch) / f"{n_workers}_{repeat}"
+                dask = ["--dask", f"local:{n_workers}"] if n_workers else []
+                results.append(time_run(inputs, outputs, [*args.options, *dask]))
+                equal[n_workers] &= same_labels(reference, outputs)
+                print(name, n_workers, f"{results[-1]['work_s']:.1f} s", flush=True)
+    times = {n: median(float(each["work_s"]) for each in results) for n, results in runs.items()}
+    first = times[args.workers[0]] * args.workers[0]
+    return [
+        {
+            "inputs": name,
+            "workers": n_workers,
+            "median_work_s": times[n_workers],
+            "efficiency": first / (times[n_workers] * n_workers) if n_workers else None,
+            "labels_equal": equal[n_workers],
+            "runs": results,
+        }
+        for n_workers, results in runs.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=32, help="number of small images")
+    parser.add_argument("--side", type=int, default=1000, help="their side in pixels")
+    parser.add_argument("--slide-side", type=int, default=6000, help="0: no slide")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="scratch folder with room for the slide")
+    parser.add_argument("options", nargs="*", metavar="-- OPTIONS", help="passed on to predict")
+    args = parser.parse_args()
+    report: dict[str, object] = {
+        "metadata": {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": platform.processor() or platform.machine(),
+            "cores": usable_cores(),
+            "threads_per_worker": 1,
+            "versions": package_versions() | {"distributed": version("distributed")},
+            "options": args.options,
+        }
+    }
+    results: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        if args.images:
+            inputs = Path(folder) / "images"
+            write_images(inputs, args.images, args.side)
+            results += bench_inputs(f"{args.images} images of {args.side}²", inputs, args)
+        if args.slide_side:
+            slide = Path(folder) / "slide.tif"
+            write_slide(slide, SlideScene(args.slide_side, args.slide_side))
+            results += bench_inputs(f"slide of {args.slide_side}²", slide, args)
+    args.output.write_text(json.dumps(report | {"results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
