@@ -2,7 +2,8 @@
 
 import sys
 
-from mediar_infer.cli import main
+from mediar_infer.cli import run_process
 
 if __name__ == "__main__":
-    raise SystemExit(main(["predict", *sys.argv[1:]]))
+    sys.argv.insert(1, "predict")
+    run_process()

@@ -23,7 +23,7 @@ from types import ModuleType
 WATCHED_IMPORTS = ("numpy", "torch", "openvino", "cv2", "tifffile", "ttach", "mediar_infer.runner")
 WATCHED_CALLS = {
     "mediar_infer.loading": ("read_checkpoint", "check_entries"),
-    "mediar_infer.backends.openvino_graph": ("compile_graph",),
+    "mediar_infer.backends.openvino_graph": ("read_graph", "compile_graph"),
     "mediar_infer.segmenter": ("compute_scaling",),
     "mediar_infer.runner": ("run_folder", "open_image", "write_labels", "package_versions"),
 }

@@ -1,6 +1,6 @@
 """``python -m mediar_infer``."""
 
-from mediar_infer.cli import main
+from mediar_infer.cli import run_process
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_process()

@@ -5,7 +5,7 @@ at the same time.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,9 @@ class Loading:
     def __init__(self, weights: Sequence[Path], config: EngineConfig) -> None:
         self.paths = find_weights(weights)[: config.plan.max_members]
         self._config = config
-        # One core is left to the caller, who imports torch meanwhile.
-        n_threads = max(1, min(len(self.paths), usable_cores() - 1))
-        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="weights")
+        self._pool = ThreadPoolExecutor(len(self.paths), thread_name_prefix="weights")
         self._checkpoints = [self._pool.submit(read_checkpoint, path) for path in self.paths]
+        self._graphs: list[Future[Any]] = []
         self._compiled: list[Future[Any]] = []
         runtime = config.runtime
         if (
@@ -51,20 +50,37 @@ class Loading:
             self._start_compiling()
 
     def _start_compiling(self) -> None:
-        self._compiled = [self._pool.submit(self._compile, each) for each in self._checkpoints]
+        # In this order in the queue, so that no task waits for one behind it.
+        self._graphs = [self._pool.submit(self._read_graph, each) for each in self._checkpoints]
+        self._compiled = [self._pool.submit(self._compile, each) for each in self._graphs]
 
-    def _compile(self, reading: Future[Checkpoint]) -> Any:  # noqa: ANN401 (no types)
+    def _read_graph(self, reading: Future[Checkpoint]) -> Any:  # noqa: ANN401 (no types)
         checkpoint = reading.result()
-        graph = find_graph(
+        path = find_graph(
             checkpoint.architecture,
             self._config.roi_size,
             [checkpoint.path.parent, *weights_dirs()],
         )
-        if graph is None:
+        if path is None:
+            return None
+        from mediar_infer.backends.openvino_graph import read_graph
+
+        return read_graph(checkpoint, path)
+
+    def _compile(self, reading: Future[Any]) -> Any:  # noqa: ANN401 (no types)
+        if (graph := reading.result()) is None:
             return None
         from mediar_infer.backends.openvino_graph import compile_graph
 
-        return compile_graph(checkpoint, graph, self._config.runtime.threads or usable_cores())
+        return compile_graph(graph, self._config.runtime.threads or usable_cores())
+
+    def wait_for_interpreter(self) -> None:
+        """Wait until what is left to do does not need the interpreter, if anything is compiled.
+
+        A thread that imports modules keeps the interpreter for so long at a time that others would
+        come to their compilation only at its end.
+        """
+        wait(self._graphs)
 
     def checkpoints(self) -> list[Checkpoint]:
         """Wait for the weights and check them.
@@ -86,3 +102,7 @@ class Loading:
         if not self._compiled:
             self._start_compiling()
         return [compiling.result() for compiling in self._compiled]
+
+    def close(self) -> None:
+        """Drop what has not begun, and let the threads end."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -3,12 +3,13 @@
 import logging
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from mediar_infer import __version__
 from mediar_infer.budget import Stopwatch, peak_memory_bytes, process_start_s
+from mediar_infer.config import LARGE_IMAGE_PIXELS
 from mediar_infer.devices import describe_device
 from mediar_infer.errors import MediarError, OutputError, UsageError
 from mediar_infer.images import ImageSource, SkippedFile, list_images, open_image
@@ -29,8 +31,9 @@ from mediar_infer.label_files import (
 from mediar_infer.output_files import remove_stale_parts
 from mediar_infer.overlay import write_overlay
 from mediar_infer.pacing import Pacer
+from mediar_infer.read_ahead import ReadAhead, ReadyImage
 from mediar_infer.report import ImageRecord, Ledger, summarise, write_summary
-from mediar_infer.segmenter import Segmenter
+from mediar_infer.segmenter import Prepared, Segmenter
 from mediar_infer.types import LabelArray
 
 logger = logging.getLogger(__name__)
@@ -144,7 +147,12 @@ class ImageSegmenter(Protocol):
         ...
 
     def label_bands(
-        self, source: ImageSource, stopwatch: Stopwatch, *, pacer: Pacer | None = None
+        self,
+        source: ImageSource,
+        stopwatch: Stopwatch,
+        *,
+        pacer: Pacer | None = None,
+        prepared: Prepared | None = None,
     ) -> Iterator[LabelArray]:
         """See :meth:`Segmenter.label_bands`."""
         ...
@@ -184,7 +192,8 @@ def run_folder(segmenter: Segmenter, options: RunOptions) -> list[ImageRecord]:
         OutputError: if the ledger cannot be written.
     """
     # The first image is charged with the start of the process, as the challenge does.
-    runner = ImageRunner(segmenter, EngineFacts.of(segmenter), options, process_start_s())
+    facts, started_s = EngineFacts.of(segmenter), process_start_s()
+    runner = ImageRunner(segmenter, facts, options, started_s, prepare=segmenter.prepare)
     return run_images(runner, options)
 
 
@@ -372,6 +381,8 @@ class ImageRunner:
         options: folders and switches.
         started_s: when the wall time of the first image began, by ``time.perf_counter``.
         below_pixels: images of as many pixels or more are left alone; none takes them all.
+        prepare: makes ready what the segmenter's labels begin with, as ``Segmenter.prepare``; with
+            it ``run_all`` reads small images ahead.
     """
 
     def __init__(
@@ -381,8 +392,10 @@ class ImageRunner:
         options: RunOptions,
         started_s: float,
         below_pixels: int | None = None,
+        prepare: Callable[[ImageSource, Stopwatch], Prepared] | None = None,
     ) -> None:
         self.facts = facts
+        self._prepare = prepare
         self._segmenter, self._options = segmenter, options
         self._below_pixels = below_pixels
         self._next_start = started_s
@@ -391,10 +404,23 @@ class ImageRunner:
     def run_all(
         self, paths: Sequence[Path], progress: Progress
     ) -> Generator[ImageRecord, None, None]:
-        """Segment files one after the other."""
-        for path in paths:
-            progress(path, 0.0)
-            yield self.run(path, progress)
+        """Segment files one after the other; the next one is read meanwhile."""
+        with ReadAhead(self._read_small) as ahead:
+            for path, following in zip_longest(paths, paths[1:]):
+                progress(path, 0.0)
+                yield self._run(path, progress, ahead, following)
+
+    def _read_small(self, path: Path, stopwatch: Stopwatch) -> ReadyImage:
+        """Open and prepare an image that may be held beside another one."""
+        assert self._prepare is not None
+        limit = min(LARGE_IMAGE_PIXELS, self._options.max_pixels or LARGE_IMAGE_PIXELS)
+        with stopwatch("open"):
+            source = open_image(path, plane=self._options.plane, max_pixels=limit)
+        try:
+            return ReadyImage(source, self._prepare(source, stopwatch))
+        except BaseException:
+            source.close()
+            raise
 
     def fail(self, path: Path, error: str) -> ImageRecord:
         """Remove what an earlier run left of an image that cannot be done, and say why."""
@@ -407,18 +433,38 @@ class ImageRunner:
         Raises:
             TooLargeHere: if it has too many pixels for this runner; nothing was done.
         """
-        stopwatch, source, self._pacer = Stopwatch(), None, None
+        return self._run(path, progress)
+
+    def _run(
+        self,
+        path: Path,
+        progress: Progress,
+        ahead: ReadAhead | None = None,
+        following: Path | None = None,
+    ) -> ImageRecord:
+        """Segment one file, which may have been read ahead, while the following one is read."""
+        ready, stopwatch = ahead.take(path) if ahead else (None, Stopwatch())
+        source = ready.source if ready else None
+        self._pacer = None
         started_at = _now()
         error: str
         try:
-            with stopwatch("open"):
-                source = open_image(
-                    path, plane=self._options.plane, max_pixels=self._options.max_pixels
-                )
+            if source is None:
+                with stopwatch("open"):
+                    source = open_image(
+                        path, plane=self._options.plane, max_pixels=self._options.max_pixels
+                    )
             with source:
                 if source.height * source.width >= (self._below_pixels or sys.maxsize):
                     raise TooLargeHere
-                n_cells = self._segment(path, source, stopwatch, progress)
+                prepared = ready.prepared if ready else None
+                if prepared is None and self._prepare is not None:
+                    prepared = self._prepare(source, stopwatch)
+                with closing(prepared) if prepared else nullcontext():
+                    # Not before: images are predicted in the order in which they are prepared.
+                    if ahead and following and prepared:
+                        ahead.begin(following)
+                    n_cells = self._segment(path, source, stopwatch, progress, prepared)
             if self._pacer:
                 self._pacer.finish()
         except MediarError as failure:
@@ -441,7 +487,12 @@ class ImageRunner:
         )  # fmt: skip
 
     def _segment(
-        self, path: Path, source: ImageSource, stopwatch: Stopwatch, progress: Progress
+        self,
+        path: Path,
+        source: ImageSource,
+        stopwatch: Stopwatch,
+        progress: Progress,
+        prepared: Prepared | None,
     ) -> int:
         n_cells = 0
         with_overlay = self._options.overlays and source.height * source.width <= MAX_OVERLAY_PIXELS
@@ -451,7 +502,9 @@ class ImageRunner:
         def watched() -> Iterator[LabelArray]:
             nonlocal n_cells
             n_rows = 0
-            for labels in self._segmenter.label_bands(source, stopwatch, pacer=self._pacer):
+            for labels in self._segmenter.label_bands(
+                source, stopwatch, pacer=self._pacer, prepared=prepared
+            ):
                 n_cells = max(n_cells, int(labels.max(initial=0)))
                 n_rows += len(labels)
                 progress(path, n_rows / source.height)

@@ -54,7 +54,7 @@ from mediar_infer.runner import (
     describe_unexpected,
     run_images,
 )
-from mediar_infer.segmenter import Segmenter
+from mediar_infer.segmenter import Prepared, Segmenter
 from mediar_infer.types import Float32Array, LabelArray
 
 logger = logging.getLogger(__name__)
@@ -438,7 +438,12 @@ class _SpreadSegmenter:
         return None
 
     def label_bands(
-        self, source: ImageSource, stopwatch: Stopwatch, *, pacer: Pacer | None = None
+        self,
+        source: ImageSource,
+        stopwatch: Stopwatch,
+        *,
+        pacer: Pacer | None = None,
+        prepared: Prepared | None = None,
     ) -> Iterator[LabelArray]:
         """See :meth:`mediar_infer.segmenter.Segmenter.label_bands`.
 

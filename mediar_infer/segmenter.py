@@ -4,6 +4,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,7 @@ import torch
 
 from mediar_infer.backends import Backend
 from mediar_infer.backends.graphs import graph_name
+from mediar_infer.bands_ahead import BandsAhead
 from mediar_infer.blocks import label_bands
 from mediar_infer.budget import Stopwatch
 from mediar_infer.checkpoints import Checkpoint, build_model
@@ -26,7 +32,7 @@ from mediar_infer.loading import Loading
 from mediar_infer.paced_engine import predict_paced_bands
 from mediar_infer.pacing import Deadline, Pacer
 from mediar_infer.plans import ladder_below
-from mediar_infer.preprocess import compute_scaling
+from mediar_infer.preprocess import Scaling, compute_scaling
 from mediar_infer.sources import ArraySource, ImageSource
 from mediar_infer.types import CELLPROB, FLOW_X, FLOW_Y, Float32Array, LabelArray
 
@@ -56,6 +62,21 @@ class Segmentation:
         return int(self.labels.max(initial=0))
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What an image begins with, made before its turn or at its beginning."""
+
+    scaling: Scaling
+    """Its normalisation constants."""
+    bands: BandsAhead | None
+    """Its maps, being predicted by an accelerator already; None where they are not."""
+
+    def close(self) -> None:
+        """End what was begun."""
+        if self.bands is not None:
+            self.bands.close()
+
+
 class Segmenter:
     """Models on a device, ready for images; build it with :meth:`from_weights`.
 
@@ -75,8 +96,12 @@ class Segmenter:
         self.members = list(members[: self.config.plan.max_members])
         self.digests = dict(digests or {})
         batch = self.config.runtime.batch or self.members[0].batch
-        warms_up = self.device.type != "cpu"
+        warms_up = is_apart = self.device.type != "cpu"
         self._costs = Costs(len(self.members), batch, warms_up=warms_up)
+        # An accelerator goes on while the CPU makes labels; on a CPU both want the same cores.
+        # Under a time budget each image has the machine for itself.
+        runs_ahead = is_apart and self.config.fit_budget is None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="network") if runs_ahead else None
 
     @classmethod
     def from_weights(
@@ -113,6 +138,7 @@ class Segmenter:
                 " give one of them, or another second one"
             )
         members = _build_members(loading, checkpoints, config, device)
+        loading.close()
         logger.info("%d model(s) on %s", len(members), describe_device(device))
         names = [checkpoint.path.name for checkpoint in checkpoints]
         if len(set(names)) < len(names):
@@ -151,20 +177,44 @@ class Segmenter:
             extra_stages=extra_stages,
         )
 
+    def prepare(self, source: ImageSource, stopwatch: Stopwatch) -> Prepared:
+        """Find how an image is normalised; an accelerator begins with it as soon as it is free.
+
+        Args:
+            source: the image; not to be read by anyone else until the maps are complete.
+            stopwatch: gains the stage preprocess, and later read and network.
+
+        Returns:
+            What ``label_bands`` can begin with, in the order in which images were prepared; to be
+            closed.
+
+        Raises:
+            ImageReadError: if the image cannot be read or holds no finite value.
+        """
+        with stopwatch("preprocess"):
+            scaling = compute_scaling(source)
+        if self._pool is None:
+            return Prepared(scaling, None)
+        bands = predict_bands(source, scaling, self.members, self.config, stopwatch)
+        return Prepared(scaling, BandsAhead(bands, self._pool))
+
     def label_bands(
         self,
         source: ImageSource,
         stopwatch: Stopwatch,
         see_maps: Callable[[MapBand], None] | None = None,
         pacer: Pacer | None = None,
+        prepared: Prepared | None = None,
     ) -> Iterator[LabelArray]:
         """Segment an image of any size, streaming.
 
         Args:
             source: the image.
-            stopwatch: gains the stages read, preprocess, network, labels.
+            stopwatch: gains the stages read, preprocess, network, labels, and with an accelerator
+                wait.
             see_maps: called with each band of merged maps as it is finished.
             pacer: keeps the image inside its tolerance; none computes the whole plan.
+            prepared: what ``prepare`` has made of the image, if it was called before.
 
         Yields:
             ``(rows, W)`` int32 labels from top to bottom, ids unique in the whole image.
@@ -173,11 +223,15 @@ class Segmenter:
             ImageReadError: if the image cannot be read or holds no finite value.
             PredictionError: if the network's output is not finite.
         """
-        with stopwatch("preprocess"):
-            scaling = compute_scaling(source)
-
-        inputs = (source, scaling, self.members, self.config, stopwatch)
-        map_bands = predict_paced_bands(*inputs, pacer) if pacer else predict_bands(*inputs)
+        if prepared is None:
+            with closing(self.prepare(source, stopwatch)) as prepared:
+                yield from self.label_bands(source, stopwatch, see_maps, pacer, prepared)
+            return
+        inputs = (source, prepared.scaling, self.members, self.config, stopwatch)
+        if pacer is not None:
+            map_bands = predict_paced_bands(*inputs, pacer)
+        else:
+            map_bands = _timed(prepared.bands, stopwatch) or predict_bands(*inputs)
 
         def maps() -> Iterator[Float32Array]:
             for band in map_bands:
@@ -231,6 +285,23 @@ def _resolve(config: EngineConfig, checkpoints: Sequence[Checkpoint]) -> EngineC
     ]
     threshold = float(np.mean(recommended))
     return replace(config, masks=replace(config.masks, flow_threshold=threshold))
+
+
+def _timed(bands: BandsAhead | None, stopwatch: Stopwatch) -> Iterator[MapBand] | None:
+    """The same bands; waiting for them is a stage."""
+    if bands is None:
+        return None
+
+    def taken(ahead: BandsAhead) -> Iterator[MapBand]:
+        iterator = iter(ahead)
+        while True:
+            with stopwatch("wait"):
+                band = next(iterator, None)
+            if band is None:
+                return
+            yield band
+
+    return taken(bands)
 
 
 def _build_members(

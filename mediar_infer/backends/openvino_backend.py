@@ -12,7 +12,7 @@ class OpenVinoBackend:
     """A compiled checkpoint; windows are predicted one per stream, side by side.
 
     Args:
-        compiled: from :func:`mediar_infer.backends.openvino_graph.compile_graph`.
+        compiled: network made by :func:`mediar_infer.backends.openvino_graph.compile_graph`.
         batch: windows per call; 0 takes two per stream.
     """
 

@@ -32,35 +32,48 @@ def _bind_weights(graph: Any, checkpoint: Checkpoint, path: Path) -> None:  # no
         graph.remove_parameter(parameter)
 
 
-def compile_graph(checkpoint: Checkpoint, graph_path: Path, threads: int) -> Any:  # noqa: ANN401
-    """Compile the network of a checkpoint.
+def read_graph(checkpoint: Checkpoint, graph_path: Path) -> Any:  # noqa: ANN401
+    """Make the network of a checkpoint, ready to be compiled.
 
     Args:
         checkpoint: the weights.
         graph_path: exported graph of the checkpoint's architecture.
-        threads: CPU threads to use; one window is predicted per stream, side by side.
 
     Returns:
-        An ``openvino.CompiledModel``.
+        An ``openvino.Model``.
 
     Raises:
         CheckpointError: if the graph is damaged, or graph and weights do not fit together.
     """
     import openvino
 
-    core = openvino.Core()
     try:
-        graph = core.read_model(graph_path)
+        graph = openvino.Core().read_model(graph_path)
     except RuntimeError as error:
         raise CheckpointError(
             f"{graph_path}: cannot be read ({str(error).strip().splitlines()[-1]}); expected an"
             " exported graph; make it anew with 'weights graph', or use --backend torch"
         ) from error
     _bind_weights(graph, checkpoint, graph_path)
+    return graph
+
+
+def compile_graph(graph: Any, threads: int) -> Any:  # noqa: ANN401
+    """Compile a network for this CPU; the interpreter is free for other threads meanwhile.
+
+    Args:
+        graph: from ``read_graph``.
+        threads: CPU threads to use; one window is predicted per stream, side by side.
+
+    Returns:
+        An ``openvino.CompiledModel``.
+    """
+    import openvino
+
     # The default precision on new CPUs is bfloat16, which changes labels.
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",
         "NUM_STREAMS": min(threads, _MAX_STREAMS),
         "INFERENCE_NUM_THREADS": threads,
     }
-    return core.compile_model(graph, "CPU", settings)
+    return openvino.Core().compile_model(graph, "CPU", settings)

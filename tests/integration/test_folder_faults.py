@@ -194,9 +194,9 @@ def noisy_labels(monkeypatch):
     """Labels of ``noisy*`` images that do not compress, so that their file is large."""
     plain = Segmenter.label_bands
 
-    def label_bands(self, source, stopwatch, see_maps=None, pacer=None):
+    def label_bands(self, source, stopwatch, see_maps=None, pacer=None, prepared=None):
         if not source.name.startswith("noisy"):
-            yield from plain(self, source, stopwatch, see_maps)
+            yield from plain(self, source, stopwatch, see_maps, prepared=prepared)
             return
         rng = np.random.default_rng(0)
         for _ in range(source.height):
@@ -252,10 +252,10 @@ def _raise_on(monkeypatch, name, error):
     """Make the segmentation of one image fail."""
     plain = Segmenter.label_bands
 
-    def label_bands(self, source, stopwatch, see_maps=None, pacer=None):
+    def label_bands(self, source, stopwatch, see_maps=None, pacer=None, prepared=None):
         if source.name == name:
             raise error
-        return plain(self, source, stopwatch, see_maps)
+        return plain(self, source, stopwatch, see_maps, prepared=prepared)
 
     monkeypatch.setattr(Segmenter, "label_bands", label_bands)
 

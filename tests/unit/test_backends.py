@@ -9,7 +9,7 @@ from mediar_infer.architecture import Architecture
 from mediar_infer.backends.graphs import WINDOW_INPUT, find_graph, graph_name
 from mediar_infer.backends.openvino_backend import OpenVinoBackend
 from mediar_infer.backends.openvino_export import export_graph
-from mediar_infer.backends.openvino_graph import compile_graph
+from mediar_infer.backends.openvino_graph import compile_graph, read_graph
 from mediar_infer.backends.torch_backend import TorchBackend
 from mediar_infer.checkpoints import build_model, load_checkpoint, save_weights
 from mediar_infer.errors import CheckpointError
@@ -40,7 +40,7 @@ def graph(checkpoint):
 
 
 def openvino_backend(checkpoint, graph):
-    return OpenVinoBackend(compile_graph(checkpoint, graph, threads=2))
+    return OpenVinoBackend(compile_graph(read_graph(checkpoint, graph), threads=2))
 
 
 @pytest.fixture
@@ -92,14 +92,14 @@ def test_a_damaged_graph_names_the_file_and_the_remedy(checkpoint, tmp_path):
     damaged = tmp_path / "graph.xml"
     damaged.write_text("<net")
     with pytest.raises(CheckpointError, match=r"graph\.xml.*weights graph"):
-        compile_graph(checkpoint, damaged, threads=1)
+        read_graph(checkpoint, damaged)
 
 
 def test_a_graph_of_another_architecture_is_refused(checkpoint, graph):
     entries = {k: v for k, v in checkpoint.entries.items() if not k.startswith("cellprob")}
     other = type(checkpoint)(checkpoint.path, checkpoint.digest, TINY, entries)
     with pytest.raises(CheckpointError, match="cellprob_head"):
-        compile_graph(other, graph, threads=1)
+        read_graph(other, graph)
 
 
 def test_shapes_of_an_exported_graph_are_fixed(checkpoint, graph):
