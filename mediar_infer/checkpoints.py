@@ -11,7 +11,6 @@ its weights while another thread still imports torch.
 import hashlib
 import json
 import logging
-import math
 import os
 import pickle
 import re
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from mediar_infer.architecture import Architecture
@@ -50,7 +49,6 @@ _DEFAULT_DIRS = (
     Path("/workspace/weights"),
 )
 _LISTED = 4
-_FLOW_THRESHOLD = "flow_threshold"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +63,6 @@ class Checkpoint:
     """Sizes of the network, read from the shapes."""
     entries: Mapping[str, npt.NDArray[Any]]
     """Entries as stored; types that numpy lacks, such as bfloat16, as float32."""
-    flow_threshold: float | None = None
-    """Largest flow error of a cell that the makers of the weights recommend; None if they do not
-    say."""
 
     @property
     def n_parameters(self) -> int:
@@ -396,24 +391,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise _no_network(path, entries, error) from error
     _check_finite(path, entries)
-    return Checkpoint(path, digest, architecture, entries, _read_flow_threshold(path))
-
-
-def _read_flow_threshold(path: Path) -> float | None:
-    if path.suffix != ".safetensors":
-        return None
-    with safe_open(path, framework="numpy") as file:
-        text = (file.metadata() or {}).get(_FLOW_THRESHOLD)
-    try:
-        value = None if text is None else float(text)
-    except ValueError:
-        value = math.nan
-    if value is not None and not value >= 0:
-        raise CheckpointError(
-            f"{path}: found {_FLOW_THRESHOLD} {text!r} in its metadata, expected 0 or more;"
-            " convert the weights anew"
-        )
-    return value
+    return Checkpoint(path, digest, architecture, entries)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -443,18 +421,11 @@ def build_model(checkpoint: Checkpoint) -> "MediarFormer":
     return model.eval().requires_grad_(False)
 
 
-def save_weights(
-    state_dict: "Mapping[str, Tensor]", path: Path, flow_threshold: float | None = None
-) -> None:
+def save_weights(state_dict: "Mapping[str, Tensor]", path: Path) -> None:
     """Write a state dict as float16 safetensors.
 
     Integers stay as they are, and so does a tensor that float16 cannot hold: the variance of a
     BatchNorm may pass 65,504, and is a few numbers only.
-
-    Args:
-        state_dict: the weights.
-        path: file to write.
-        flow_threshold: largest flow error of a cell to recommend to those who use the weights.
 
     Raises:
         CheckpointError: if a weight is NaN or infinite.
@@ -472,5 +443,4 @@ def save_weights(
             half = value.half()
             value = half if bool(torch.isfinite(half).all()) else value.float()
         compact[name] = value
-    metadata = {} if flow_threshold is None else {_FLOW_THRESHOLD: f"{flow_threshold:g}"}
-    write_bytes(path, save(compact, metadata))
+    write_bytes(path, save(compact))

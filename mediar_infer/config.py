@@ -10,7 +10,6 @@ BlockMode = Literal["auto", "paper", "stitched"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 ALL_FLIPS: tuple[FlipName, ...] = ("identity", "horizontal", "vertical")
-RELEASED_FLOW_THRESHOLD = 0.4
 LARGE_IMAGE_PIXELS = 5000 * 5000
 """From this many pixels on the released system labels an image block by block."""
 
@@ -60,9 +59,8 @@ class MaskConfig:
     """Pixels with a higher cell probability are foreground."""
     min_size: int = 16
     """Holes and objects of the foreground with fewer pixels are filled and dropped."""
-    flow_threshold: float | Literal["auto"] | None = "auto"
-    """Cells with a larger flow error are removed; None keeps all; ``auto`` takes what the weights
-    recommend, and the released 0.4 where they do not."""
+    flow_threshold: float | None = 0.4
+    """Cells with a larger flow error are removed; None keeps all."""
     max_fraction: float = 0.9
     """Cells that cover more of the image than this are removed."""
     blocks: BlockMode = "auto"
@@ -80,7 +78,7 @@ class MaskConfig:
         )
         _check(self.min_size >= 0, f"found minimum size {self.min_size}, expected 0 or more")
         _check(
-            self.flow_limit is None or self.flow_limit >= 0,
+            self.flow_threshold is None or self.flow_threshold >= 0,
             f"found flow threshold {self.flow_threshold}, expected 0 or more, or None (off)",
         )
         _check(
@@ -95,11 +93,6 @@ class MaskConfig:
             self.blocks in ("auto", "paper", "stitched"),
             f"found blocks {self.blocks!r}, expected auto, paper or stitched",
         )
-
-    @property
-    def flow_limit(self) -> float | None:
-        """The flow threshold as a number; None keeps all cells."""
-        return RELEASED_FLOW_THRESHOLD if self.flow_threshold == "auto" else self.flow_threshold
 
 
 @dataclass(frozen=True, slots=True)

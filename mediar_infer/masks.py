@@ -91,7 +91,7 @@ def compute_labels(
     labels: LabelArray = basins.ravel()[ends]
     sizes = np.bincount(labels.ravel(), minlength=len(seeds) + 1)
     labels = _renumber(labels, (sizes > 0) & (sizes <= config.max_fraction * labels.size))
-    if config.flow_limit is not None:
+    if config.flow_threshold is not None:
         errors = compute_flow_errors(labels, flow, kernels)
-        labels = _renumber(labels, np.append(True, errors <= config.flow_limit))
+        labels = _renumber(labels, np.append(True, errors <= config.flow_threshold))
     return labels, int(labels.max())

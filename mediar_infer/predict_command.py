@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from mediar_infer.config import (
     ALL_FLIPS,
@@ -63,9 +62,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help="pixels above it are cells (default: %(default)s)",
     )  # fmt: skip
     labels.add_argument(
-        "--flow-threshold", type=_parse_flow_threshold, default="auto", metavar="E",
-        help="cells with a larger flow error are removed, 'off' keeps all (default: what the"
-        " weights recommend, else 0.4)",
+        "--flow-threshold", type=_parse_flow_threshold, default=0.4, metavar="E",
+        help="cells with a larger flow error are removed, 'off' keeps all (default: %(default)s)",
     )  # fmt: skip
 
 
@@ -155,9 +153,7 @@ def budget_scale(args: argparse.Namespace) -> float | None:
     return DEFAULT_BUDGET_SCALE if args.budget_scale is None else float(args.budget_scale)
 
 
-def _parse_flow_threshold(text: str) -> float | Literal["auto"] | None:
-    if text == "auto":
-        return "auto"
+def _parse_flow_threshold(text: str) -> float | None:
     return None if text == "off" else float(text)
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mediar_infer.bands_ahead import BandsAhead
 from mediar_infer.blocks import label_bands
 from mediar_infer.budget import Stopwatch
 from mediar_infer.checkpoints import Checkpoint, build_model
-from mediar_infer.config import RELEASED_FLOW_THRESHOLD, EngineConfig
+from mediar_infer.config import EngineConfig
 from mediar_infer.costs import Costs
 from mediar_infer.devices import describe_device, select_device, select_precision, usable_cores
 from mediar_infer.engine import MapBand, predict_bands
@@ -141,7 +141,7 @@ class Segmenter:
         if len(set(names)) < len(names):
             names = [str(checkpoint.path) for checkpoint in checkpoints]
         digests = {name: c.digest for name, c in zip(names, checkpoints, strict=True)}
-        return cls(members, _resolve(config, checkpoints), digests)
+        return cls(members, config, digests)
 
     @property
     def device(self) -> torch.device:
@@ -270,18 +270,6 @@ class Segmenter:
             warnings=tuple(source.warnings),
             budget=pacer.report() if pacer else None,
         )
-
-
-def _resolve(config: EngineConfig, checkpoints: Sequence[Checkpoint]) -> EngineConfig:
-    """Put the threshold that the weights recommend in the place of ``auto``: the models' mean."""
-    if config.masks.flow_threshold != "auto":
-        return config
-    recommended = [
-        RELEASED_FLOW_THRESHOLD if each.flow_threshold is None else each.flow_threshold
-        for each in checkpoints
-    ]
-    threshold = float(np.mean(recommended))
-    return replace(config, masks=replace(config.masks, flow_threshold=threshold))
 
 
 def _timed(bands: BandsAhead | None, stopwatch: Stopwatch) -> Iterator[MapBand] | None:

@@ -269,7 +269,7 @@ class StitchedLabels:
         n_complete = self._n_complete + int(waits.argmax()) if waits.any() else len(cells.row)
         chosen = slice(self._n_complete, n_complete)
         self._n_complete = n_complete
-        if self._config.flow_limit is None:
+        if self._config.flow_threshold is None:
             return
         if not cells.size[chosen].any():
             return
@@ -299,7 +299,7 @@ class StitchedLabels:
         if stop < self._height:
             # Whole chunks, so that errors are summed in the same order for every block size.
             stop -= stop % _ROWS_AT_ONCE
-        if self._config.flow_limit is not None:
+        if self._config.flow_threshold is not None:
             for top in range(start, stop, _ROWS_AT_ONCE):
                 self._measure_rows(top, min(top + _ROWS_AT_ONCE, stop))
         self._measured = max(start, stop)
@@ -326,8 +326,8 @@ class StitchedLabels:
         ready = slice(first, first + n_ready)
         size = cells.size[ready]
         keep = (size > 0) & (size <= config.max_fraction * self._height * self._width)
-        if config.flow_limit is not None:
-            keep &= cells.error[ready] <= config.flow_limit * size
+        if config.flow_threshold is not None:
+            keep &= cells.error[ready] <= config.flow_threshold * size
         cells.final_id[ready] = np.where(keep, self._n_final + keep.cumsum(), 0)
         self._n_final += int(keep.sum())
         self._n_decided = first + n_ready

@@ -17,7 +17,7 @@ from mediar_infer.checkpoints import (
     save_weights,
     write_manifest,
 )
-from mediar_infer.errors import CheckpointError, UsageError
+from mediar_infer.errors import CheckpointError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,10 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     convert.add_argument("paths", type=Path, nargs="+", help="one or two weight files")
     convert.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
-    convert.add_argument(
-        "--flow-threshold", type=float, metavar="E",
-        help="recommend this to those who use the weights (default: as the source does)",
-    )  # fmt: skip
 
 
 def _describe(checkpoint: Checkpoint) -> str:
@@ -56,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         CheckpointError: if a file is not.
     """
     if args.action == "convert":
-        _convert(args.paths, args.output, args.flow_threshold)
+        _convert(args.paths, args.output)
         return 0
     if args.action == "graph":
         _export_graphs(args.paths)
@@ -82,9 +78,7 @@ def _export_graphs(paths: list[Path]) -> None:
         sys.stdout.write(f"{export_graph(architecture, roi_size, folder)}\n")
 
 
-def _convert(paths: list[Path], output: Path, flow_threshold: float | None) -> None:
-    if flow_threshold is not None and not flow_threshold >= 0:
-        raise UsageError(f"found --flow-threshold {flow_threshold}, expected 0 or more")
+def _convert(paths: list[Path], output: Path) -> None:
     weights = find_weights(paths)
     sources = {output / f"{path.stem}.safetensors": path for path in weights}
     listed = read_manifest(output)
@@ -92,8 +86,7 @@ def _convert(paths: list[Path], output: Path, flow_threshold: float | None) -> N
     checkpoints = {target: load_checkpoint(path) for target, path in sources.items()}
     digests: dict[str, str] = {}
     for target, checkpoint in checkpoints.items():
-        kept = checkpoint.flow_threshold if flow_threshold is None else flow_threshold
-        save_weights(checkpoint.state_dict, target, kept)
+        save_weights(checkpoint.state_dict, target)
         digests[target.name] = compute_digest(target)
         sys.stdout.write(f"{target}  SHA-256 {digests[target.name]}\n")
     write_manifest(output, listed | digests)

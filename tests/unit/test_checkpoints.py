@@ -20,7 +20,6 @@ from mediar_infer.checkpoints import (
     default_weights_dir,
     find_weights,
     load_checkpoint,
-    read_checkpoint,
     read_manifest,
     save_weights,
     write_manifest,
@@ -471,17 +470,3 @@ def test_folder_that_cannot_be_written_is_an_output_error(tmp_path, tiny):
     touch(tmp_path, "file")
     with pytest.raises(OutputError, match="cannot be written"):
         save_weights(tiny, tmp_path / "file" / "a.safetensors")
-
-
-def test_recommended_flow_threshold_travels_with_the_weights(tmp_path, tiny):
-    save_weights(tiny, tmp_path / "a.safetensors", flow_threshold=0.65)
-    save_weights(tiny, tmp_path / "b.safetensors")
-    assert read_checkpoint(tmp_path / "a.safetensors").flow_threshold == 0.65
-    assert read_checkpoint(tmp_path / "b.safetensors").flow_threshold is None
-
-
-@pytest.mark.parametrize("text", ["much", "-1", "nan"])
-def test_recommended_flow_threshold_that_is_none_is_refused(tmp_path, text):
-    save_file(tiny_state_dict(), tmp_path / "a.safetensors", {"flow_threshold": text})
-    with pytest.raises(CheckpointError, match=r"a\.safetensors: found flow_threshold .*convert"):
-        read_checkpoint(tmp_path / "a.safetensors")

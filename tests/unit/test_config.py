@@ -24,7 +24,7 @@ def test_defaults_are_those_of_the_paper():
     assert (config.plan.max_members, config.plan.overlap, config.roi_size) == (2, 0.6, 512)
     masks = config.masks
     assert (masks.cellprob_threshold, masks.min_size) == (0.5, 16)
-    assert (masks.flow_threshold, masks.flow_limit, masks.max_fraction) == ("auto", 0.4, 0.9)
+    assert (masks.flow_threshold, masks.max_fraction) == (0.4, 0.9)
 
 
 @pytest.mark.parametrize(

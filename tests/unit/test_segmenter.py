@@ -313,20 +313,3 @@ def test_half_precision_on_the_cpu_stays_near_float32(pair, precision):
         assert_complete(result, 70, 90)
         maps.append(np.concatenate([result.flow, result.cellprob[None]]))
     assert np.abs(maps[0] - maps[1]).max() < 0.05 * max(1, np.abs(maps[0]).max())
-
-
-@pytest.mark.parametrize(
-    ("recommended", "asked", "used"),
-    [((None, None), "auto", 0.4), ((0.6, 0.8), "auto", 0.7), ((0.6, None), "auto", 0.5),
-     ((0.6, 0.6), 0.4, 0.4), ((0.6, 0.6), None, None)],
-)  # fmt: skip
-def test_flow_threshold_is_what_is_asked_for_or_the_weights_recommend(
-    tmp_path, recommended, asked, used
-):
-    for seed, threshold in enumerate(recommended):
-        save_weights(tiny_state_dict(seed), tmp_path / f"{seed}.safetensors", threshold)
-    config = EngineConfig(
-        masks=MaskConfig(flow_threshold=asked), runtime=RuntimeConfig(device="cpu", threads=1)
-    )
-    found = Segmenter.from_weights(tmp_path, config).config.masks.flow_threshold
-    assert found == (None if used is None else pytest.approx(used))
