@@ -8,8 +8,8 @@ The paper's two models differ in what they were pretrained on; so do ours. Two a
 - *Random start weights* and few, fast steps instead of an ImageNet encoder and hundreds of epochs.
 - *A third stage, broadening*, adds generated images and wide changes of colour and scale: 636
   images of ten sources hold few stains and sizes, and on others the flow came out too weak.
-- *A fourth, short one, settling*, keeps the generated images and takes the colours as they are: labels
-  may depend on them (in stained blood only leukocytes are labelled).
+- *A fourth, short one, settling*, keeps the generated images and takes the colours as they are:
+  labels may depend on them (in stained blood only leukocytes are labelled).
 """
 
 import logging
