@@ -242,6 +242,10 @@ class RunFolder:
         """Averaged weights in float16, ready for inference."""
         return self.path / "model.safetensors"
 
+    def stage_path(self, name: str) -> Path:
+        """Averaged weights at the end of a stage."""
+        return self.path / f"{name}.safetensors"
+
     @property
     def log_path(self) -> Path:
         """Loss of every step."""

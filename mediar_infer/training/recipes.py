@@ -10,16 +10,21 @@ The paper's two models differ in what they were pretrained on; so do ours. Two a
   images of ten sources hold few stains and sizes, and on others the flow came out too weak.
 - *A fourth, short one, settling*, keeps the generated images and takes the colours as they are:
   labels may depend on them (in stained blood only leukocytes are labelled).
+- *The result is a blend* of the weights after fine-tuning and at the end, which knows what each
+  of them knows ("WiSE-FT", Wortsman et al. 2022).
 """
 
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from mediar_infer.architecture import ENCODERS, Architecture
+from mediar_infer.checkpoints import save_weights
 from mediar_infer.errors import UsageError
 from mediar_infer.model import MediarFormer
 from mediar_infer.training.data import Sample
@@ -58,6 +63,10 @@ class Recipe:
     """Start weights, batches and stochastic depth follow from it."""
     stages: tuple[StageConfig, ...]
     """Trained one after the other; each has its own optimiser and learning-rate schedule."""
+    blend_from: str = ""
+    """Stage whose result is blended into the last one's; none without a name."""
+    blend_share: float = 1.0
+    """Share of the last stage in the blend."""
 
 
 def build_recipe(
@@ -117,7 +126,8 @@ def build_recipe(
         average_from_step=50,
         augmentation=_SETTLING,
     )
-    return Recipe(name, seed, (pretraining, finetuning, broadening, settling))
+    stages = (pretraining, finetuning, broadening, settling)
+    return Recipe(name, seed, stages, blend_from="finetuning", blend_share=0.65)
 
 
 RECIPES = ("from_phase1", "from_phase2")
@@ -178,7 +188,32 @@ def run_recipe(
         logger.info("%s, %s: %d images", recipe.name, config.name, len(chosen))
         source = BatchSource(chosen, config, recipe.seed + 1000 * index)
         train_stage(state, source, folder, checkpoint_every=checkpoint_every)
+        shutil.copyfile(folder.weights_path, folder.stage_path(config.name))
+    if recipe.blend_from:
+        last = folder.stage_path(recipe.stages[-1].name)
+        parts = (folder.stage_path(recipe.blend_from), last)
+        save_weights(blend_weights(*parts, recipe.blend_share), folder.weights_path)
     return folder.weights_path
+
+
+def blend_weights(first: Path, second: Path, share: float) -> dict[str, torch.Tensor]:
+    """Average two weight files of one architecture, entry by entry.
+
+    Args:
+        first: safetensors with a share of ``1 - share``; integers are taken from the other.
+        second: safetensors with the rest.
+        share: of the second file, in [0, 1].
+
+    Returns:
+        The entries in float32.
+    """
+    one, two = load_file(first), load_file(second)
+    return {
+        name: torch.lerp(one[name].float(), value.float(), share)
+        if value.is_floating_point()
+        else value
+        for name, value in two.items()
+    }
 
 
 def restore(state: TrainingState, folder: RunFolder, recipe: Recipe) -> None:

@@ -161,7 +161,24 @@ def test_export_loads_strictly_in_float16_with_integers_kept(finished):
 
 def test_no_part_files_are_left(finished):
     names = sorted(path.name for path in finished.iterdir())
-    assert names == ["checkpoint.pt", "log.csv", "model.safetensors"]
+    stages = ["finetuning.safetensors", "pretraining.safetensors"]
+    assert names == sorted(["checkpoint.pt", "log.csv", "model.safetensors", *stages])
+
+
+def test_result_is_the_blend_of_two_stages(tmp_path):
+    recipe = replace(RECIPE, blend_from="pretraining", blend_share=0.75)
+    path = run_recipe(recipe, SAMPLES, tmp_path, architecture=TINY)
+    first, last, result = (
+        load_file(tmp_path / f"{name}.safetensors")
+        for name in ("pretraining", "finetuning", "model")
+    )
+    assert path == tmp_path / "model.safetensors"
+    for name, value in result.items():
+        if value.is_floating_point():
+            expected = 0.25 * first[name].float() + 0.75 * last[name].float()
+            torch.testing.assert_close(value.float(), expected, rtol=1e-3, atol=1e-6)
+        else:
+            assert torch.equal(value, last[name])
 
 
 def test_not_finite_batch_is_named_and_changes_no_weight():
