@@ -26,7 +26,7 @@ from skimage.measure import label as connected_components
 from skimage.morphology import remove_small_objects
 from skimage.segmentation import watershed
 
-from mediar_infer import EngineConfig, Plan, Segmenter
+from mediar_infer import EngineConfig, Plan, RuntimeConfig, Segmenter
 from mediar_infer.devices import usable_cores
 from mediar_infer.images import open_image
 from mediar_infer.metrics import THRESHOLDS, evaluate_labels
@@ -64,6 +64,8 @@ def build_methods(weights: list[Path]) -> dict[str, Method]:
             segmenter = Segmenter([member], config)
             methods[f"{path.stem}, {plan.name}"] = labels_of(segmenter)
     methods["ensemble, flips"] = labels_of(Segmenter(members, EngineConfig(plan=Plan())))
+    half = EngineConfig(plan=Plan(), runtime=RuntimeConfig(precision="bfloat16"))
+    methods["ensemble, flips, bfloat16"] = labels_of(Segmenter.from_weights(weights, half))
     return methods
 
 

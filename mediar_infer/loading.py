@@ -44,7 +44,7 @@ class Loading:
         runtime = config.runtime
         if (
             runtime.backend != "torch"
-            and runtime.precision in ("auto", "float32")
+            and runtime.precision != "float16"
             and is_cpu_for_sure(runtime.device)
         ):
             self._start_compiling()
@@ -72,7 +72,9 @@ class Loading:
             return None
         from mediar_infer.backends.openvino_graph import compile_graph
 
-        return compile_graph(graph, self._config.runtime.threads or usable_cores())
+        runtime = self._config.runtime
+        precision = "float32" if runtime.precision == "auto" else runtime.precision
+        return compile_graph(graph, runtime.threads or usable_cores(), precision)
 
     def wait_for_interpreter(self) -> None:
         """Wait until what is left to do does not need the interpreter, if anything is compiled.

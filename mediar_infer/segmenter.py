@@ -294,7 +294,7 @@ def _build_members(
 ) -> list[Backend]:
     runtime = config.runtime
     precision = select_precision(runtime.precision, device)
-    fits_openvino = device.type == "cpu" and precision == "float32"
+    fits_openvino = device.type == "cpu" and precision != "float16"
     if runtime.backend != "torch" and fits_openvino:
         graphs = loading.compiled()
     else:
@@ -319,8 +319,8 @@ def _build_backend(
         return OpenVinoBackend(graph, batch)
     if config.runtime.backend == "openvino":
         raise UsageError(
-            f"{checkpoint.path}: --backend openvino needs a CPU, float32 and the file"
-            f" {graph_name(checkpoint.architecture, config.roi_size)} beside the weights;"
+            f"{checkpoint.path}: --backend openvino needs a CPU, float32 or bfloat16, and the"
+            f" file {graph_name(checkpoint.architecture, config.roi_size)} beside the weights;"
             " make it with 'weights graph'"
         )
     from mediar_infer.backends.torch_backend import TorchBackend

@@ -20,7 +20,9 @@ class OpenVinoBackend:
         import openvino
 
         streams = compiled.get_property("NUM_STREAMS")
-        self.name, self.precision = "openvino", "float32"
+        self.name = "openvino"
+        is_half = compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16
+        self.precision = "bfloat16" if is_half else "float32"
         self.device = torch.device("cpu")
         self.batch = batch or 2 * streams
         self._queue = openvino.AsyncInferQueue(compiled, streams)

@@ -7,8 +7,10 @@ import numpy as np
 
 from mediar_infer.backends.graphs import WINDOW_INPUT
 from mediar_infer.checkpoints import Checkpoint
-from mediar_infer.errors import CheckpointError
+from mediar_infer.errors import CheckpointError, UsageError
 
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+"""Precisions that graphs are computed in, and OpenVINO's names for them."""
 _MAX_STREAMS = 4
 
 
@@ -58,22 +60,34 @@ def read_graph(checkpoint: Checkpoint, graph_path: Path) -> Any:  # noqa: ANN401
     return graph
 
 
-def compile_graph(graph: Any, threads: int) -> Any:  # noqa: ANN401
+def compile_graph(graph: Any, threads: int, precision: str = "float32") -> Any:  # noqa: ANN401
     """Compile a network for this CPU; the interpreter is free for other threads meanwhile.
 
     Args:
         graph: from ``read_graph``.
         threads: CPU threads to use; one window is predicted per stream, side by side.
+        precision: one of ``PRECISIONS``.
 
     Returns:
         An ``openvino.CompiledModel``.
+
+    Raises:
+        UsageError: if the CPU has no instructions for that precision.
     """
     import openvino
 
-    # The default precision on new CPUs is bfloat16, which changes labels.
+    core = openvino.Core()
+    if precision == "bfloat16" and "BF16" not in core.get_property(
+        "CPU", "OPTIMIZATION_CAPABILITIES"
+    ):
+        raise UsageError(
+            "found a CPU without bfloat16 instructions, expected some for --precision bfloat16, as"
+            " it would be slower than float32 without them; use --precision float32"
+        )
+    # Said explicitly: OpenVINO's own default on new CPUs is bfloat16.
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
         "NUM_STREAMS": min(threads, _MAX_STREAMS),
         "INFERENCE_NUM_THREADS": threads,
     }
-    return openvino.Core().compile_model(graph, "CPU", settings)
+    return core.compile_model(graph, "CPU", settings)

@@ -12,7 +12,7 @@ from mediar_infer.backends.openvino_export import export_graph
 from mediar_infer.backends.openvino_graph import compile_graph, read_graph
 from mediar_infer.backends.torch_backend import TorchBackend
 from mediar_infer.checkpoints import build_model, load_checkpoint, save_weights
-from mediar_infer.errors import CheckpointError
+from mediar_infer.errors import CheckpointError, UsageError
 from mediar_infer.model import MediarFormer
 
 TINY = Architecture((8, 16, 40, 64), (1, 1, 1, 1), (16, 16, 8, 8, 8), 4)
@@ -39,8 +39,14 @@ def graph(checkpoint):
         return export_graph(TINY, ROI, checkpoint.path.parent)
 
 
-def openvino_backend(checkpoint, graph):
-    return OpenVinoBackend(compile_graph(read_graph(checkpoint, graph), threads=2))
+def openvino_backend(checkpoint, graph, precision="float32"):
+    return OpenVinoBackend(compile_graph(read_graph(checkpoint, graph), 2, precision))
+
+
+def has_bfloat16():
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.fixture
@@ -79,6 +85,24 @@ def test_bfloat16_stays_near_float32(checkpoint, inputs):
     rounded = TorchBackend(model, torch.device("cpu"), "bfloat16").start(inputs)()
     assert rounded.dtype == torch.float32
     assert (rounded - exact).abs().mean() <= 0.05 * exact.abs().mean()
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 instructions")
+def test_openvino_in_bfloat16_stays_near_float32(checkpoint, graph, inputs):
+    exact = openvino_backend(checkpoint, graph).start(inputs)()
+    backend = openvino_backend(checkpoint, graph, "bfloat16")
+    rounded = backend.start(inputs)()
+    assert backend.precision == "bfloat16"
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().mean() <= 0.05 * exact.abs().mean()
+
+
+def test_a_cpu_without_bfloat16_is_told_before_anything_is_computed(checkpoint, graph, monkeypatch):
+    import openvino
+
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
+    with pytest.raises(UsageError, match=r"without bfloat16.*--precision float32"):
+        openvino_backend(checkpoint, graph, "bfloat16")
 
 
 def test_a_graph_is_found_by_its_architecture_and_window_size(checkpoint, graph):
