@@ -1,4 +1,4 @@
-"""The network on a GPU against what people would use, and a whole slide through it.
+r"""The network on a GPU against what people would use, and a whole slide through it.
 
     python benchmarks/bench_network_gpu.py --output benchmarks/results/network_gpu.json
 
@@ -7,6 +7,11 @@ way, ``segmentation_models_pytorch.MAnet`` in eager mode with windows in batches
 (as released) and under float16 autocast; random weights of the full size (mit_b5). Then an
 8415×10496 slide with known cells end to end: the network runs for its time, and maps read off the
 slide take the place of its output, so that labels are real work.
+
+A trial without a GPU, in bfloat16, takes a minute:
+
+    python benchmarks/bench_network_gpu.py --device cpu --encoder mit_b0 --decoder 64 32 16 16 16 \
+        --pab 16 --batches 2 --windows 2 --matrix 512 --slide 700 600
 """
 
 import argparse
@@ -42,6 +47,8 @@ from released_network import LibraryFormer
 
 GIGA_MULTIPLY_ADDS = {"mit_b5": 204.26}
 """Of one window of 512×512."""
+HALF = {"cuda": "float16", "cpu": "bfloat16"}
+"""Precision by kind of device; CPUs have no fast float16."""
 
 
 def synchronise(device: torch.device) -> None:
@@ -65,8 +72,8 @@ def windows_per_s(
 
 
 def matrix_rate(device: torch.device, size: int) -> float:
-    """Multiply-adds per second of a large float16 product."""
-    a = torch.rand(size, size, device=device, dtype=torch.float16)
+    """Multiply-adds per second of a large product in half precision."""
+    a = torch.rand(size, size, device=device, dtype=getattr(torch, HALF[device.type]))
     for _ in range(3):
         a @ a
     synchronise(device)
@@ -80,7 +87,7 @@ def matrix_rate(device: torch.device, size: int) -> float:
 def compare_networks(
     args: argparse.Namespace, sizes: Architecture, model: MediarFormer
 ) -> dict[str, object]:
-    device = args.device
+    device, half = args.device, HALF[args.device.type]
     peer = LibraryFormer(sizes.name, sizes.decoder_channels, sizes.pab_channels)
     peer.load_state_dict(model.state_dict(), strict=True)
     peer = peer.eval().requires_grad_(False).to(device)
@@ -89,28 +96,28 @@ def compare_networks(
         with torch.inference_mode():
             return peer(inputs)
 
-    def in_float16(inputs: Tensor) -> Tensor:
-        with torch.inference_mode(), torch.autocast(device.type, torch.float16):
+    def in_half(inputs: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast(device.type, getattr(torch, half)):
             return peer(inputs)
 
     rates = {
         "peer, float32": windows_per_s(in_float32, 4, args.windows, device),
-        "peer, float16 autocast": windows_per_s(in_float16, 4, args.windows, device),
+        f"peer, {half} autocast": windows_per_s(in_half, 4, args.windows, device),
     }
     for batch in args.batches:
-        backend = TorchBackend(model, device, "float16", batch)
-        rates[f"ours, float16, batch {batch}"] = windows_per_s(
+        backend = TorchBackend(model, device, half, batch)
+        rates[f"ours, {half}, batch {batch}"] = windows_per_s(
             lambda inputs, backend=backend: backend.start(inputs)(), batch, args.windows, device
         )
     probe = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(1)).to(device)
     expected = in_float32(probe)
-    difference = (TorchBackend(model, device, "float16").start(probe)() - expected).abs()
+    difference = (TorchBackend(model, device, half).start(probe)() - expected).abs()
     best = max(rate for name, rate in rates.items() if name.startswith("ours"))
     matrices = matrix_rate(device, args.matrix)
     results: dict[str, object] = {
         "windows_per_s": rates,
         "times_faster_than_float32_peer": best / rates["peer, float32"],
-        "times_faster_than_float16_peer": best / rates["peer, float16 autocast"],
+        "times_faster_than_half_peer": best / rates[f"peer, {half} autocast"],
         "matrix_multiply_adds_per_s": matrices,
         "max_difference_to_float32": float(difference.max()),
         "mean_difference_to_float32": float(difference.mean()),
@@ -145,7 +152,8 @@ def run_slide(
     height, width = args.slide
     scene = SlideScene(height, width)
     write_slide(folder / "slide.tif", scene)
-    members = [SlideBackend(TorchBackend(model, args.device, "float16")) for model in models]
+    half = HALF[args.device.type]
+    members = [SlideBackend(TorchBackend(model, args.device, half)) for model in models]
     segmenter, stopwatch = Segmenter(members, EngineConfig()), Stopwatch()
     if args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(args.device)

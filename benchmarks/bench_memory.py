@@ -1,0 +1,92 @@
+"""Peak memory of ``predict`` on slides of growing size, default pair, a fresh process each.
+
+The peak is the kernel's (``ru_maxrss`` of the child); beside it that of ``import torch`` alone. What
+is computed per window does not change what is held, so that a cheap plan will do.
+
+    python benchmarks/bench_memory.py --output benchmarks/results/memory.json
+    python benchmarks/bench_memory.py --sizes 8415x10496 --output FILE -- --precision bfloat16
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import common
+from bench_slide import write_slide
+
+from mediar_infer.scenes import SlideScene
+
+CHEAP = ["--models", "1", "--flips", "none", "--overlap", "0"]
+LIMIT_BYTES = 1.5e9
+"""Target: this and what a bare ``import torch`` holds."""
+
+
+def run_child(command: list[str]) -> tuple[float, int]:
+    """Run a command to its end; seconds and the peak of its resident memory in bytes."""
+    started = time.perf_counter()
+    child = subprocess.Popen(command, cwd=common.ROOT)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: exit code {child.returncode}")
+    return time.perf_counter() - started, usage.ru_maxrss * 1024
+
+
+def measure(height: int, width: int, folder: Path, options: list[str]) -> dict[str, object]:
+    """Write one slide and segment it."""
+    slide, labels = folder / "slide.tif", folder / "labels"
+    scene = SlideScene(height, width)
+    write_slide(slide, scene)
+    command = [sys.executable, "predict.py", "--quiet", "-i", str(slide), "-o", str(labels)]
+    meter = common.Meter()
+    seconds, peak_bytes = run_child([*command, *options])
+    record = json.loads((labels / "ledger.jsonl").read_text().splitlines()[-1])
+    result = {
+        "height": height,
+        "width": width,
+        "megapixels": height * width / 1e6,
+        "process_s": seconds,
+        "others_cores": meter.others_cores(),
+        "stages_s": record["stages_s"],
+        "tolerance_s": record["tolerance_s"],
+        "plan": record["plan"],
+        "n_true_cells": scene.n_cells,
+        "n_cells": record["n_cells"],
+        "peak_bytes": peak_bytes,
+        "raw_image_bytes": 3 * height * width,
+        "image_file_bytes": slide.stat().st_size,
+        "raw_label_bytes": 4 * height * width,
+        "label_file_bytes": (labels / record["output"]).stat().st_size,
+    }
+    slide.unlink()
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", nargs="+", default=["8415x10496", "40000x40000"])
+    parser.add_argument("--folder", type=Path, help="scratch folder with room for the slide")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("options", nargs="*", help=f"options of predict, behind -- ({CHEAP})")
+    args = parser.parse_args()
+    _, torch_bytes = run_child([sys.executable, "-c", "import torch"])
+    results: dict[str, object] = {
+        "import_torch_bytes": torch_bytes,
+        "limit_bytes": LIMIT_BYTES + torch_bytes,
+        "slides": (slides := []),
+    }
+    for size in args.sizes:
+        height, width = map(int, size.split("x"))
+        with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+            slides.append(measure(height, width, Path(folder), args.options or CHEAP))
+        print(json.dumps(slides[-1], indent=2), flush=True)
+        common.write_report(args.output, common.metadata(), results)
+
+
+if __name__ == "__main__":
+    main()
