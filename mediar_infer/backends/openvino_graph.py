@@ -89,5 +89,7 @@ def compile_graph(graph: Any, threads: int, precision: str = "float32") -> Any: 
         "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
         "NUM_STREAMS": min(threads, _MAX_STREAMS),
         "INFERENCE_NUM_THREADS": threads,
+        # Every process would pin its threads to the same first cores.
+        "ENABLE_CPU_PINNING": False,
     }
     return core.compile_model(graph, "CPU", settings)
