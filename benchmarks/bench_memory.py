@@ -1,7 +1,7 @@
 """Peak memory of ``predict`` on slides of growing size, default pair, a fresh process each.
 
-The peak is the kernel's (``ru_maxrss`` of the child); beside it that of ``import torch`` alone. What
-is computed per window does not change what is held, so that a cheap plan will do.
+The peak is the kernel's (``ru_maxrss`` of the child); beside it that of ``import torch`` alone.
+What is computed per window does not change what is held, so that a cheap plan will do.
 
     python benchmarks/bench_memory.py --output benchmarks/results/memory.json
     python benchmarks/bench_memory.py --sizes 8415x10496 --output FILE -- --precision bfloat16
