@@ -1,6 +1,7 @@
 """Recipes: TOML files that say everything about a training run, read strictly.
 
-An unknown key, a wrong type or a value out of range is an error that names file, table and key.
+``[defaults]`` and ``[augmentation]`` hold what all stages share; ``[stages.NAME]`` and
+``[stages.NAME.augmentation]`` what one stage has of its own. An unknown key, a wrong type or a value out of range is an error that names file, table and key.
 ``paper.toml``, ``small.toml`` and ``finetune.toml`` come with the package, in ``recipes/``.
 """
 
@@ -492,7 +493,16 @@ def read_recipe(path: Path) -> Recipe:
     return parse_recipe(read_values(path), str(path))
 
 
-_TABLES: Final = ("model", "data", "augmentation", "stages", "blends", "discovery", "relabelling")
+_TABLES: Final = (
+    "model",
+    "data",
+    "augmentation",
+    "defaults",
+    "stages",
+    "blends",
+    "discovery",
+    "relabelling",
+)
 
 
 def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
@@ -513,8 +523,15 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
             raise UsageError(
                 f"{where}: {key}: found {plain.get(key)!r}, expected {_TYPE_NAMES[expected]}"
             )
+    keys = tuple(each.name for each in fields(StageConfig) if each.name not in _NO_KEYS)
+    _check_keys(tables["defaults"], keys, where, "[defaults]")
     stages = tuple(
-        _parse_stage(name, _table(tables["stages"], name, where), tables["augmentation"], where)
+        _parse_stage(
+            name,
+            {**tables["defaults"], **_table(tables["stages"], name, where)},
+            tables["augmentation"],
+            where,
+        )
         for name in tables["stages"]
     )
     blends = tuple(
@@ -536,6 +553,9 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
         if str(error).startswith(where):
             raise
         raise UsageError(f"{where}: {error}") from error
+
+
+_NO_KEYS: Final = ("name", "augmentation")
 
 
 def _parse_stage(

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -344,7 +345,8 @@ def _run_stage(job: _Job) -> None:
         *(config.precision, job.execution.n_processes, fabric.device.type),
     )
     try:
-        fabric.launch(_work, job)
+        # bound, as Fabric walks through arguments and takes no frozen dataclass
+        fabric.launch(partial(_work, job=job))
     except torch.multiprocessing.ProcessRaisedException as error:
         # the last line of the other process's traceback is its error
         message = error.msg.strip().splitlines()[-1]
