@@ -7,7 +7,7 @@ resumed run, and a run of several processes, train on the batches of an uninterr
 import contextlib
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -200,7 +200,9 @@ def _take_part(step: int, draws: Sequence[Draw], rank: int, world_size: int) -> 
     return _Work(step, first, tuple(draws[first : first + n_each]))
 
 
-def _run_thread(maker: _BatchMaker, works: Iterable[_Work]) -> Iterator[Batch | MediarError]:
+def _run_thread(
+    maker: _BatchMaker, works: Iterable[_Work]
+) -> Generator[Batch | MediarError, None, None]:
     waiting: deque[Future[Batch | MediarError]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
         try:
@@ -217,7 +219,7 @@ def _run_thread(maker: _BatchMaker, works: Iterable[_Work]) -> Iterator[Batch | 
 
 def _run_workers(
     maker: _BatchMaker, works: Iterable[_Work], n_workers: int
-) -> Iterator[Batch | MediarError]:
+) -> Generator[Batch | MediarError, None, None]:
     context = multiprocessing.get_context(_START_METHOD)
     # Imported once, not by every worker.
     context.set_forkserver_preload([__name__])
