@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from mediar_infer.errors import MediarError
-from mediar_infer.training.data import load_samples, read_manifest
-from mediar_infer.training.generated import make_generated_samples
+from mediar_infer.training.data import load_samples, make_generated_samples, read_manifest
 from mediar_infer.training.recipes import RECIPES, build_recipe, run_recipe
 
 logger = logging.getLogger(__name__)

@@ -81,7 +81,7 @@ class ImageRecord:
         if self.height < 1 or self.width < 1 or self.n_cells < 0:
             raise UsageError(
                 f"columns height, width, n_cells: {self.image_id} has {self.height} × {self.width} "
-                f"pixels and {self.n_cells} cells; expected at least one pixel and no negative count"
+                f"pixels and {self.n_cells} cells; expected one pixel or more, no negative count"
             )
 
 
