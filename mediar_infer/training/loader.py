@@ -136,7 +136,7 @@ class _BatchMaker(Dataset[Batch | MediarError]):
             foreground=torch.from_numpy(np.stack([target.foreground for target in targets])),
             unit_flow=torch.from_numpy(np.stack([target.unit_flow for target in targets])),
             image_ids=tuple(sample.record.image_id for sample in samples),
-            has_labels=torch.tensor([sample.record.label_path is not None for sample in samples]),
+            has_labels=torch.tensor([sample.has_labels for sample in samples]),
         )
 
 

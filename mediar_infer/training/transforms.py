@@ -83,14 +83,10 @@ def _build_intensity_transforms(augmentation: Augmentation) -> list[transforms.T
             fraction=a.cell_intensity_fraction,
             gain_range=a.cell_intensity_range,
         ),
-        transforms.RandGaussianNoised(
-            IMAGE, prob=a.noise_probability, std=a.noise_sigma, sample_std=a.noise_varies
-        ),
+        RandNoised(IMAGE, prob=a.noise_probability, sigma=a.noise_sigma, varies=a.noise_varies),
         transforms.RandAdjustContrastd(IMAGE, prob=a.contrast_probability, gamma=a.contrast_range),
         RandSmoothd(IMAGE, prob=a.smoothing_probability, sigma_range=a.smoothing_sigma_range),
-        RandQuietHistogramShiftd(
-            IMAGE, prob=a.histogram_probability, num_control_points=a.histogram_points
-        ),
+        RandHistogramd(IMAGE, prob=a.histogram_probability, n_points=a.histogram_points),
         RandSharpend(
             IMAGE,
             prob=a.sharpening_probability,
@@ -235,7 +231,8 @@ class RandCellIntensityd(transforms.RandomizableTransform):  # type: ignore[misc
         gains = self.R.uniform(*self.gain_range, n_cells + 1)
         gains[self.R.uniform(size=n_cells + 1) >= self.fraction] = 1
         gains[0] = 1
-        return gains.astype(np.float32)
+        drawn: Float32Array = gains.astype(np.float32)
+        return drawn
 
     def __call__(self, data: _Data) -> dict[Hashable, Any]:
         """Scale the image inside the chosen cells."""
@@ -350,7 +347,8 @@ class RandSharpend(_RandImaged):
         first = self.R.uniform(*self.sigma_range, 2)
         second = self.R.uniform(self.sigma_range[0], first)
         once = smooth_image(image, first)
-        return once + self.R.uniform(*self.alpha_range) * (once - smooth_image(once, second))
+        alpha = float(self.R.uniform(*self.alpha_range))
+        return once + alpha * (once - smooth_image(once, second))
 
 
 def smooth_image(image: Tensor, sigmas: Sequence[float]) -> Tensor:
@@ -374,17 +372,56 @@ def smooth_image(image: Tensor, sigmas: Sequence[float]) -> Tensor:
     return torch.from_numpy(np.stack(smoothed))
 
 
-class RandQuietHistogramShiftd(transforms.RandHistogramShiftd):  # type: ignore[misc]
-    """``RandHistogramShiftd`` that leaves images of one value alone, without MONAI's warning."""
+class RandHistogramd(_RandImaged):
+    """Bend the histogram as MONAI's ``RandHistogramShiftd``, some five times faster.
 
-    def __call__(self, data: _Data) -> dict[Hashable, Any]:
-        """Change the image with the probability given."""
-        changed = dict(data)
-        self.randomize(None)
-        if self._do_transform:
-            self.shifter.randomize(None)
-            for key in self.key_iterator(changed):
-                low, high = torch.aminmax(changed[key])
-                if low < high:
-                    changed[key] = self.shifter(changed[key], randomize=False)
-        return changed
+    Images of one value stay as they are, without MONAI's warning.
+
+    Args:
+        keys: of the image.
+        prob: how often.
+        n_points: control points, at least 3; the two ends stay where they are.
+    """
+
+    def __init__(self, keys: str, *, prob: float, n_points: int) -> None:
+        super().__init__(keys, prob=prob)
+        self.n_points = n_points
+
+    def change(self, image: Tensor) -> Tensor:
+        """Change ``(3, S, S)`` float32; smallest and largest value stay."""
+        heights = np.linspace(0, 1, self.n_points)
+        for i in range(1, self.n_points - 1):
+            heights[i] = self.R.uniform(heights[i - 1], heights[i + 1])
+        low, high = torch.aminmax(image)
+        step = (high - low) / (self.n_points - 1)
+        if step == 0:
+            return image
+        # A sum of ramps, one per piece, looks nothing up.
+        slopes = np.diff(heights) * (self.n_points - 1)
+        bent = torch.full_like(image, low.item())
+        for i, slope in enumerate(slopes.tolist()):
+            start = low + i * step
+            bent += slope * (image.clamp(start, start + step) - start)
+        return bent
+
+
+class RandNoised(_RandImaged):
+    """Add Gaussian noise as MONAI's ``RandGaussianNoised``, some ten times faster.
+
+    Args:
+        keys: of the image.
+        prob: how often.
+        sigma: standard deviation.
+        varies: draw the standard deviation evenly from 0 to ``sigma``.
+    """
+
+    def __init__(self, keys: str, *, prob: float, sigma: float, varies: bool) -> None:
+        super().__init__(keys, prob=prob)
+        self.sigma = sigma
+        self.varies = varies
+
+    def change(self, image: Tensor) -> Tensor:
+        """Change ``(3, S, S)`` float32."""
+        sigma = self.R.uniform(0, self.sigma) if self.varies else self.sigma
+        generator = torch.Generator().manual_seed(int(self.R.randint(2**31)))
+        return image + sigma * torch.randn(image.shape, generator=generator)

@@ -14,6 +14,7 @@ from mediar_infer.training.augmentation import Augmentation
 from mediar_infer.training.transforms import (
     ExcludeBoundaryd,
     RandCellIntensityd,
+    RandHistogramd,
     RandSharpend,
     RandZoomCropd,
     build_transforms,
@@ -264,10 +265,10 @@ def test_built_transforms_have_the_values_of_table_1():
         "RandAxisFlipd": 0.5,
         "RandRotate90d": 0.5,
         "RandCellIntensityd": 0.25,
-        "RandGaussianNoised": 0.25,
+        "RandNoised": 0.25,
         "RandAdjustContrastd": 0.25,
         "RandSmoothd": 0.25,
-        "RandQuietHistogramShiftd": 0.25,
+        "RandHistogramd": 0.25,
         "RandSharpend": 0.25,
     }
     assert next(iter(steps)) == "ExcludeBoundaryd"
@@ -277,11 +278,10 @@ def test_built_transforms_have_the_values_of_table_1():
     )
     assert steps["RandRotate90d"].max_k == 3
     assert steps["RandCellIntensityd"].gain_range == (1.0, 1.7)
-    noise = steps["RandGaussianNoised"].rand_gaussian_noise
-    assert (noise.mean, noise.std, noise.sample_std) == (0.0, 0.1, False)
+    assert (steps["RandNoised"].sigma, steps["RandNoised"].varies) == (0.1, False)
     assert steps["RandAdjustContrastd"].adjuster.gamma == (0.0, 2.0)
     assert steps["RandSmoothd"].sigma_range == (1.0, 1.0)
-    assert steps["RandQuietHistogramShiftd"].shifter.num_control_points == (3, 3)
+    assert steps["RandHistogramd"].n_points == 3
     sharpen = steps["RandSharpend"]
     assert (sharpen.sigma_range, sharpen.alpha_range) == ((0.5, 1.0), (10.0, 30.0))
 
@@ -358,6 +358,26 @@ def test_sharpened_image_is_monais_inside(rng):
     sharpened = sharpen({"image": image})["image"]
     expected = monai_transforms.GaussianSharpen(sigma1=0.8, sigma2=0.8, alpha=20.0)(image)
     np.testing.assert_allclose(sharpened[:, 8:-8, 8:-8], expected[:, 8:-8, 8:-8], atol=1e-4)
+
+
+class WithoutIntegers(np.random.RandomState):
+    """Random numbers whose integers cost no draw, as ours needs none."""
+
+    def randint(self, low, high=None, size=None, dtype=int):
+        return low
+
+
+@pytest.mark.parametrize("n_points", [3, 5])
+def test_bent_histogram_is_monais(n_points, rng):
+    image = torch.from_numpy(rng.uniform(0.2, 0.7, (3, 30, 30)).astype(np.float32))
+    ours = RandHistogramd("image", prob=1.0, n_points=n_points)
+    theirs = monai_transforms.RandHistogramShift(num_control_points=n_points, prob=1.0)
+    for seed in range(5):
+        bent = ours.set_random_state(seed=seed)({"image": image})["image"]
+        expected = theirs.set_random_state(state=WithoutIntegers(seed))(image)
+        np.testing.assert_allclose(bent, expected, atol=1e-6)
+        assert abs(bent - image).max() > 0.01
+        np.testing.assert_allclose(torch.aminmax(bent), torch.aminmax(image), atol=1e-6)
 
 
 def test_sharpening_draws_the_second_sigma_below_the_first():
