@@ -12,6 +12,9 @@ _MODULES: Final = "mediar_infer.training.commands"
 
 COMMANDS: Final = {
     "index": (f"{_MODULES}.index_command", "check images and labels and list them in a data table"),
+    "convert": (f"{_MODULES}.convert_command", "bring a public data set into our layout"),
+    "generate": (f"{_MODULES}.generate_command", "draw images with known cells"),
+    "stats": (f"{_MODULES}.stats_command", "measure shape and size of labelled cells"),
     "sheet": (f"{_MODULES}.sheet_command", "draw every augmentation before and after"),
     "train": (f"{_MODULES}.train_command", "train all stages of a recipe, or some of them"),
     "pretrain": (f"{_MODULES}.pretrain_command", "train one of the recipe's pretraining phases"),

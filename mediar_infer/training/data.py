@@ -22,6 +22,7 @@ import tifffile
 from mediar_infer.errors import ImageReadError, ShapeError, UsageError
 from mediar_infer.flows import compute_unit_flow
 from mediar_infer.preprocess import normalise_image
+from mediar_infer.training.generated import KINDS, draw_scene
 from mediar_infer.types import LabelArray
 
 logger = logging.getLogger(__name__)
@@ -202,3 +203,32 @@ def load_unit_flow(name: str, labels: LabelArray, cache_dir: Path) -> Float16Arr
         np.save(file, unit_flow)
     unfinished.replace(path)
     return unit_flow
+
+
+def make_generated_samples(n_samples: int, seed: int, cache_dir: Path) -> list[Sample]:
+    """Draw images of 384 × 384 pixels, their labels and flows.
+
+    Args:
+        n_samples: how many; the kinds of layout take turns.
+        seed: image ``i`` depends on ``(seed, i)`` only.
+        cache_dir: folder of the cached flows; made if absent.
+
+    Returns:
+        Samples of the role ``generated``.
+    """
+    samples = []
+    for i in range(n_samples):
+        kind = KINDS[i % len(KINDS)]
+        name = f"generated_{seed}_{i}"
+        image, labels = draw_scene(kind, np.random.default_rng((seed, i)))
+        record = ImageRecord(name, "train", kind, "generated", Path(name), Path(name))
+        samples.append(
+            Sample(
+                record=record,
+                image=normalise_image(image, name),
+                labels=labels,
+                unit_flow=load_unit_flow(name, labels, cache_dir),
+            )
+        )
+    logger.info("generated %d images", len(samples))
+    return samples
