@@ -1,4 +1,4 @@
-"""Trained weights → what the engine loads: float16 file, manifest, graph, and a model card to fill."""
+"""Trained weights → what the engine loads: float16 file, manifest, graph; and a card to fill in."""
 
 import json
 import logging

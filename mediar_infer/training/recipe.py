@@ -1,7 +1,8 @@
 """Recipes: TOML files that say everything about a training run, read strictly.
 
 ``[defaults]`` and ``[augmentation]`` hold what all stages share; ``[stages.NAME]`` and
-``[stages.NAME.augmentation]`` what one stage has of its own. An unknown key, a wrong type or a value out of range is an error that names file, table and key.
+``[stages.NAME.augmentation]`` what one stage has of its own. An unknown key, a wrong type or a
+value out of range is an error that names file, table and key.
 ``paper.toml``, ``small.toml`` and ``finetune.toml`` come with the package, in ``recipes/``.
 """
 
@@ -44,7 +45,8 @@ class ModelConfig:
     encoder: str = "mit_b5"
     """``mit_b0`` … ``mit_b5``."""
     encoder_channels: tuple[int, ...] = ()
-    """Widths of the four encoder stages in place of those of ``encoder``; multiples of 1, 2, 5, 8."""
+    """Widths of the four encoder stages in place of those of ``encoder``; multiples of the numbers
+    of heads, 1, 2, 5 and 8."""
     encoder_depths: tuple[int, ...] = ()
     """Blocks of the four encoder stages in place of those of ``encoder``."""
     decoder_channels: tuple[int, ...] = (1024, 512, 256, 128, 64)
@@ -71,7 +73,9 @@ class ModelConfig:
             len(self.decoder_channels) == 5 and min(self.decoder_channels) >= 2,
             f"decoder_channels: found {list(self.decoder_channels)}, expected five of at least 2",
         )
-        _check(self.pab_channels > 0, f"pab_channels: found {self.pab_channels}, expected 1 or more")
+        _check(
+            self.pab_channels > 0, f"pab_channels: found {self.pab_channels}, expected 1 or more"
+        )
         _check(0 <= self.drop_path < 1, f"drop_path: found {self.drop_path}, expected 0 to below 1")
 
     @property
@@ -252,7 +256,7 @@ class StageConfig:
 
     def _check_rates(self) -> None:
         _check(
-            0 < self.learning_rate, f"learning_rate: found {self.learning_rate}, expected above 0"
+            self.learning_rate > 0, f"learning_rate: found {self.learning_rate}, expected above 0"
         )
         _check(
             0 <= self.final_learning_rate <= self.learning_rate,
@@ -479,8 +483,10 @@ def merge_values(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     merged = dict(base)
     for key, value in changes.items():
         below = merged.get(key)
-        both = isinstance(value, Mapping) and isinstance(below, Mapping)
-        merged[key] = merge_values(below, value) if both else value
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = merge_values(below, value)
+        else:
+            merged[key] = value
     return merged
 
 

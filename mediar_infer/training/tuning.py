@@ -123,7 +123,9 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
     write_table([*records, *memory], run_path / "table.csv")
     device = select_device(options.execution.device)
     start = _choose_start(options.weights, select_records(records, ("target",), "train"), device)
-    recipe = _adapt(read_recipe(find_recipe(options.recipe)), start, options, has_memory=bool(memory))
+    recipe = _adapt(
+        read_recipe(find_recipe(options.recipe)), start, options, has_memory=bool(memory)
+    )
     made = run_recipe(recipe, [*records, *memory], run_path, execution=options.execution)
     tuned = load_file(made[recipe.stages[-1].name])
     judge = _Judge(start, records, memory, device)
@@ -203,7 +205,9 @@ def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[Ima
             for record in records
         ]
     n_held_out = len(select_records(records, ("target",), "val"))
-    logger.info("%s: %d images to train on, %d held out", folder, len(records) - n_held_out, n_held_out)
+    logger.info(
+        "%s: %d images to train on, %d held out", folder, len(records) - n_held_out, n_held_out
+    )
     return records
 
 

@@ -9,7 +9,9 @@ from mediar_infer.training.export import export_weights
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``export`` command."""
-    parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="of a stage or blend of a run")
+    parser.add_argument(
+        "weights", type=Path, metavar="WEIGHTS", help="of a stage or blend of a run"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="NAME.safetensors")
     parser.add_argument("--replace", action="store_true", help="replace a file of this name")
     parser.add_argument(

@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="f1",
         help="mean F1 at IoU 0.5 on the held-out images, or cells found on the tuning images",
     )
-    parser.add_argument("--roles", nargs="+", default=list(LABELLED_ROLES), help="of held-out images")
+    parser.add_argument(
+        "--roles", nargs="+", default=list(LABELLED_ROLES), help="of held-out images"
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="SCORES.csv", help="score per image")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
 
@@ -35,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
     """
     records = read_table(args.table)
     by_f1 = args.by == "f1"
-    chosen = select_records(records, args.roles if by_f1 else ("tuning",), "val" if by_f1 else "train")
+    chosen = select_records(
+        records, args.roles if by_f1 else ("tuning",), "val" if by_f1 else "train"
+    )
     if not chosen:
         expected = "held-out images (split val)" if by_f1 else "tuning images"
         raise UsageError(f"{args.table}: found no {expected}, expected some; see 'index --help'")
