@@ -89,7 +89,13 @@ run_recipe(make_recipe(), records, Path(sys.argv[2]), execution=Execution("cpu",
 
 
 @pytest.mark.parametrize(
-    ("place", "number"), [("_do_step", 4), ("_do_step", 10), ("_save", 3), ("_finish", 2)]
+    ("place", "number"),
+    [
+        ("_do_step", 4),
+        ("_save", 5),
+        pytest.param("_do_step", 10, marks=pytest.mark.slow),
+        pytest.param("_finish", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(
     finished, records, tmp_path, place, number
