@@ -38,7 +38,7 @@ def test_weights_no_better_than_the_start_are_refused(f1):
 
 
 def test_weights_that_forget_are_refused():
-    with pytest.raises(TrainingError, match="at most 0.02 less on the memory"):
+    with pytest.raises(TrainingError, match=r"at most 0\.02 less on the memory"):
         choose(START, [Candidate(0.5, 0.9, 0.7)], 0.02)
 
 
