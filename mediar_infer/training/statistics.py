@@ -184,7 +184,7 @@ def draw_histograms(measures: Sequence[CellMeasures]) -> bytes:
     for axes, name in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
         each = values[name]
         if name == "cell_size":  # from specks to whole fields
-            bins = np.geomspace(0.9, 1.1 * each.max(), _N_BINS + 1)
+            bins = np.geomspace(0.9 * each.min(), 1.1 * each.max(), _N_BINS + 1)
             axes.set_xscale("log")
         else:
             bins = np.linspace(0, 1, _N_BINS + 1)
