@@ -89,7 +89,7 @@ def stack(labels):
     [
         (rgb, "RGB label", r"shape \(12, 16, 3\)"),
         (fractions, "not instances", "float32"),
-        (one_value, "not instances", "2 separate regions under the 1 numbers 255"),
+        (one_value, "not instances", "2 separate regions, but no numbers other than 255"),
         (negative, "not instances", "numbers from -1 to 1"),
         (beyond_int32, "not instances", "numbers from 0 to 2147483648"),
         (empty, "empty labels", "zeros only"),
