@@ -382,6 +382,14 @@ def test_challenge_archive_itself_may_be_named(tmp_path):
     assert [each.role for each in convert("challenge", tmp_path / "Tuning").values()] == ["tuning"]
 
 
+def test_name_of_the_download_does_not_make_labelled_images_tests(tmp_path):
+    download = tmp_path / "latest_test_copy"
+    save_image(download / "Train_Labeled" / "images" / "cell_00001.png")
+    save_labels(download / "Train_Labeled" / "labels" / "cell_00001_label.tiff")
+
+    assert [each.role for each in convert("challenge", download).values()] == ["target"]
+
+
 # All sets
 
 
