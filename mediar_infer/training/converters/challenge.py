@@ -5,6 +5,8 @@ is for stands in the names of its folders. The tuning labels, published later, a
 paper chooses checkpoints by counting cells there. Test images are left out.
 """
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from mediar_infer.errors import UsageError
@@ -13,8 +15,15 @@ from mediar_infer.training.converters.source_images import Found, SourceImage, l
 from mediar_infer.training.problems import MISSING_LABELS, Problem
 from mediar_infer.training.table import Role
 
-_TESTS = ("test", "hidden")
-_ROLES: dict[str, Role] = {"unlabel": "unlabelled", "tun": "tuning", "val": "tuning"}
+_ROLES: Mapping[str, Role | None] = {
+    "unlabel": "unlabelled",
+    "tun": "tuning",
+    "val": "tuning",
+    "test": None,
+    "hidden": None,
+    "train": "target",
+}
+"""Start of a word in the names of the folders → role; None is left out."""
 
 
 def find_images(folder: Path) -> Found:
@@ -32,12 +41,11 @@ def find_images(folder: Path) -> Found:
     """
     images, problems, n_left_out = [], [], 0
     for place in _image_folders(folder):
-        names = f"{folder.absolute().name}/{place.relative_to(folder)}".lower()
         candidates, wrong = find_candidates(place)
-        if any(word in names for word in _TESTS):
+        role = _find_role(str(place.relative_to(folder)), folder.absolute().name)
+        if role is None:
             n_left_out += len(candidates)
             continue
-        role: Role = next((role for word, role in _ROLES.items() if word in names), "target")
         problems += wrong
         for each in candidates:
             if role == "target" and each.label_path is None:
@@ -61,3 +69,13 @@ def _image_folders(folder: Path) -> list[Path]:
     return sorted(
         place for place in places if place.name != "labels" and not (place / "images").is_dir()
     )
+
+
+def _find_role(*names: str) -> Role | None:
+    """Look into the names one after the other; target if none says anything."""
+    for name in names:
+        words = re.split(r"[^a-z]+", name.lower())
+        for start, role in _ROLES.items():
+            if any(word.startswith(start) for word in words):
+                return role
+    return "target"
