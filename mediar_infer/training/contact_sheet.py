@@ -88,12 +88,12 @@ def draw_contact_sheet(
     never = changes[-2].augmentation
     before_maker = CropMaker(never, crop_size=crop_size, seed=seed)
     titles = [text for sample in samples for text in (sample.record.image_id, "after")]
-    rows = [[_draw_text(("",), _LINE_HEIGHT, _CAPTION_WIDTH)]]
-    rows[0] += [_draw_text((title,), _LINE_HEIGHT, crop_size) for title in titles]
+    rows = [[draw_text(("",), _LINE_HEIGHT, _CAPTION_WIDTH)]]
+    rows[0] += [draw_text((title,), _LINE_HEIGHT, crop_size) for title in titles]
     for change in changes:
         maker = CropMaker(change.augmentation, crop_size=crop_size, seed=seed)
         draw = Draw(0, excludes_boundary=change.excludes_boundary, intensity=True)
-        row = [_draw_text(change.lines, crop_size, _CAPTION_WIDTH)]
+        row = [draw_text(change.lines, crop_size, _CAPTION_WIDTH)]
         for slot, sample in enumerate(samples):
             row.append(_draw_crop(*before_maker.make(sample, Draw(0, False, True), 0, slot)))
             row.append(_draw_crop(*maker.make(sample, draw, 0, slot)))
@@ -118,7 +118,17 @@ def _draw_crop(image: Tensor, labels: LabelArray) -> Rgb:
     return drawn
 
 
-def _draw_text(lines: Sequence[str], height: int, width: int) -> Rgb:
+def draw_text(lines: Sequence[str], height: int, width: int) -> Rgb:
+    """Draw lines of text, white on black.
+
+    Args:
+        lines: short texts; what does not fit is cut off.
+        height: of the tile in pixels.
+        width: likewise.
+
+    Returns:
+        ``(height, width, 3)`` RGB.
+    """
     tile = np.zeros((height, width, 3), np.uint8)
     for number, line in enumerate(lines, start=1):
         cv2.putText(

@@ -7,6 +7,7 @@ in two dimensions. The engine loads ``mediar_former`` only: the others are for c
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -211,7 +212,10 @@ def decode_features(network: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def pool_features(network: nn.Module, inputs: Tensor, weights: Tensor) -> Tensor:
-    """Average the encoder's last feature map over the pixels that count.
+    """Average each of the encoder's four feature maps over the pixels that count.
+
+    All stages are taken: the early ones tell stains and textures apart, the last one what the cells
+    look like.
 
     Args:
         network: ``mediar_former`` or ``mediar_former_one_head``.
@@ -219,7 +223,7 @@ def pool_features(network: nn.Module, inputs: Tensor, weights: Tensor) -> Tensor
         weights: ``(N, 1, H, W)``, 1 where a pixel belongs to the image and 0 in its padding.
 
     Returns:
-        ``(N, encoder_channels[-1])`` float32.
+        ``(N, sum(encoder_channels))`` float32.
 
     Raises:
         UsageError: if the network has no such encoder.
@@ -229,6 +233,8 @@ def pool_features(network: nn.Module, inputs: Tensor, weights: Tensor) -> Tensor
             f"found a {type(network).__name__}, expected a MEDIAR-Former, whose encoder gives the"
             " embeddings"
         )
-    features: Tensor = network.encoder(inputs)[-1].float()
-    shares = F.avg_pool2d(weights.float(), STRIDE)
-    return (features * shares).sum((2, 3)) / shares.sum((2, 3))
+    pooled = []
+    for features in network.encoder(inputs):
+        shares = F.avg_pool2d(weights.float(), weights.shape[-1] // features.shape[-1])
+        pooled.append((features.float() * shares).sum((2, 3)) / shares.sum((2, 3)))
+    return torch.cat(pooled, dim=1)

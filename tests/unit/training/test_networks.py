@@ -113,16 +113,17 @@ def test_pooled_features_leave_padding_out():
     weights[..., :32, :32] = 1
     with torch.inference_mode():
         pooled = pool_features(network, inputs, weights)
-        expected = network.encoder(inputs)[-1][:, :, 0, 0]
-    torch.testing.assert_close(pooled, expected)
+        features = network.encoder(inputs)
+    corners = [f[..., : f.shape[2] // 2, : f.shape[3] // 2].mean((2, 3)) for f in features]
+    torch.testing.assert_close(pooled, torch.cat(corners, 1))
 
 
-def test_pooled_features_of_a_whole_image_are_the_mean():
+def test_pooled_features_of_a_whole_image_are_the_means_of_all_stages():
     network = build("mediar_former").eval()
     inputs = torch.rand(2, 3, 64, 96)
     with torch.inference_mode():
         pooled = pool_features(network, inputs, torch.ones(2, 1, 64, 96))
-        expected = network.encoder(inputs)[-1].mean((2, 3))
+        expected = torch.cat([f.mean((2, 3)) for f in network.encoder(inputs)], 1)
     torch.testing.assert_close(pooled, expected)
 
 
