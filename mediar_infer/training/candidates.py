@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Final, cast
 
 from mediar_infer.errors import UsageError
 from mediar_infer.images import list_images
+from mediar_infer.output_files import write_bytes
 from mediar_infer.training.problems import (
     DUPLICATE_ID,
     LISTED_TWICE,
@@ -152,13 +154,39 @@ def _to_candidate(row: Mapping[str, str | None], folder: Path, place: str) -> Ca
     label = values.get("label")
     return Candidate(
         image_id=values["id"],
-        image_path=folder / values["image"],
-        label_path=folder / label if label else None,
+        image_path=_absolute(folder, values["image"]),
+        label_path=_absolute(folder, label) if label else None,
         role=cast(Role, values["role"]) if values.get("role") else None,
         split=values.get("split", ""),
         modality=values.get("modality", ""),
         source=values.get("source") or values.get("source_repo", ""),
     )
+
+
+def _absolute(folder: Path, name: str) -> Path:
+    return Path(os.path.normpath(folder / name))
+
+
+def write_manifest(candidates: Sequence[Candidate], path: Path) -> None:
+    """Write a manifest that ``read_manifest`` reads.
+
+    Args:
+        candidates: its lines.
+        path: CSV file to make or replace; the paths in it are relative to its folder.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    folder = path.absolute().parent
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("id", "role", "split", "modality", "source", "image", "label"))
+    for each in candidates:
+        image = os.path.relpath(each.image_path, folder)
+        label = os.path.relpath(each.label_path, folder) if each.label_path else ""
+        kind = (each.role or "", each.split, each.modality, each.source)
+        writer.writerow((each.image_id, *kind, image, label))
+    write_bytes(path, text.getvalue().encode("utf-8"))
 
 
 def make_ids_unique(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Problem]]:

@@ -119,15 +119,12 @@ def _draw_crop(image: Tensor, labels: LabelArray) -> Rgb:
 
 
 def draw_text(lines: Sequence[str], height: int, width: int) -> Rgb:
-    """Draw lines of text, white on black.
+    """Draw lines of ASCII text, white on black.
 
     Args:
-        lines: short texts; what does not fit is cut off.
-        height: of the tile in pixels.
-        width: likewise.
-
-    Returns:
-        ``(height, width, 3)`` RGB.
+        lines: cut off where they are longer than the tile.
+        height: of the tile in pixels; a line takes 16.
+        width: of the tile in pixels.
     """
     tile = np.zeros((height, width, 3), np.uint8)
     for number, line in enumerate(lines, start=1):

@@ -7,7 +7,7 @@ resumed run, and a run of several processes, train on the batches of an uninterr
 import contextlib
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -136,7 +136,7 @@ class _BatchMaker(Dataset[Batch | MediarError]):
             foreground=torch.from_numpy(np.stack([target.foreground for target in targets])),
             unit_flow=torch.from_numpy(np.stack([target.unit_flow for target in targets])),
             image_ids=tuple(sample.record.image_id for sample in samples),
-            has_labels=torch.tensor([sample.record.label_path is not None for sample in samples]),
+            has_labels=torch.tensor([sample.has_labels for sample in samples]),
         )
 
 
@@ -200,7 +200,9 @@ def _take_part(step: int, draws: Sequence[Draw], rank: int, world_size: int) -> 
     return _Work(step, first, tuple(draws[first : first + n_each]))
 
 
-def _run_thread(maker: _BatchMaker, works: Iterable[_Work]) -> Iterator[Batch | MediarError]:
+def _run_thread(
+    maker: _BatchMaker, works: Iterable[_Work]
+) -> Generator[Batch | MediarError, None, None]:
     waiting: deque[Future[Batch | MediarError]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
         try:
@@ -217,7 +219,7 @@ def _run_thread(maker: _BatchMaker, works: Iterable[_Work]) -> Iterator[Batch | 
 
 def _run_workers(
     maker: _BatchMaker, works: Iterable[_Work], n_workers: int
-) -> Iterator[Batch | MediarError]:
+) -> Generator[Batch | MediarError, None, None]:
     context = multiprocessing.get_context(_START_METHOD)
     # Imported once, not by every worker.
     context.set_forkserver_preload([__name__])

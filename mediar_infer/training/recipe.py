@@ -1,6 +1,8 @@
 """Recipes: TOML files that say everything about a training run, read strictly.
 
-An unknown key, a wrong type or a value out of range is an error that names file, table and key.
+``[defaults]`` and ``[augmentation]`` hold what all stages share; ``[stages.NAME]`` and
+``[stages.NAME.augmentation]`` what one stage has of its own. An unknown key, a wrong type or a
+value out of range is an error that names file, table and key.
 ``paper.toml``, ``small.toml`` and ``finetune.toml`` come with the package, in ``recipes/``.
 """
 
@@ -43,7 +45,8 @@ class ModelConfig:
     encoder: str = "mit_b5"
     """``mit_b0`` … ``mit_b5``."""
     encoder_channels: tuple[int, ...] = ()
-    """Widths of the four encoder stages in place of those of ``encoder``; multiples of 1, 2, 5, 8."""
+    """Widths of the four encoder stages in place of those of ``encoder``; multiples of the numbers
+    of heads, 1, 2, 5 and 8."""
     encoder_depths: tuple[int, ...] = ()
     """Blocks of the four encoder stages in place of those of ``encoder``."""
     decoder_channels: tuple[int, ...] = (1024, 512, 256, 128, 64)
@@ -70,7 +73,9 @@ class ModelConfig:
             len(self.decoder_channels) == 5 and min(self.decoder_channels) >= 2,
             f"decoder_channels: found {list(self.decoder_channels)}, expected five of at least 2",
         )
-        _check(self.pab_channels > 0, f"pab_channels: found {self.pab_channels}, expected 1 or more")
+        _check(
+            self.pab_channels > 0, f"pab_channels: found {self.pab_channels}, expected 1 or more"
+        )
         _check(0 <= self.drop_path < 1, f"drop_path: found {self.drop_path}, expected 0 to below 1")
 
     @property
@@ -251,7 +256,7 @@ class StageConfig:
 
     def _check_rates(self) -> None:
         _check(
-            0 < self.learning_rate, f"learning_rate: found {self.learning_rate}, expected above 0"
+            self.learning_rate > 0, f"learning_rate: found {self.learning_rate}, expected above 0"
         )
         _check(
             0 <= self.final_learning_rate <= self.learning_rate,
@@ -478,8 +483,10 @@ def merge_values(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     merged = dict(base)
     for key, value in changes.items():
         below = merged.get(key)
-        both = isinstance(value, Mapping) and isinstance(below, Mapping)
-        merged[key] = merge_values(below, value) if both else value
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = merge_values(below, value)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -492,7 +499,16 @@ def read_recipe(path: Path) -> Recipe:
     return parse_recipe(read_values(path), str(path))
 
 
-_TABLES: Final = ("model", "data", "augmentation", "stages", "blends", "discovery", "relabelling")
+_TABLES: Final = (
+    "model",
+    "data",
+    "augmentation",
+    "defaults",
+    "stages",
+    "blends",
+    "discovery",
+    "relabelling",
+)
 
 
 def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
@@ -513,8 +529,15 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
             raise UsageError(
                 f"{where}: {key}: found {plain.get(key)!r}, expected {_TYPE_NAMES[expected]}"
             )
+    keys = tuple(each.name for each in fields(StageConfig) if each.name not in _NO_KEYS)
+    _check_keys(tables["defaults"], keys, where, "[defaults]")
     stages = tuple(
-        _parse_stage(name, _table(tables["stages"], name, where), tables["augmentation"], where)
+        _parse_stage(
+            name,
+            {**tables["defaults"], **_table(tables["stages"], name, where)},
+            tables["augmentation"],
+            where,
+        )
         for name in tables["stages"]
     )
     blends = tuple(
@@ -536,6 +559,9 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
         if str(error).startswith(where):
             raise
         raise UsageError(f"{where}: {error}") from error
+
+
+_NO_KEYS: Final = ("name", "augmentation")
 
 
 def _parse_stage(

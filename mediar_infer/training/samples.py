@@ -31,6 +31,8 @@ class Sample:
     labels: LabelArray
     """``(H, W)`` int32 instance labels with the ids of the file, 0 = background; all zero for
     images without labels."""
+    has_labels: bool = True
+    """False for images without labels: that their labels are zero means nothing."""
 
 
 def load_sample(record: ImageRecord, label_path: Path | None = None) -> Sample:
@@ -62,7 +64,7 @@ def load_sample(record: ImageRecord, label_path: Path | None = None) -> Sample:
         )
     for array in (image, labels):
         array.flags.writeable = False
-    return Sample(record, image, labels)
+    return Sample(record, image, labels, has_labels=path is not None)
 
 
 class SampleStore(Sequence[Sample]):

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from mediar_infer.architecture import Architecture
 from mediar_infer.checkpoints import compute_digest, load_checkpoint, weights_dirs
@@ -30,10 +32,10 @@ from mediar_infer.training.table import ImageRecord, select_records
 from mediar_infer.training.trainer import (
     ExtraLoss,
     Score,
-    StagePlan,
     Trainer,
     build_fabric,
     plan_stage,
+    reduce_tensor,
 )
 
 logger = logging.getLogger(__name__)
@@ -199,7 +201,9 @@ def _prepare(
         "seed": seed,
         "start": compute_digest(start_path) if start_path else config.start,
         "images": _digest_images(chosen, label_paths),
-        "clusters": _digest(f"{name} {number}" for name, number in sorted((clusters or {}).items())),
+        "clusters": _digest(
+            f"{name} {number}" for name, number in sorted((clusters or {}).items())
+        ),
     }
     return _Job(
         recipe=recipe,
@@ -224,7 +228,11 @@ def _digest(lines: Iterable[str]) -> str:
 def _digest_images(records: Sequence[ImageRecord], label_paths: Mapping[str, Path]) -> str:
     return _digest(
         f"{record.image_id} {record.role} {record.digest} {record.n_cells}"
-        + (f" {compute_digest(label_paths[record.image_id])}" if record.image_id in label_paths else "")
+        + (
+            f" {compute_digest(label_paths[record.image_id])}"
+            if record.image_id in label_paths
+            else ""
+        )
         for record in records
     )
 
@@ -344,12 +352,13 @@ def _run_stage(job: _Job) -> None:
         *(config.precision, job.execution.n_processes, fabric.device.type),
     )
     try:
-        fabric.launch(_work, job)
-    except torch.multiprocessing.ProcessRaisedException as error:
+        # bound, as Fabric walks through arguments and takes no frozen dataclass
+        fabric.launch(partial(_work, job=job))
+    except ProcessRaisedException as error:
         # the last line of the other process's traceback is its error
         message = error.msg.strip().splitlines()[-1]
         raise TrainingError(f"process {error.error_index}: {message}") from error
-    except torch.multiprocessing.ProcessExitedException as error:
+    except ProcessExitedException as error:
         raise TrainingError(
             f"process {error.error_index} ended by {error.signal_name or error.exit_code},"
             " expected it to train; look for a lack of memory, then resume"
@@ -420,7 +429,7 @@ class _Validation:
         scores = [score_image(segmenter, record) for record in mine]
         values = [score.f1 if self.measure == "f1" else score.n_cells for score in scores]
         total = torch.tensor(float(sum(values)), dtype=torch.float64, device=self.fabric.device)
-        value = float(self.fabric.all_reduce(total, reduce_op="sum"))
+        value = float(reduce_tensor(self.fabric, total, "sum"))
         n_images = len(self.records)
         return Score(self.measure, value / n_images if self.measure == "f1" else value, n_images)
 

@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from tqdm import tqdm
 
 from mediar_infer.budget import peak_memory_bytes
@@ -110,9 +111,16 @@ def build_fabric(device: str, n_processes: int, precision: str) -> Fabric:
     )
 
 
+def reduce_tensor(fabric: Fabric, values: Tensor, operation: Literal["mean", "sum"]) -> Tensor:
+    """Mean or sum of a tensor over the processes, in all of them."""
+    reduced = fabric.all_reduce(values, reduce_op=operation)
+    assert isinstance(reduced, Tensor)
+    return reduced
+
+
 def _build_precision(precision: str, device_type: str) -> Precision:
     if precision == "float16":
-        return MixedPrecision("16-mixed", device_type, torch.amp.GradScaler(device_type))
+        return MixedPrecision("16-mixed", device_type, GradScaler(device_type))
     if precision == "bfloat16":
         return MixedPrecision("bf16-mixed", device_type)
     return Precision()
@@ -219,7 +227,7 @@ class Trainer:
         self._writer: Any = None
 
     @property
-    def _scaler(self) -> "torch.amp.GradScaler | None":
+    def _scaler(self) -> GradScaler | None:
         precision = self.fabric.strategy.precision
         return precision.scaler if isinstance(precision, MixedPrecision) else None
 
@@ -307,7 +315,7 @@ class Trainer:
         torch.manual_seed((plan.seed * 1_000_003 + step) * 1024 + self.fabric.global_rank)
         self._optimizer.zero_grad()
         losses = self._compute_gradients(batch)
-        losses = self.fabric.all_reduce(losses, reduce_op="mean")
+        losses = reduce_tensor(self.fabric, losses, "mean")
         norm = self.fabric.clip_gradients(
             self._model,
             self._optimizer,
@@ -320,9 +328,7 @@ class Trainer:
         self._optimizer.step()
         if self._average is not None:
             is_averaging = step + 1 > self.config.ema_from_step
-            self._average.update(
-                self._plain_model, self.config.ema_decay if is_averaging else 0.0
-            )
+            self._average.update(self._plain_model, self.config.ema_decay if is_averaging else 0.0)
         return values, rate, norm_value
 
     def _compute_gradients(self, batch: Batch) -> Tensor:
@@ -368,10 +374,8 @@ class Trainer:
         step = self.progress.step
         epoch = (step - 1) // self.plan.steps_per_epoch
         rounded = [round(loss, 6) for loss in losses]
-        self._log.add(
-            (step, epoch, *rounded, f"{rate:.6e}", round(norm, 4))
-            + (round(seconds, 4), round(waited_s, 4))
-        )
+        times = (round(seconds, 4), round(waited_s, 4))
+        self._log.add((step, epoch, *rounded, f"{rate:.6e}", round(norm, 4), *times))
         if step % _LOG_EVERY and step != self.plan.n_steps:
             return
         if self._writer is not None:
@@ -414,9 +418,7 @@ class Trainer:
         progress.last_validated = progress.step
         if not self.fabric.is_global_zero:
             return
-        self._validations.add(
-            (progress.step, score.measure, round(score.value, 6), score.n_images)
-        )
+        self._validations.add((progress.step, score.measure, round(score.value, 6), score.n_images))
         self._validations.flush()
         if self._writer is not None:
             self._writer.add_scalar(f"validation/{score.measure}", score.value, progress.step)
@@ -489,7 +491,7 @@ class Trainer:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(
             str(self.folder.tensorboard_path), purge_step=self.progress.step + 1
         )
 

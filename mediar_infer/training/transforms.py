@@ -9,14 +9,16 @@ Convention:
     - no array that is handed in is modified.
 """
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+import cv2
 import numpy as np
 import torch
 from monai import transforms
 from monai.data.meta_obj import get_track_meta, set_track_meta
+from monai.networks.layers.convutils import gaussian_1d
 from torch import Tensor
 
 from mediar_infer.flows import renumber_labels
@@ -33,7 +35,8 @@ KEPT_BORDER: Final = 2
 """Pixels this close to the border of the image are not excluded."""
 
 _Data = Mapping[Hashable, Any]
-_SMALLEST_DENSITY = 1 / 255
+# Optical density is counted from here on.
+_DARKEST = 1 / 255
 
 
 def build_transforms(
@@ -71,9 +74,6 @@ def build_transforms(
 
 def _build_intensity_transforms(augmentation: Augmentation) -> list[transforms.Transform]:
     a = augmentation
-    smoothing = dict.fromkeys(("sigma_x", "sigma_y"), a.smoothing_sigma_range)
-    sharpening = dict.fromkeys(("sigma1_x", "sigma1_y"), a.sharpening_sigma_range)
-    sharpening |= dict.fromkeys(("sigma2_x", "sigma2_y"), a.sharpening_sigma_range[0])
     every = [
         RandChanneld(IMAGE, prob=a.channel_probability),
         RandColourMixd(IMAGE, prob=a.mixing_probability),
@@ -83,16 +83,15 @@ def _build_intensity_transforms(augmentation: Augmentation) -> list[transforms.T
             fraction=a.cell_intensity_fraction,
             gain_range=a.cell_intensity_range,
         ),
-        transforms.RandGaussianNoised(
-            IMAGE, prob=a.noise_probability, std=a.noise_sigma, sample_std=a.noise_varies
-        ),
+        RandNoised(IMAGE, prob=a.noise_probability, sigma=a.noise_sigma, varies=a.noise_varies),
         transforms.RandAdjustContrastd(IMAGE, prob=a.contrast_probability, gamma=a.contrast_range),
-        transforms.RandGaussianSmoothd(IMAGE, prob=a.smoothing_probability, **smoothing),
-        RandQuietHistogramShiftd(
-            IMAGE, prob=a.histogram_probability, num_control_points=a.histogram_points
-        ),
-        transforms.RandGaussianSharpend(
-            IMAGE, prob=a.sharpening_probability, alpha=a.sharpening_alpha_range, **sharpening
+        RandSmoothd(IMAGE, prob=a.smoothing_probability, sigma_range=a.smoothing_sigma_range),
+        RandHistogramd(IMAGE, prob=a.histogram_probability, n_points=a.histogram_points),
+        RandSharpend(
+            IMAGE,
+            prob=a.sharpening_probability,
+            sigma_range=a.sharpening_sigma_range,
+            alpha_range=a.sharpening_alpha_range,
         ),
         RandSaturationd(IMAGE, prob=a.saturation_probability),
     ]
@@ -111,7 +110,17 @@ def _plain_tensors() -> Iterator[None]:
 
 
 class PlainCompose(transforms.Compose):  # type: ignore[misc]  # MONAI is read without its types
-    """``Compose`` that works on plain tensors and gives them back."""
+    """``Compose`` that works on plain tensors, and whose transforms draw from one generator."""
+
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> "PlainCompose":
+        """Take this generator; ``Compose`` makes one per transform, which costs more than many."""
+        self.R = np.random.RandomState(seed) if state is None else state
+        for step in self.transforms:
+            if isinstance(step, transforms.Randomizable):
+                step.set_random_state(state=self.R)
+        return self
 
     def __call__(self, input_: _Data, *args: Any, **options: Any) -> Any:  # noqa: ANN401
         """Run the transforms one after the other."""
@@ -216,29 +225,28 @@ class RandCellIntensityd(transforms.RandomizableTransform):  # type: ignore[misc
         super().__init__(prob)
         self.fraction = fraction
         self.gain_range = gain_range
-        self.gains: Float32Array = np.ones(1, np.float32)
 
-    def randomize(self, data: int) -> None:
-        """Draw the factor of the background (1) and of each of so many cells."""
-        super().randomize(None)
-        if self._do_transform:
-            gains = self.R.uniform(*self.gain_range, data + 1)
-            gains[self.R.uniform(size=data + 1) >= self.fraction] = 1
-            gains[0] = 1
-            self.gains = gains.astype(np.float32)
+    def draw_gains(self, n_cells: int) -> Float32Array:
+        """Draw the factor of the background (1) and of each cell: ``(n_cells + 1,)``."""
+        gains = self.R.uniform(*self.gain_range, n_cells + 1)
+        gains[self.R.uniform(size=n_cells + 1) >= self.fraction] = 1
+        gains[0] = 1
+        drawn: Float32Array = gains.astype(np.float32)
+        return drawn
 
     def __call__(self, data: _Data) -> dict[Hashable, Any]:
         """Scale the image inside the chosen cells."""
         changed = dict(data)
-        renumbered, n_cells = renumber_labels(np.asarray(changed[LABEL])[0])
-        self.randomize(n_cells)
+        self.randomize(None)
         if self._do_transform:
-            changed[IMAGE] = changed[IMAGE] * torch.from_numpy(self.gains[renumbered])
+            renumbered, n_cells = renumber_labels(np.asarray(changed[LABEL])[0])
+            factors = self.draw_gains(n_cells)[renumbered]
+            changed[IMAGE] = changed[IMAGE] * torch.from_numpy(factors)
         return changed
 
 
 class _RandImaged(transforms.RandomizableTransform, transforms.MapTransform):  # type: ignore[misc]
-    """A random change of the image alone; the base of the three that follow."""
+    """A random change of the image alone; the base of those that follow."""
 
     def __init__(self, keys: str, *, prob: float) -> None:
         transforms.MapTransform.__init__(self, keys)
@@ -276,9 +284,12 @@ class RandColourMixd(_RandImaged):
         shares = self.R.dirichlet((0.6, 0.6, 0.6), 3) * self.R.uniform(0.5, 1.5, (3, 1))
         matrix = torch.from_numpy(shares.astype(np.float32))
         if self.R.uniform() < 0.5:
-            return torch.tensordot(matrix, image, 1).clamp_(0, 1)
-        density = -image.clamp(_SMALLEST_DENSITY, 1).log_()
-        return torch.tensordot(matrix, density, 1).neg_().exp_()
+            return _mix(matrix, image).clamp_(0, 1)
+        return _mix(matrix, -image.clamp(_DARKEST, 1).log_()).neg_().exp_()
+
+
+def _mix(matrix: Tensor, image: Tensor) -> Tensor:
+    return (matrix @ image.flatten(1)).reshape(image.shape)
 
 
 class RandInversiond(_RandImaged):
@@ -297,10 +308,120 @@ class RandSaturationd(_RandImaged):
         return image.clamp(0, 1)
 
 
-class RandQuietHistogramShiftd(transforms.RandHistogramShiftd):  # type: ignore[misc]
-    """``RandHistogramShiftd`` that leaves images of one value alone, without MONAI's warning."""
+class RandSmoothd(_RandImaged):
+    """Smooth by a Gaussian, as MONAI's ``RandGaussianSmoothd``; see :func:`smooth_image`.
 
-    def __call__(self, data: _Data) -> Any:  # noqa: ANN401
-        """Change the image with the probability given."""
-        low, high = torch.aminmax(data[self.keys[0]])
-        return dict(data) if low == high else super().__call__(data)
+    Args:
+        keys: of the image.
+        prob: how often.
+        sigma_range: standard deviations in pixels, drawn for each axis.
+    """
+
+    def __init__(self, keys: str, *, prob: float, sigma_range: Range) -> None:
+        super().__init__(keys, prob=prob)
+        self.sigma_range = sigma_range
+
+    def change(self, image: Tensor) -> Tensor:
+        """Change ``(3, S, S)`` float32."""
+        return smooth_image(image, self.R.uniform(*self.sigma_range, 2))
+
+
+class RandSharpend(_RandImaged):
+    """Smooth twice and amplify the difference, as MONAI's ``RandGaussianSharpend``.
+
+    Args:
+        keys: of the image.
+        prob: how often.
+        sigma_range: standard deviations of the first Gaussian in pixels, drawn for each axis; those
+            of the second are drawn from the smallest to the one of the first.
+        alpha_range: factors of the difference.
+    """
+
+    def __init__(self, keys: str, *, prob: float, sigma_range: Range, alpha_range: Range) -> None:
+        super().__init__(keys, prob=prob)
+        self.sigma_range = sigma_range
+        self.alpha_range = alpha_range
+
+    def change(self, image: Tensor) -> Tensor:
+        """Change ``(3, S, S)`` float32."""
+        first = self.R.uniform(*self.sigma_range, 2)
+        second = self.R.uniform(self.sigma_range[0], first)
+        once = smooth_image(image, first)
+        alpha = float(self.R.uniform(*self.alpha_range))
+        return once + alpha * (once - smooth_image(once, second))
+
+
+def smooth_image(image: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Smooth by MONAI's Gaussian, some ten times faster.
+
+    Beyond its edge the crop goes on as its mirror image, where MONAI's is black: at inference no
+    window has a dark rim, which sharpening would turn into a bright frame.
+
+    Args:
+        image: ``(3, H, W)`` float32. Not modified.
+        sigmas: standard deviations along y and x in pixels, above 0.
+
+    Returns:
+        ``(3, H, W)`` float32.
+    """
+    y, x = (gaussian_1d(torch.tensor(float(sigma)), truncated=4.0).numpy() for sigma in sigmas)
+    smoothed = [
+        cv2.sepFilter2D(channel, cv2.CV_32F, x, y, borderType=cv2.BORDER_REFLECT)
+        for channel in image.numpy()
+    ]
+    return torch.from_numpy(np.stack(smoothed))
+
+
+class RandHistogramd(_RandImaged):
+    """Bend the histogram as MONAI's ``RandHistogramShiftd``, some five times faster.
+
+    Images of one value stay as they are, without MONAI's warning.
+
+    Args:
+        keys: of the image.
+        prob: how often.
+        n_points: control points, at least 3; the two ends stay where they are.
+    """
+
+    def __init__(self, keys: str, *, prob: float, n_points: int) -> None:
+        super().__init__(keys, prob=prob)
+        self.n_points = n_points
+
+    def change(self, image: Tensor) -> Tensor:
+        """Change ``(3, S, S)`` float32; smallest and largest value stay."""
+        heights = np.linspace(0, 1, self.n_points)
+        for i in range(1, self.n_points - 1):
+            heights[i] = self.R.uniform(heights[i - 1], heights[i + 1])
+        low, high = torch.aminmax(image)
+        step = (high - low) / (self.n_points - 1)
+        if step == 0:
+            return image
+        # A sum of ramps, one per piece, looks nothing up.
+        slopes = np.diff(heights) * (self.n_points - 1)
+        bent = torch.full_like(image, low.item())
+        for i, slope in enumerate(slopes.tolist()):
+            start = low + i * step
+            bent += slope * (image.clamp(start, start + step) - start)
+        return bent
+
+
+class RandNoised(_RandImaged):
+    """Add Gaussian noise as MONAI's ``RandGaussianNoised``, some ten times faster.
+
+    Args:
+        keys: of the image.
+        prob: how often.
+        sigma: standard deviation.
+        varies: draw the standard deviation evenly from 0 to ``sigma``.
+    """
+
+    def __init__(self, keys: str, *, prob: float, sigma: float, varies: bool) -> None:
+        super().__init__(keys, prob=prob)
+        self.sigma = sigma
+        self.varies = varies
+
+    def change(self, image: Tensor) -> Tensor:
+        """Change ``(3, S, S)`` float32."""
+        sigma = self.R.uniform(0, self.sigma) if self.varies else self.sigma
+        generator = torch.Generator().manual_seed(int(self.R.randint(2**31)))
+        return image + sigma * torch.randn(image.shape, generator=generator)

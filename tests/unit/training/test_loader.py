@@ -49,7 +49,7 @@ class FakeStore:
         )
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         image.flags.writeable = labels.flags.writeable = False
-        return Sample(record, image, labels)
+        return Sample(record, image, labels, has_labels=index != 3)
 
 
 def draw_step(step):

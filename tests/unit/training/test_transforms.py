@@ -14,9 +14,12 @@ from mediar_infer.training.augmentation import Augmentation
 from mediar_infer.training.transforms import (
     ExcludeBoundaryd,
     RandCellIntensityd,
+    RandHistogramd,
+    RandSharpend,
     RandZoomCropd,
     build_transforms,
     exclude_boundary,
+    smooth_image,
 )
 from tests.fakes import draw_cells
 
@@ -262,11 +265,11 @@ def test_built_transforms_have_the_values_of_table_1():
         "RandAxisFlipd": 0.5,
         "RandRotate90d": 0.5,
         "RandCellIntensityd": 0.25,
-        "RandGaussianNoised": 0.25,
+        "RandNoised": 0.25,
         "RandAdjustContrastd": 0.25,
-        "RandGaussianSmoothd": 0.25,
-        "RandQuietHistogramShiftd": 0.25,
-        "RandGaussianSharpend": 0.25,
+        "RandSmoothd": 0.25,
+        "RandHistogramd": 0.25,
+        "RandSharpend": 0.25,
     }
     assert next(iter(steps)) == "ExcludeBoundaryd"
     assert (steps["RandZoomCropd"].zoom_range, steps["RandZoomCropd"].crop_size) == (
@@ -275,16 +278,12 @@ def test_built_transforms_have_the_values_of_table_1():
     )
     assert steps["RandRotate90d"].max_k == 3
     assert steps["RandCellIntensityd"].gain_range == (1.0, 1.7)
-    noise = steps["RandGaussianNoised"].rand_gaussian_noise
-    assert (noise.mean, noise.std, noise.sample_std) == (0.0, 0.1, False)
+    assert (steps["RandNoised"].sigma, steps["RandNoised"].varies) == (0.1, False)
     assert steps["RandAdjustContrastd"].adjuster.gamma == (0.0, 2.0)
-    smooth = steps["RandGaussianSmoothd"].rand_smooth
-    assert smooth.sigma_x == smooth.sigma_y == (1.0, 1.0)
-    assert steps["RandQuietHistogramShiftd"].shifter.num_control_points == (3, 3)
-    sharpen = steps["RandGaussianSharpend"].rand_sharpen
-    assert sharpen.sigma1_x == sharpen.sigma1_y == (0.5, 1.0)
-    assert sharpen.sigma2_x == sharpen.sigma2_y == 0.5
-    assert sharpen.alpha == (10.0, 30.0)
+    assert steps["RandSmoothd"].sigma_range == (1.0, 1.0)
+    assert steps["RandHistogramd"].n_points == 3
+    sharpen = steps["RandSharpend"]
+    assert (sharpen.sigma_range, sharpen.alpha_range) == ((0.5, 1.0), (10.0, 30.0))
 
 
 def test_each_change_happens_as_often_as_it_should(rng):
@@ -342,6 +341,56 @@ def test_contrast_is_a_power_of_the_image(rng):
     data["image"][:, 0, 0], data["image"][:, 0, 1] = 0, 1
     squared = run(only(names=["contrast"], contrast_range=(2.0, 2.0)), data, 64)["image"]
     np.testing.assert_allclose(squared, plain(data, 64)["image"] ** 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigmas", [(1.0, 1.0), (0.5, 2.0), (1.7, 0.6)])
+def test_smoothed_image_is_monais_but_goes_on_as_a_mirror_image(sigmas, rng):
+    image = torch.from_numpy(rng.random((3, 30, 40), np.float32))
+    smoothed = smooth_image(image, sigmas).numpy()
+    mirrored = np.pad(image.numpy(), ((0, 0), (10, 10), (10, 10)), mode="symmetric")
+    expected = monai_transforms.GaussianSmooth(sigmas)(mirrored)[:, 10:-10, 10:-10]
+    np.testing.assert_allclose(smoothed, np.asarray(expected), atol=1e-6)
+
+
+def test_sharpened_image_is_monais_inside(rng):
+    image = torch.from_numpy(rng.random((3, 40, 40), np.float32))
+    sharpen = RandSharpend("image", prob=1.0, sigma_range=(0.8, 0.8), alpha_range=(20.0, 20.0))
+    sharpened = sharpen({"image": image})["image"]
+    expected = monai_transforms.GaussianSharpen(sigma1=0.8, sigma2=0.8, alpha=20.0)(image)
+    np.testing.assert_allclose(sharpened[:, 8:-8, 8:-8], expected[:, 8:-8, 8:-8], atol=1e-4)
+
+
+class WithoutIntegers(np.random.RandomState):
+    """Random numbers whose integers cost no draw, as ours needs none."""
+
+    def randint(self, low, high=None, size=None, dtype=int):
+        return low
+
+
+@pytest.mark.parametrize("n_points", [3, 5])
+def test_bent_histogram_is_monais(n_points, rng):
+    image = torch.from_numpy(rng.uniform(0.2, 0.7, (3, 30, 30)).astype(np.float32))
+    ours = RandHistogramd("image", prob=1.0, n_points=n_points)
+    theirs = monai_transforms.RandHistogramShift(num_control_points=n_points, prob=1.0)
+    for seed in range(5):
+        bent = ours.set_random_state(seed=seed)({"image": image})["image"]
+        expected = theirs.set_random_state(state=WithoutIntegers(seed))(image)
+        np.testing.assert_allclose(bent, expected, atol=1e-6)
+        assert abs(bent - image).max() > 0.01
+        np.testing.assert_allclose(torch.aminmax(bent), torch.aminmax(image), atol=1e-6)
+
+
+def test_sharpening_draws_the_second_sigma_below_the_first():
+    sharpen = RandSharpend("image", prob=1.0, sigma_range=(0.5, 1.0), alpha_range=(10.0, 30.0))
+    dot = torch.zeros(3, 21, 21)
+    dot[:, 10, 10] = 1
+    peaks = []
+    for seed in range(40):
+        sharpen.set_random_state(seed=seed)
+        peaks.append(sharpen({"image": dot})["image"][0, 10, 10].item())
+    # Once smoothed by 0.5 to 1.0: 0.16 to 0.48; amplified by at most 30 × its difference.
+    assert min(peaks) > 0.16
+    assert max(peaks) < 0.48 + 30 * 0.48
 
 
 def test_inversion_swaps_light_and_dark(rng):
