@@ -29,6 +29,7 @@ from mediar_infer.model import STRIDE
 from mediar_infer.output_files import write_bytes
 from mediar_infer.training.contact_sheet import Rgb, draw_text, join_tiles
 from mediar_infer.training.networks import pool_features
+from mediar_infer.training.recipe import Recipe
 from mediar_infer.training.samples import Sample, SampleStore, Uint8Image
 from mediar_infer.training.table import ImageRecord
 from mediar_infer.types import Float32Array
@@ -412,3 +413,17 @@ def discover(
     return {
         record.image_id: int(cluster) for record, cluster in zip(records, clusters, strict=True)
     }
+
+
+def prepare_clusters(
+    weights: Path,
+    records: Sequence[ImageRecord],
+    recipe: Recipe,
+    folder: Path,
+    device: str = "auto",
+) -> dict[str, int]:
+    """Find clusters for a stage of a recipe; see :func:`discover`."""
+    n_clusters = recipe.discovery.n_clusters
+    return discover(
+        weights, records, folder, n_clusters=n_clusters, seed=recipe.seed, device=device
+    )

@@ -29,6 +29,7 @@ from mediar_infer.output_files import write_bytes
 from mediar_infer.overlay import draw_overlay
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.training.contact_sheet import join_tiles
+from mediar_infer.training.recipe import Recipe
 from mediar_infer.training.table import ImageRecord
 from mediar_infer.types import LabelArray
 
@@ -316,7 +317,7 @@ def replace_labels(
         path = label_paths.get(record.image_id)
         if path is not None:
             role = record.role if record.label_path else "target"
-            n_cells = np.count_nonzero(np.unique(read_labels(path)))
+            n_cells = int(np.count_nonzero(np.unique(read_labels(path))))
             record = replace(record, label_path=path.absolute(), role=role, n_cells=n_cells)
         replaced.append(record)
     return replaced
@@ -332,3 +333,16 @@ def _write_overlays(
     _, encoded = cv2.imencode(".png", join_tiles([tiles])[..., ::-1])
     name = _label_name(record.image_id).removesuffix("_label.tiff")
     write_bytes(folder / _OVERLAYS_NAME / f"{name}.png", encoded.tobytes())
+
+
+def prepare_labels(
+    weights: Path,
+    records: Sequence[ImageRecord],
+    recipe: Recipe,
+    folder: Path,
+    device: str = "auto",
+) -> dict[str, Path]:
+    """Relabel images for a stage of a recipe; see :func:`relabel`."""
+    segmenter = load_predictor([weights], device=device)
+    decisions = relabel(segmenter, records, folder, min_f1=recipe.relabelling.min_f1)
+    return find_label_paths(folder, decisions)

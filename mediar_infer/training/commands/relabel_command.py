@@ -1,4 +1,4 @@
-"""The ``relabel`` command: predictions in place of labels that disagree with them or are missing."""
+"""The ``relabel`` command: predictions in place of labels that disagree or are missing."""
 
 import argparse
 import logging
