@@ -1,7 +1,5 @@
 """Which files might be training data: image and label files paired by name, or by a manifest."""
 
-import csv
-import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +9,7 @@ from typing import Final, cast
 
 from mediar_infer.errors import UsageError
 from mediar_infer.images import list_images
-from mediar_infer.output_files import write_bytes
+from mediar_infer.training.csv_files import read_rows, write_rows
 from mediar_infer.training.problems import (
     DUPLICATE_ID,
     LISTED_TWICE,
@@ -26,7 +24,8 @@ MANIFEST_NAME: Final = "manifest.csv"
 """A folder with a file of this name is read through it."""
 
 _LABEL_NAME = re.compile(r"(?P<stem>.+)_label\.(tiff|tif|png)", re.IGNORECASE)
-_MANIFEST_COLUMNS = ("id", "image")
+_REQUIRED = ("id", "image")
+_MANIFEST = "a manifest: id, image and, as far as known, label, role, split, modality, source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,27 +121,14 @@ def read_manifest(path: Path) -> list[Candidate]:
         UsageError: if the file cannot be read, lacks a column, or a value is not allowed; the
             message names file, line and column.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path}: cannot be read as UTF-8 text ({error}); expected a manifest (CSV)"
-        ) from error
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    found = reader.fieldnames or ()
-    missing = [column for column in _MANIFEST_COLUMNS if column not in found]
-    if missing:
-        raise UsageError(
-            f"{path}: columns {', '.join(missing)} are missing among {', '.join(found) or 'none'}; "
-            "expected id, image and, as far as known, label, role, split, modality, source"
-        )
     folder = path.absolute().parent
-    return [_to_candidate(row, folder, f"{path}, line {reader.line_num}") for row in reader]
+    return [
+        _to_candidate(row, folder, place) for place, row in read_rows(path, _REQUIRED, _MANIFEST)
+    ]
 
 
-def _to_candidate(row: Mapping[str, str | None], folder: Path, place: str) -> Candidate:
-    values = {column: value or "" for column, value in row.items()}
-    for column in _MANIFEST_COLUMNS:
+def _to_candidate(values: Mapping[str, str], folder: Path, place: str) -> Candidate:
+    for column in _REQUIRED:
         if not values[column]:
             raise UsageError(f"{place}, column {column}: nothing there; expected a value")
     for column, allowed in (("role", ROLES), ("split", SPLITS)):
@@ -178,15 +164,13 @@ def write_manifest(candidates: Sequence[Candidate], path: Path) -> None:
         OutputError: if it cannot be written.
     """
     folder = path.absolute().parent
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("id", "role", "split", "modality", "source", "image", "label"))
+    rows = []
     for each in candidates:
         image = os.path.relpath(each.image_path, folder)
         label = os.path.relpath(each.label_path, folder) if each.label_path else ""
         kind = (each.role or "", each.split, each.modality, each.source)
-        writer.writerow((each.image_id, *kind, image, label))
-    write_bytes(path, text.getvalue().encode("utf-8"))
+        rows.append((each.image_id, *kind, image, label))
+    write_rows(path, ("id", "role", "split", "modality", "source", "image", "label"), rows)
 
 
 def make_ids_unique(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Problem]]:

@@ -110,7 +110,7 @@ def check_labels(
         return (0 if keeps_empty else None), [Problem(kind, path, "zeros only")]
     n_pieces = _count_pieces(labels) if len(ids) <= _MAX_CLASSES else 0
     if n_pieces > (1 if len(ids) == 1 else _PIECES_PER_CELL * len(ids)):
-        found = f"{n_pieces} separate regions under the {len(ids)} numbers {_listed(ids)}"
+        found = f"{n_pieces} separate regions, but no numbers other than {_listed(ids)}"
         return None, [Problem(NOT_INSTANCES, path, found)]
     return len(ids), []
 

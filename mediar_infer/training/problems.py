@@ -1,7 +1,5 @@
 """What can be wrong with a file of training data, what becomes of it, and the list that is kept."""
 
-import csv
-import io
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mediar_infer.output_files import write_bytes
+from mediar_infer.training.csv_files import write_rows
 
 logger = logging.getLogger(__name__)
 
@@ -123,11 +121,8 @@ def write_problems(problems: Sequence[Problem], path: Path) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("kind", "outcome", "file", "found", "expected"))
-    writer.writerows(
+    rows = [
         (each.kind.name, each.kind.outcome, each.path, each.found, each.kind.expected)
         for each in problems
-    )
-    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    ]
+    write_rows(path, ("kind", "outcome", "file", "found", "expected"), rows)

@@ -1,10 +1,10 @@
 """Shape and size of labelled cells: the three measures of the paper's Figure 2(b)."""
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Final
 
 import cv2
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mediar_infer.errors import ShapeError
+from mediar_infer.training.csv_files import write_rows
 
 MEASURES: Final = ("eccentricity", "solidity", "cell_size")
 
@@ -124,11 +125,15 @@ def concatenate_measures(measures: Sequence[CellMeasures]) -> dict[str, npt.NDAr
     }
 
 
-def format_cells(measures: Mapping[str, CellMeasures]) -> bytes:
-    """Format one CSV line per cell: image_id, label, eccentricity, solidity, cell_size.
+def write_cells(path: Path, measures: Mapping[str, CellMeasures]) -> None:
+    """Write one CSV line per cell: image_id, label, eccentricity, solidity, cell_size.
 
     Args:
+        path: file to make or replace.
         measures: image id → its cells.
+
+    Raises:
+        OutputError: if it cannot be written.
     """
     rows = [
         (image_id, label, f"{eccentricity:.4f}", f"{solidity:.4f}", size)
@@ -137,14 +142,18 @@ def format_cells(measures: Mapping[str, CellMeasures]) -> bytes:
             cells.ids, cells.eccentricity, cells.solidity, cells.cell_size, strict=True
         )
     ]
-    return _to_csv(("image_id", "label", *MEASURES), rows)
+    write_rows(path, ("image_id", "label", *MEASURES), rows)
 
 
-def format_medians(groups: Mapping[str, Sequence[CellMeasures]]) -> bytes:
-    """Format one CSV line per group: images, cells and the median of every measure.
+def write_medians(path: Path, groups: Mapping[str, Sequence[CellMeasures]]) -> None:
+    """Write one CSV line per group: images, cells and the median of every measure.
 
     Args:
+        path: file to make or replace.
         groups: name → measures of its images.
+
+    Raises:
+        OutputError: if it cannot be written.
     """
     rows = []
     for name, measures in groups.items():
@@ -152,15 +161,9 @@ def format_medians(groups: Mapping[str, Sequence[CellMeasures]]) -> bytes:
         n_cells = len(values[MEASURES[0]])
         medians = [f"{np.median(values[each]):.4f}" if n_cells else "" for each in MEASURES]
         rows.append((name, len(measures), n_cells, *medians))
-    return _to_csv(("group", "n_images", "n_cells", *(f"median_{each}" for each in MEASURES)), rows)
-
-
-def _to_csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    write_rows(
+        path, ("group", "n_images", "n_cells", *(f"median_{each}" for each in MEASURES)), rows
+    )
 
 
 def draw_histograms(measures: Sequence[CellMeasures]) -> bytes:
@@ -184,7 +187,7 @@ def draw_histograms(measures: Sequence[CellMeasures]) -> bytes:
     for axes, name in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
         each = values[name]
         if name == "cell_size":  # from specks to whole fields
-            bins = np.geomspace(0.9, 1.1 * each.max(), _N_BINS + 1)
+            bins = np.geomspace(0.9 * each.min(), 1.1 * each.max(), _N_BINS + 1)
             axes.set_xscale("log")
         else:
             bins = np.linspace(0, 1, _N_BINS + 1)

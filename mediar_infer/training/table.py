@@ -1,7 +1,5 @@
 """The data table: one line per image, checked once by ``index`` and trusted by all that follows."""
 
-import csv
-import io
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -9,7 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, cast, get_args
 
 from mediar_infer.errors import UsageError
-from mediar_infer.output_files import write_bytes
+from mediar_infer.training.csv_files import read_rows, write_rows
 
 Role = Literal["target", "public", "tuning", "unlabelled"]
 """What an image is for: *target* and *public* are labelled; *tuning* and *unlabelled* are not."""
@@ -99,34 +97,16 @@ def read_table(path: Path) -> list[ImageRecord]:
         UsageError: if the file is missing, lacks a column, or a value is not what its column
             holds; the message names file, line and column.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}); expected a data table made by 'index'"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{path}: not UTF-8 text ({error}); expected a data table (CSV)"
-        ) from error
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    found = reader.fieldnames or ()
-    missing = [column for column in COLUMNS if column not in found]
-    if missing:
-        raise UsageError(
-            f"{path}: columns {', '.join(missing)} are missing among {', '.join(found) or 'none'}; "
-            "expected a data table made by 'index'"
-        )
     records: list[ImageRecord] = []
-    lines: dict[str, int] = {}
-    for row in reader:
-        record = _to_record(row, path.absolute().parent, f"{path}, line {reader.line_num}")
-        if record.image_id in lines:
+    places: dict[str, str] = {}
+    for place, row in read_rows(path, COLUMNS, "a data table made by 'index'"):
+        record = _to_record(row, path.absolute().parent, place)
+        if record.image_id in places:
             raise UsageError(
-                f"{path}, line {reader.line_num}, column image_id: {record.image_id!r} stands in "
-                f"line {lines[record.image_id]} too; expected every image once"
+                f"{place}, column image_id: {record.image_id!r} stands in "
+                f"{places[record.image_id]} too; expected every image once"
             )
-        lines[record.image_id] = reader.line_num
+        places[record.image_id] = place
         records.append(record)
     return records
 
@@ -143,15 +123,13 @@ def write_table(records: Iterable[ImageRecord], path: Path) -> None:
         OutputError: if it cannot be written.
     """
     folder = path.absolute().parent
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows = []
     for record in records:
         values = {field.name: getattr(record, field.name) for field in fields(record)}
         values["image"] = _relative(record.image_path, folder)
         values["label"] = _relative(record.label_path, folder) if record.label_path else ""
-        writer.writerow([values[column] for column in COLUMNS])
-    write_bytes(path, text.getvalue().encode("utf-8"))
+        rows.append([values[column] for column in COLUMNS])
+    write_rows(path, COLUMNS, rows)
 
 
 def select_records(
@@ -183,8 +161,10 @@ def _relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path, folder)).as_posix()
 
 
-def _to_record(row: Mapping[str, str | None], folder: Path, place: str) -> ImageRecord:
-    values = {column: _value(row, column, place) for column in COLUMNS}
+def _to_record(values: Mapping[str, str], folder: Path, place: str) -> ImageRecord:
+    for column in ("image_id", "image"):
+        if not values[column]:
+            raise UsageError(f"{place}, column {column}: nothing there; expected a value")
     height, width, n_cells = (
         _whole(values, column, place) for column in ("height", "width", "n_cells")
     )
@@ -210,15 +190,6 @@ def _to_record(row: Mapping[str, str | None], folder: Path, place: str) -> Image
 
 def _absolute(path: Path) -> Path:
     return Path(os.path.normpath(path))
-
-
-def _value(row: Mapping[str, str | None], column: str, place: str) -> str:
-    value = row[column]
-    if value is None:
-        raise UsageError(f"{place}, column {column}: the line is too short; correct it")
-    if not value and column in ("image_id", "image"):
-        raise UsageError(f"{place}, column {column}: nothing there; expected a value")
-    return value
 
 
 def _whole(values: Mapping[str, str], column: str, place: str) -> int:

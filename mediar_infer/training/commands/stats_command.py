@@ -18,9 +18,9 @@ from mediar_infer.training.statistics import (
     CellMeasures,
     concatenate_measures,
     draw_histograms,
-    format_cells,
-    format_medians,
     measure_cells,
+    write_cells,
+    write_medians,
 )
 from mediar_infer.training.table import read_table
 
@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
     for group in sorted(set(groups.values())):
         members = [each for image_id, each in measures.items() if groups[image_id] == group]
         by_group[group or "unknown"] = members
-    write_bytes(args.output / CELLS_NAME, format_cells(measures))
-    write_bytes(args.output / MEDIANS_NAME, format_medians(by_group))
+    write_cells(args.output / CELLS_NAME, measures)
+    write_medians(args.output / MEDIANS_NAME, by_group)
     write_bytes(args.output / PLOT_NAME, draw_histograms(by_group[ALL_IMAGES]))
     for name, values in concatenate_measures(by_group[ALL_IMAGES]).items():
         logger.info("%s: median %.4g of %d cells", name, np.median(values), len(values))

@@ -5,7 +5,6 @@ images have run-length codes in ``stage1_solution.csv`` and ``stage2_solution_fi
 where most of stage 2 is marked as not scored and has no labels.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ import numpy as np
 from mediar_infer.errors import ImageReadError, ShapeError, UsageError
 from mediar_infer.label_files import read_labels
 from mediar_infer.training.converters.source_images import Found, SourceImage, list_files, make_id
+from mediar_infer.training.csv_files import read_rows
 from mediar_infer.training.problems import MISSING_LABELS, Problem
 from mediar_infer.types import LabelArray
 
@@ -124,7 +124,8 @@ def draw_runs(runs: Sequence[str], height: int, width: int, name: str = "runs") 
         except ValueError:
             starts = lengths = np.array([0])
         stops = starts + lengths
-        if min(*starts, *lengths) < 1 or stops.max() > by_column.size + 1:
+        is_outside = min((*starts, *lengths), default=0) < 1 or stops.max() > by_column.size + 1
+        if is_outside:
             raise ImageReadError(
                 f"{name}: found the run-length code {text[:40]!r} for cell {number}, expected "
                 f"pairs of start and length within {height} × {width} pixels"
@@ -136,28 +137,20 @@ def draw_runs(runs: Sequence[str], height: int, width: int, name: str = "runs") 
 
 
 def _read_solutions(path: Path, solutions: dict[str, _Solution]) -> None:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise UsageError(
-                f"{path}: columns {', '.join(missing)} are missing; expected {', '.join(_COLUMNS)}"
-            )
-        for row in reader:
-            solution = solutions.get(row["ImageId"])
-            if solution is None:
-                solution = _start_solution(path, row, reader.line_num)
-                solutions[row["ImageId"]] = solution
-            if row["EncodedPixels"]:
-                solution.runs.append(row["EncodedPixels"])
+    for place, row in read_rows(path, _COLUMNS, "run-length codes of the Data Science Bowl"):
+        solution = solutions.get(row["ImageId"])
+        if solution is None:
+            solution = _start_solution(path, row, place)
+            solutions[row["ImageId"]] = solution
+        if row["EncodedPixels"]:
+            solution.runs.append(row["EncodedPixels"])
 
 
-def _start_solution(path: Path, row: Mapping[str, str], line: int) -> _Solution:
+def _start_solution(path: Path, row: Mapping[str, str], place: str) -> _Solution:
     try:
         height, width = int(row["Height"]), int(row["Width"])
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise UsageError(
-            f"{path}, line {line}: height {row['Height']!r} and width {row['Width']!r}; expected "
-            "whole numbers"
+            f"{place}: height {row['Height']!r} and width {row['Width']!r}; expected whole numbers"
         ) from error
     return _Solution(path, height, width, is_scored=row.get("Usage") != _NOT_SCORED)
