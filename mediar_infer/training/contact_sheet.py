@@ -13,7 +13,7 @@ from mediar_infer.overlay import compute_colours, find_inner_boundary
 from mediar_infer.training.augmentation import Augmentation
 from mediar_infer.training.loader import CropMaker, Draw
 from mediar_infer.training.samples import Sample
-from mediar_infer.types import LabelArray
+from mediar_infer.types import BoolArray, LabelArray
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -36,7 +36,7 @@ class Change:
     augmentation: Augmentation
     """What is done to the crops of the row."""
     excludes_boundary: bool = False
-    """Turn the boundaries of cells into background too."""
+    """Turn the boundaries of cells into background too, and show the labels as areas."""
 
 
 def list_changes(augmentation: Augmentation) -> list[Change]:
@@ -95,8 +95,11 @@ def draw_contact_sheet(
         draw = Draw(0, excludes_boundary=change.excludes_boundary, intensity=True)
         row = [draw_text(change.lines, crop_size, _CAPTION_WIDTH)]
         for slot, sample in enumerate(samples):
-            row.append(_draw_crop(*before_maker.make(sample, Draw(0, False, True), 0, slot)))
-            row.append(_draw_crop(*maker.make(sample, draw, 0, slot)))
+            before = before_maker.make(sample, Draw(0, False, True), 0, slot)
+            after = maker.make(sample, draw, 0, slot)
+            for image, labels in (before, after):
+                shown = labels > 0 if change.excludes_boundary else find_inner_boundary(labels)
+                row.append(_draw_crop(image, labels, shown))
         rows.append(row)
     return join_tiles(rows)
 
@@ -111,10 +114,9 @@ def join_tiles(rows: Sequence[Sequence[Rgb]]) -> Rgb:
     return np.vstack([np.hstack([np.pad(tile, gap) for tile in row]) for row in rows])
 
 
-def _draw_crop(image: Tensor, labels: LabelArray) -> Rgb:
+def _draw_crop(image: Tensor, labels: LabelArray, coloured: BoolArray) -> Rgb:
     drawn: Rgb = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy().copy()
-    outline = find_inner_boundary(labels)
-    drawn[outline] = compute_colours(labels[outline])
+    drawn[coloured] = compute_colours(labels[coloured])
     return drawn
 
 

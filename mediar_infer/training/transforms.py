@@ -9,15 +9,14 @@ Convention:
     - no array that is handed in is modified.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Final
 
 import cv2
 import numpy as np
 import torch
 from monai import transforms
-from monai.data.meta_obj import get_track_meta, set_track_meta
+from monai.data.meta_obj import set_track_meta
 from monai.networks.layers.convutils import gaussian_1d
 from torch import Tensor
 
@@ -49,7 +48,7 @@ def build_transforms(
     """Compose the random changes that make a crop out of an image.
 
     Args:
-        augmentation: probabilities and ranges; what has probability 0 is left out.
+        augmentation: probabilities and ranges.
         crop_size: side of the crop in pixels.
         excludes_boundary: turn the boundaries of cells into background (pretraining and memory).
         intensity: change intensities too; without, the crop is zoomed with
@@ -98,24 +97,17 @@ def _build_intensity_transforms(augmentation: Augmentation) -> list[transforms.T
     return [step for step in every if step.prob > 0]
 
 
-@contextmanager
-def _plain_tensors() -> Iterator[None]:
-    """Keep MONAI from wrapping tensors with a record of their past: it costs more than the work."""
-    tracked = get_track_meta()
-    set_track_meta(False)
-    try:
-        yield
-    finally:
-        set_track_meta(tracked)
-
-
 class PlainCompose(transforms.Compose):  # type: ignore[misc]  # MONAI is read without its types
-    """``Compose`` that works on plain tensors, and whose transforms draw from one generator."""
+    """``Compose`` that works on plain tensors, and whose transforms draw from one generator.
+
+    MONAI has one switch for the whole process that keeps it from wrapping tensors with a record of
+    their past; it is off once a crop has been made.
+    """
 
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None
     ) -> "PlainCompose":
-        """Take this generator; ``Compose`` makes one per transform, which costs more than many."""
+        """Take this generator; one per transform, as ``Compose`` makes, takes milliseconds."""
         self.R = np.random.RandomState(seed) if state is None else state
         for step in self.transforms:
             if isinstance(step, transforms.Randomizable):
@@ -124,8 +116,10 @@ class PlainCompose(transforms.Compose):  # type: ignore[misc]  # MONAI is read w
 
     def __call__(self, input_: _Data, *args: Any, **options: Any) -> Any:  # noqa: ANN401
         """Run the transforms one after the other."""
-        with _plain_tensors():
-            return super().__call__(input_, *args, **options)
+        # Here, because worker processes start with the switch on. Putting it back would be unsafe
+        # with two threads.
+        set_track_meta(False)
+        return super().__call__(input_, *args, **options)
 
 
 class ExcludeBoundaryd(transforms.MapTransform):  # type: ignore[misc]
