@@ -7,6 +7,7 @@ in two dimensions. The engine loads ``mediar_former`` only: the others are for c
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,6 +23,8 @@ _FULL_WIDTH = 512
 """Bottleneck of mit_b5: with it the compared networks have their published sizes."""
 _MIN_CROP_SIZE = 2 * STRIDE
 """Smaller crops leave one position at the bottleneck, which cannot be normalised per image."""
+_DEFAULT_WINDOW = 512
+_WINDOW_SIZE = "mediar_window_size"
 _UNET_CHANNELS = (16, 32, 64, 128, 256)
 _UNETR_HEADS = 12
 _UNETR_HIDDEN = 768
@@ -56,6 +59,46 @@ class OneHeadFormer(nn.Module):
         """
         logits: Tensor = self.head(self.decoder(self.encoder(inputs)))
         return logits
+
+
+class ReconstructingFormer(MediarFormer):
+    """MEDIAR-Former with a head more, which learns to paint the input (paper, Table 8).
+
+    Args:
+        architecture: sizes of all parts.
+        drop_path: stochastic depth rate of the last encoder block (training only).
+    """
+
+    def __init__(self, architecture: Architecture, drop_path: float = 0.0) -> None:
+        super().__init__(architecture, drop_path)
+        self.reconstruction_head = nn.Conv2d(architecture.decoder_channels[-1], 3, 3, padding=1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Predict dense maps and, in training mode, the input.
+
+        Args:
+            inputs: ``(N, 3, H, W)`` in [0, 1]; H and W multiples of 32.
+
+        Returns:
+            ``(N, 3, H, W)`` as MEDIAR-Former gives them; in training mode ``(N, 6, H, W)``, the
+            last three channels being the painted image.
+        """
+        decoded = self.decoder(self.encoder(inputs))
+        outputs = [self.gradflow_head(decoded), self.cellprob_head(decoded)]
+        if self.training:
+            outputs.append(self.reconstruction_head(decoded))
+        return torch.cat(outputs, dim=1)
+
+    def additional_entries(self) -> dict[str, Tensor]:
+        """Entries of the state dict that a plain MEDIAR-Former does not have."""
+        head = self.reconstruction_head.state_dict()
+        return {f"reconstruction_head.{name}": value for name, value in head.items()}
+
+
+def window_size(network: nn.Module) -> int:
+    """Side of the windows that a network is given: 512, or what it is bound to (``unetr``)."""
+    bound: int = getattr(network, _WINDOW_SIZE, _DEFAULT_WINDOW)
+    return bound
 
 
 def build_network(
@@ -101,6 +144,12 @@ def _one_head_former(architecture: Architecture, _crop_size: int, drop_path: flo
     return OneHeadFormer(architecture, drop_path)
 
 
+def _reconstructing_former(
+    architecture: Architecture, _crop_size: int, drop_path: float
+) -> nn.Module:
+    return ReconstructingFormer(architecture, drop_path)
+
+
 def _narrowed(architecture: Architecture, width: int, step: int) -> int:
     """A published width in proportion to the architecture's; a multiple of ``step``."""
     share = architecture.encoder_channels[-1] / _FULL_WIDTH
@@ -142,6 +191,7 @@ def _unetr(architecture: Architecture, crop_size: int, drop_path: float) -> nn.M
         # would wait for these.
         for name, parameter in network.named_parameters():
             parameter.requires_grad_("norm_cross_attn" not in name)
+        setattr(network, _WINDOW_SIZE, crop_size)
         return network
 
     return _with_packages("unetr", build)
@@ -179,6 +229,7 @@ def _with_packages(name: str, build: Callable[[], nn.Module]) -> nn.Module:
 _BUILDERS: dict[str, Callable[[Architecture, int, float], nn.Module]] = {
     "mediar_former": _mediar_former,
     "mediar_former_one_head": _one_head_former,
+    "mediar_former_reconstructing": _reconstructing_former,
     "unet": _unet,
     "unetr": _unetr,
     "swin_unetr": _swin_unetr,
@@ -188,30 +239,11 @@ NETWORKS = tuple(_BUILDERS)
 """Names that :func:`build_network` knows."""
 
 
-def decode_features(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Compute the last decoder map, from which the heads of a MEDIAR-Former predict.
-
-    Args:
-        network: ``mediar_former`` or ``mediar_former_one_head``.
-        inputs: ``(N, 3, H, W)`` in [0, 1]; H and W multiples of 32.
-
-    Returns:
-        ``(N, decoder_channels[-1], H, W)``.
-
-    Raises:
-        UsageError: if the network has no such decoder.
-    """
-    if not isinstance(network, MediarFormer | OneHeadFormer):
-        raise UsageError(
-            f"found a {type(network).__name__}, expected a MEDIAR-Former: the others have no map"
-            " that an additional head could read"
-        )
-    decoded: Tensor = network.decoder(network.encoder(inputs))
-    return decoded
-
-
 def pool_features(network: nn.Module, inputs: Tensor, weights: Tensor) -> Tensor:
-    """Average the encoder's last feature map over the pixels that count.
+    """Average each of the encoder's four feature maps over the pixels that count.
+
+    All stages are taken: the early ones tell stains and textures apart, the last one what the cells
+    look like.
 
     Args:
         network: ``mediar_former`` or ``mediar_former_one_head``.
@@ -219,7 +251,7 @@ def pool_features(network: nn.Module, inputs: Tensor, weights: Tensor) -> Tensor
         weights: ``(N, 1, H, W)``, 1 where a pixel belongs to the image and 0 in its padding.
 
     Returns:
-        ``(N, encoder_channels[-1])`` float32.
+        ``(N, sum(encoder_channels))`` float32.
 
     Raises:
         UsageError: if the network has no such encoder.
@@ -229,6 +261,8 @@ def pool_features(network: nn.Module, inputs: Tensor, weights: Tensor) -> Tensor
             f"found a {type(network).__name__}, expected a MEDIAR-Former, whose encoder gives the"
             " embeddings"
         )
-    features: Tensor = network.encoder(inputs)[-1].float()
-    shares = F.avg_pool2d(weights.float(), STRIDE)
-    return (features * shares).sum((2, 3)) / shares.sum((2, 3))
+    pooled = []
+    for features in network.encoder(inputs):
+        shares = F.avg_pool2d(weights.float(), weights.shape[-1] // features.shape[-1])
+        pooled.append((features.float() * shares).sum((2, 3)) / shares.sum((2, 3)))
+    return torch.cat(pooled, dim=1)

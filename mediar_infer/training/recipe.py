@@ -23,7 +23,14 @@ Sampling = Literal["all", "amplified", "balanced"]
 Precision = Literal["float32", "float16", "bfloat16"]
 Schedule = Literal["cosine", "constant"]
 Selection = Literal["last", "f1", "count"]
-Network = Literal["mediar_former", "mediar_former_one_head", "unet", "unetr", "swin_unetr"]
+Network = Literal[
+    "mediar_former",
+    "mediar_former_one_head",
+    "mediar_former_reconstructing",
+    "unet",
+    "unetr",
+    "swin_unetr",
+]
 
 _Config = TypeVar("_Config")
 
@@ -541,19 +548,23 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
         for name in tables["stages"]
     )
     blends = tuple(
-        _parse(Blend, _table(tables["blends"], name, where), where, f"blends.{name}", name=name)
+        parse_fields(
+            Blend, _table(tables["blends"], name, where), where, f"blends.{name}", name=name
+        )
         for name in tables["blends"]
     )
     try:
         return Recipe(
             name=plain["name"],
             seed=plain["seed"],
-            model=_parse(ModelConfig, tables["model"], where, "model"),
-            data=_parse(DataConfig, tables["data"], where, "data"),
+            model=parse_fields(ModelConfig, tables["model"], where, "model"),
+            data=parse_fields(DataConfig, tables["data"], where, "data"),
             stages=stages,
             blends=blends,
-            discovery=_parse(DiscoveryConfig, tables["discovery"], where, "discovery"),
-            relabelling=_parse(RelabellingConfig, tables["relabelling"], where, "relabelling"),
+            discovery=parse_fields(DiscoveryConfig, tables["discovery"], where, "discovery"),
+            relabelling=parse_fields(
+                RelabellingConfig, tables["relabelling"], where, "relabelling"
+            ),
         )
     except UsageError as error:
         if str(error).startswith(where):
@@ -568,11 +579,13 @@ def _parse_stage(
     name: str, values: Mapping[str, Any], defaults: Mapping[str, Any], where: str
 ) -> StageConfig:
     changes = _table(values, "augmentation", where)
-    augmentation = _parse(
+    augmentation = parse_fields(
         Augmentation, {**defaults, **changes}, where, f"stages.{name}.augmentation"
     )
     rest = {key: value for key, value in values.items() if key != "augmentation"}
-    return _parse(StageConfig, rest, where, f"stages.{name}", name=name, augmentation=augmentation)
+    return parse_fields(
+        StageConfig, rest, where, f"stages.{name}", name=name, augmentation=augmentation
+    )
 
 
 def _table(values: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
@@ -593,7 +606,7 @@ def _check_keys(
             )
 
 
-def _parse(
+def parse_fields(
     kind: type[_Config],
     values: Mapping[str, Any],
     where: str,

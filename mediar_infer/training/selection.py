@@ -21,6 +21,7 @@ from mediar_infer.images import open_image
 from mediar_infer.label_files import read_labels
 from mediar_infer.metrics import THRESHOLDS, evaluate_labels
 from mediar_infer.segmenter import Segmenter
+from mediar_infer.training.networks import window_size
 from mediar_infer.training.table import ImageRecord
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,11 @@ def build_segmenter(
         precision: as for inference.
     """
     device = torch.device(device)
-    config = EngineConfig(plan=PLANS["single"], runtime=RuntimeConfig(device=str(device)))
+    config = EngineConfig(
+        plan=PLANS["single"],
+        runtime=RuntimeConfig(device=str(device)),
+        roi_size=window_size(model),
+    )
     backend = TorchBackend(model, device, select_precision(precision, device))
     return Segmenter([backend], config)
 

@@ -22,7 +22,7 @@ from mediar_infer.training.averaging import blend_weights
 from mediar_infer.training.encoders import load_encoder
 from mediar_infer.training.initialise import initialise_weights
 from mediar_infer.training.loader import Batch, iterate_batches
-from mediar_infer.training.networks import build_network
+from mediar_infer.training.networks import ReconstructingFormer, build_network
 from mediar_infer.training.recipe import Recipe, StageConfig
 from mediar_infer.training.run_folder import StageFolder, check_same, save_state, write_json
 from mediar_infer.training.samples import SampleStore
@@ -462,7 +462,10 @@ def build_start(recipe: Recipe, config: StageConfig, run_path: Path) -> nn.Modul
 
 
 def _load(model: nn.Module, path: Path) -> None:
-    if isinstance(model, MediarFormer):
+    if isinstance(model, ReconstructingFormer):
+        # Its additional head is new: files of plain networks do not hold it.
+        entries = model.additional_entries() | load_file(path)
+    elif isinstance(model, MediarFormer):
         checkpoint = load_checkpoint(path)
         _check_architecture(path, checkpoint.architecture, model.architecture)
         entries = checkpoint.state_dict

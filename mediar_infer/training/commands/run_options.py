@@ -3,9 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from mediar_infer.training.discovery import prepare_clusters
 from mediar_infer.training.recipe import find_recipe, read_recipe
+from mediar_infer.training.relabelling import prepare_labels
 from mediar_infer.training.stages import Execution, Preparations, run_recipe
 from mediar_infer.training.table import read_table
 
@@ -49,7 +52,11 @@ def train(args: argparse.Namespace, stage_names: Sequence[str]) -> int:
         args.run,
         stage_names=stage_names,
         execution=execution_of(args, resume=args.resume),
-        preparations=Preparations(clusters_path=args.clusters),
+        preparations=Preparations(
+            discover=partial(prepare_clusters, device=args.device),
+            relabel=partial(prepare_labels, device=args.device),
+            clusters_path=args.clusters,
+        ),
     )
     for name, path in made.items():
         sys.stdout.write(f"{name}  {path}\n")

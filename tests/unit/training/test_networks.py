@@ -10,8 +10,8 @@ from mediar_infer.model import MediarFormer
 from mediar_infer.training.networks import (
     NETWORKS,
     build_network,
-    decode_features,
     pool_features,
+    window_size,
 )
 
 PAPER = Architecture(*ENCODERS["mit_b5"])
@@ -29,6 +29,11 @@ def test_every_network_gives_three_maps_of_the_input_size(name):
     network = build(name, crop_size=64).eval()
     with torch.inference_mode():
         assert network(torch.rand(2, 3, 64, 64)).shape == (2, 3, 64, 64)
+
+
+def test_only_unetr_is_bound_to_the_windows_that_it_was_trained_on():
+    assert window_size(build("mediar_former", crop_size=64)) == 512
+    assert window_size(build("unetr", crop_size=64)) == 64
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -95,34 +100,23 @@ def test_missing_package_is_named_with_its_cure(monkeypatch):
         build_network("swin_unetr", TINY)
 
 
-def test_features_are_those_the_heads_read():
-    network = build("mediar_former_one_head").eval()
-    inputs = torch.rand(1, 3, 64, 64)
-    with torch.inference_mode():
-        assert torch.equal(network.head(decode_features(network, inputs)), network(inputs))
-
-
-def test_features_of_a_network_without_decoder_map_are_refused():
-    with pytest.raises(UsageError, match="found a UNet, expected a MEDIAR-Former"):
-        decode_features(build("unet"), torch.rand(1, 3, 64, 64))
-
-
 def test_pooled_features_leave_padding_out():
     network = build("mediar_former").eval()
     inputs, weights = torch.rand(1, 3, 64, 64), torch.zeros(1, 1, 64, 64)
     weights[..., :32, :32] = 1
     with torch.inference_mode():
         pooled = pool_features(network, inputs, weights)
-        expected = network.encoder(inputs)[-1][:, :, 0, 0]
-    torch.testing.assert_close(pooled, expected)
+        features = network.encoder(inputs)
+    corners = [f[..., : f.shape[2] // 2, : f.shape[3] // 2].mean((2, 3)) for f in features]
+    torch.testing.assert_close(pooled, torch.cat(corners, 1))
 
 
-def test_pooled_features_of_a_whole_image_are_the_mean():
+def test_pooled_features_of_a_whole_image_are_the_means_of_all_stages():
     network = build("mediar_former").eval()
     inputs = torch.rand(2, 3, 64, 96)
     with torch.inference_mode():
         pooled = pool_features(network, inputs, torch.ones(2, 1, 64, 96))
-        expected = network.encoder(inputs)[-1].mean((2, 3))
+        expected = torch.cat([f.mean((2, 3)) for f in network.encoder(inputs)], 1)
     torch.testing.assert_close(pooled, expected)
 
 
