@@ -37,8 +37,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help_text) in _COMMANDS.items():
         child = commands.add_parser(name, help=help_text, description=help_text)
-        child.add_argument("--quiet", action="store_true", help="show errors only")
-        child.add_argument("--verbose", action="store_true", help="show shapes and timings too")
+        add_logging_options(child)
         if command == name:
             importlib.import_module(module).add_arguments(child)
     return parser
@@ -54,8 +53,14 @@ class _ProgressSafeHandler(logging.Handler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
-def _set_up_logging(*, quiet: bool, verbose: bool) -> None:
-    level = logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO
+def add_logging_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--quiet`` and ``--verbose``."""
+    parser.add_argument("--quiet", action="store_true", help="show errors only")
+    parser.add_argument("--verbose", action="store_true", help="show shapes and timings too")
+
+
+def set_up_logging(level: int) -> None:
+    """Write the package's log lines of a level and above to stderr."""
     handler = _ProgressSafeHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     package = logging.getLogger("mediar_infer")
@@ -83,11 +88,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments and arguments[0] in _COMMANDS else None
     args = build_parser(command).parse_args(arguments)
-    _set_up_logging(quiet=args.quiet, verbose=args.verbose)
+    stopped = "stopped; finished images are in the output folder"
+    return run_command(_COMMANDS[args.command][0], args, stopped)
+
+
+def run_command(module: str, args: argparse.Namespace, stopped: str) -> int:
+    """Run a command's module with logging set up; errors become a line and an exit code.
+
+    Args:
+        module: has ``run(args) -> exit code``.
+        args: with ``quiet`` and ``verbose``.
+        stopped: what to say after an interrupt from the keyboard.
+
+    Returns:
+        The command's exit code; 1 for an error in the data or a result, 2 for wrong use.
+    """
+    level = logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.INFO
+    set_up_logging(level)
     signal.signal(signal.SIGTERM, _stop)
     return_large_blocks()
     try:
-        code: int = importlib.import_module(_COMMANDS[args.command][0]).run(args)
+        code: int = importlib.import_module(module).run(args)
     except (UsageError, CheckpointError) as error:
         logging.getLogger(__name__).error("%s", error)
         return EXIT_USAGE
@@ -95,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(__name__).error("%s", error)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        logging.getLogger(__name__).error("stopped; finished images are in the output folder")
+        logging.getLogger(__name__).error("%s", stopped)
         return 128 + signal.SIGINT
     return code
 

@@ -31,3 +31,7 @@ class UsageError(MediarError):
 
 class ClusterError(MediarError):
     """A Dask cluster is lost, or its workers cannot do what is asked of them."""
+
+
+class TrainingError(MediarError):
+    """Training cannot go on: a loss is not finite, or a process of several died."""

@@ -28,14 +28,33 @@ def compute_unit_flow(
         Stringer et al. 2021, Methods; cellpose/dynamics.py (masks_to_flows).
     """
     kernels = kernels or select_kernels()
+    renumbered, n_labels = renumber_labels(labels)
+    return kernels.unit_flow(
+        renumbered, kernels.diffuse(renumbered, n_labels, same_iterations=True)
+    )
+
+
+def renumber_labels(labels: npt.NDArray[np.integer]) -> tuple[LabelArray, int]:
+    """Give the cells the ids 1 … n, in the order of their ids.
+
+    Args:
+        labels: ``(H, W)`` integers, 0 = background. Not modified.
+
+    Returns:
+        ``(H, W)`` int32, and the number of cells.
+    """
+    if labels.size and labels.min() >= 0 and labels.max() <= labels.size:
+        # Marking the ids that occur is many times faster than sorting all pixels.
+        occurs = np.zeros(int(labels.max()) + 1, np.int32)
+        occurs[labels] = 1
+        occurs[0] = 0
+        new_ids: LabelArray = np.cumsum(occurs, dtype=np.int32)
+        return new_ids[labels], int(new_ids[-1])
     ids, consecutive = np.unique(labels, return_inverse=True)
     # 0 stays 0 even where there is no background.
     shift = 0 if ids.size and ids[0] == 0 else 1
     renumbered = (consecutive.reshape(labels.shape) + shift).astype(np.int32)
-    n_labels = int(renumbered.max(initial=0))
-    return kernels.unit_flow(
-        renumbered, kernels.diffuse(renumbered, n_labels, same_iterations=True)
-    )
+    return renumbered, int(renumbered.max(initial=0))
 
 
 def compute_flow_errors(

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mediar_infer.checkpoints import (
@@ -82,7 +82,7 @@ def _convert(paths: list[Path], output: Path) -> None:
     weights = find_weights(paths)
     sources = {output / f"{path.stem}.safetensors": path for path in weights}
     listed = read_manifest(output)
-    _check_targets(weights, list(sources), listed)
+    check_targets(weights, list(sources), listed)
     checkpoints = {target: load_checkpoint(path) for target, path in sources.items()}
     digests: dict[str, str] = {}
     for target, checkpoint in checkpoints.items():
@@ -92,15 +92,31 @@ def _convert(paths: list[Path], output: Path) -> None:
     write_manifest(output, listed | digests)
 
 
-def _check_targets(weights: list[Path], targets: list[Path], listed: Mapping[str, str]) -> None:
-    """Refuse a conversion before its first file is written."""
+def check_targets(
+    weights: Sequence[Path],
+    targets: Sequence[Path],
+    listed: Mapping[str, str],
+    *,
+    replaces: bool = False,
+) -> None:
+    """Refuse a conversion before its first file is written.
+
+    Args:
+        weights: files to convert.
+        targets: what each becomes, in one folder.
+        listed: what the manifest of that folder lists.
+        replaces: targets may exist.
+
+    Raises:
+        CheckpointError: if files would be overwritten, or the manifest would list too many.
+    """
     if len(targets) < len(weights):
         raise CheckpointError(
             f"{weights[0]} and {weights[-1]}: found two files that would both become"
             f" {targets[0]}, expected different names; rename one"
         )
     for target in targets:
-        if target.exists():
+        if target.exists() and not replaces:
             raise CheckpointError(f"{target}: exists already; remove it or choose another folder")
     names = list(dict.fromkeys([*listed, *(target.name for target in targets)]))
     if len(names) > MAX_MEMBERS:

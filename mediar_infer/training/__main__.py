@@ -1,76 +1,64 @@
-"""Command line of the training module: ``python -m mediar_infer.training --data DIR RECIPE``."""
+"""Command line of the training module: ``python -m mediar_infer.training COMMAND …``."""
 
 import argparse
-import logging
+import importlib
+import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Final
 
-import torch
+from mediar_infer.cli import add_logging_options, run_command
 
-from mediar_infer.errors import MediarError
-from mediar_infer.training.data import load_samples, read_manifest
-from mediar_infer.training.generated import make_generated_samples
-from mediar_infer.training.recipes import RECIPES, build_recipe, run_recipe
+_MODULES: Final = "mediar_infer.training.commands"
 
-logger = logging.getLogger(__name__)
+COMMANDS: Final = {
+    "index": (f"{_MODULES}.index_command", "check images and labels and list them in a data table"),
+    "convert": (f"{_MODULES}.convert_command", "bring a public data set into our layout"),
+    "generate": (f"{_MODULES}.generate_command", "draw images with known cells"),
+    "stats": (f"{_MODULES}.stats_command", "measure shape and size of labelled cells"),
+    "sheet": (f"{_MODULES}.sheet_command", "draw every augmentation before and after"),
+    "train": (f"{_MODULES}.train_command", "train all stages of a recipe, or some of them"),
+    "pretrain": (f"{_MODULES}.pretrain_command", "train one of the recipe's pretraining phases"),
+    "finetune": (f"{_MODULES}.finetune_command", "fine-tune from a pretraining phase"),
+    "tune": (f"{_MODULES}.tune_command", "fine-tune a model on a folder of your own images"),
+    "discover": (f"{_MODULES}.discover_command", "find clusters of images that look alike"),
+    "relabel": (f"{_MODULES}.relabel_command", "replace labels that disagree with a prediction"),
+    "ablate": (f"{_MODULES}.ablate_command", "run a comparison of the paper, Tables 5 to 8"),
+    "select": (f"{_MODULES}.select_command", "find the best of several weight files"),
+    "export": (f"{_MODULES}.export_command", "make weights that the engine loads"),
+    "curves": (f"{_MODULES}.curves_command", "plot losses and scores of a run"),
+}
+"""Command → module with ``add_arguments(parser)`` and ``run(args) -> exit code``, and its help."""
 
-_GENERATED_SEED = 19940819
 
-
-def build_parser() -> argparse.ArgumentParser:
-    """Build the argument parser."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser; only the named command's module is imported, as imports cost seconds."""
     parser = argparse.ArgumentParser(
-        prog="python -m mediar_infer.training", description="Train one small MEDIAR-Former."
+        prog="python -m mediar_infer.training",
+        description="Train MEDIAR-Former networks: images and labels in, weights out.",
     )
-    parser.add_argument("recipe", choices=RECIPES)
-    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="parent of run folders")
-    parser.add_argument("--name", help="name of the run folder; default: the recipe's name")
-    parser.add_argument("--cache", type=Path, help="unit flows; default: RUNS/cache")
-    parser.add_argument("--pretraining-steps", type=int, default=600)
-    parser.add_argument("--finetuning-steps", type=int, default=1400)
-    parser.add_argument("--broadening-steps", type=int, default=2300)
-    parser.add_argument("--settling-steps", type=int, default=400)
-    parser.add_argument(
-        "--generated", type=int, default=160, metavar="N", help="generated images beside the data"
-    )
-    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, help_text) in COMMANDS.items():
+        child = commands.add_parser(name, help=help_text, description=help_text)
+        add_logging_options(child)
+        if command == name:
+            importlib.import_module(module).add_arguments(child)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train; return the exit code: 0, or 1 after an error that says what to do."""
-    args = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    try:
-        _train(args)
-    except MediarError as error:
-        logger.error("%s", error)
-        return 1
-    return 0
+    """Run a command.
 
+    Args:
+        argv: arguments without the program's name; those of the process by default.
 
-def _train(args: argparse.Namespace) -> None:
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    recipe = build_recipe(
-        args.recipe,
-        pretraining_steps=args.pretraining_steps,
-        finetuning_steps=args.finetuning_steps,
-        broadening_steps=args.broadening_steps,
-        settling_steps=args.settling_steps,
-    )
-    cache_dir = args.cache or args.runs / "cache"
-    samples = load_samples(read_manifest(args.data, "train"), cache_dir)
-    samples += make_generated_samples(args.generated, _GENERATED_SEED, cache_dir)
-    run_recipe(
-        recipe,
-        samples,
-        args.runs / (args.name or recipe.name),
-        resume=args.resume,
-        device=args.device,
+    Returns:
+        0 all done, 1 data or training failed, 2 wrong use.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments[0] if arguments and arguments[0] in COMMANDS else None
+    args = build_parser(command).parse_args(arguments)
+    return run_command(
+        COMMANDS[args.command][0], args, "stopped; a run goes on from its last checkpoint: --resume"
     )
 
 

@@ -8,7 +8,7 @@ looks like ("domain randomisation", Tobin et al. 2017).
 import colorsys
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -16,47 +16,59 @@ import numpy.typing as npt
 from skimage.measure import label as split_regions
 from skimage.morphology import remove_small_objects
 
+from mediar_infer.errors import UsageError
+from mediar_infer.label_files import label_path, write_labels
+from mediar_infer.output_files import write_bytes
 from mediar_infer.overlay import find_inner_boundary
-from mediar_infer.preprocess import normalise_image
 from mediar_infer.scenes import Placement, draw_texture, place_cells
-from mediar_infer.training.data import ImageRecord, Sample, load_unit_flow
+from mediar_infer.training.candidates import MANIFEST_NAME, Candidate, write_manifest
 from mediar_infer.types import Float32Array, LabelArray
 
 logger = logging.getLogger(__name__)
 
+SOURCE: Final = "generated"
+"""Source of these images in the data table, and the start of their ids."""
+
 _SIDE = 384
 _MIN_AREA = 24
-_KINDS = ("scattered", "crowded", "tissue", "rods")
+KINDS: Final = ("scattered", "crowded", "tissue", "rods")
+"""Layouts, see ``draw_scene``."""
 _TOUCHING = ("crowded", "tissue")
 
 
-def make_generated_samples(n_samples: int, seed: int, cache_dir: Path) -> list[Sample]:
-    """Draw images of 384 × 384 pixels, their labels and flows.
+def write_generated(n_images: int, folder: Path, seed: int) -> Path:
+    """Write images of 384 × 384 pixels with their labels, and a manifest for ``index``.
 
     Args:
-        n_samples: how many; the kinds of layout take turns.
+        n_images: how many; the kinds of layout take turns.
+        folder: gets ``images/``, ``labels/`` and ``manifest.csv``; made if absent.
         seed: image ``i`` depends on ``(seed, i)`` only.
-        cache_dir: folder of the cached flows; made if absent.
 
     Returns:
-        Samples of the role ``generated``.
+        The manifest; its images have the role public and the source ``generated``.
+
+    Raises:
+        UsageError: if fewer than one image is asked for.
+        OutputError: if a file cannot be written.
     """
-    samples = []
-    for i in range(n_samples):
-        kind = _KINDS[i % len(_KINDS)]
-        name = f"generated_{seed}_{i}"
+    if n_images < 1:
+        raise UsageError(f"{n_images} images to generate; expected 1 or more")
+    candidates = []
+    for i in range(n_images):
+        kind = KINDS[i % len(KINDS)]
+        name = f"{SOURCE}_{seed}_{i}"
         image, labels = draw_scene(kind, np.random.default_rng((seed, i)))
-        record = ImageRecord(name, "train", kind, "generated", Path(name), Path(name))
-        samples.append(
-            Sample(
-                record=record,
-                image=normalise_image(image, name),
-                labels=labels,
-                unit_flow=load_unit_flow(name, labels, cache_dir),
-            )
+        image_path = folder / "images" / f"{name}.png"
+        encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+        write_bytes(image_path, encoded.tobytes())
+        labels_path = label_path(folder / "labels", image_path)
+        write_labels(labels_path, [labels], height=labels.shape[0], width=labels.shape[1])
+        candidates.append(
+            Candidate(name, image_path, labels_path, role="public", modality=kind, source=SOURCE)
         )
-    logger.info("generated %d images", len(samples))
-    return samples
+    write_manifest(candidates, folder / MANIFEST_NAME)
+    logger.info("%s: %d generated images", folder, n_images)
+    return folder / MANIFEST_NAME
 
 
 def draw_scene(

@@ -23,15 +23,32 @@ class LossParts:
     """Mean squared error of the flow against five times the unit flow."""
 
 
-def compute_loss(logits: Tensor, foreground: Tensor, unit_flow: Tensor) -> LossParts:
-    """Compare the network's output with the targets, averaged over all pixels.
+def compute_loss(
+    logits: Tensor, foreground: Tensor, unit_flow: Tensor, has_labels: Tensor | None = None
+) -> LossParts:
+    """Compare the network's output with the targets, averaged over all pixels of labelled crops.
 
     Args:
         logits: ``(N, 3, H, W)`` network output; flow y, flow x, cell-probability logit.
         foreground: ``(N, H, W)`` float32, 1 inside cells.
         unit_flow: ``(N, 2, H, W)`` float32, (dy, dx).
+        has_labels: ``(N,)`` bool, false for crops whose targets mean nothing; by default all true.
+
+    Returns:
+        The loss; 0, with zero gradients, if no crop has labels.
     """
     logits = logits.float()  # under bfloat16 autocast the sums would lose the small differences
-    cellprob = F.binary_cross_entropy_with_logits(logits[:, CELLPROB], foreground)
-    flow = F.mse_loss(logits[:, :CELLPROB], FLOW_SCALE * unit_flow)
+    cellprob_logits, flow_target = logits[:, CELLPROB], FLOW_SCALE * unit_flow
+    if has_labels is None:
+        cellprob = F.binary_cross_entropy_with_logits(cellprob_logits, foreground)
+        flow = F.mse_loss(logits[:, :CELLPROB], flow_target)
+    else:
+        # Means per crop, weighted: picking crops would make a GPU wait for their number.
+        weights = has_labels.float() / has_labels.sum().clamp(min=1)
+        cellprob_errors = F.binary_cross_entropy_with_logits(
+            cellprob_logits, foreground, reduction="none"
+        )
+        flow_errors = F.mse_loss(logits[:, :CELLPROB], flow_target, reduction="none")
+        cellprob = (cellprob_errors.mean((1, 2)) * weights).sum()
+        flow = (flow_errors.mean((1, 2, 3)) * weights).sum()
     return LossParts(cellprob + FLOW_WEIGHT * flow, cellprob, flow)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fakes import draw_cells, draw_ellipses
 
-from mediar_infer.flows import compute_flow_errors, compute_unit_flow
+from mediar_infer.flows import compute_flow_errors, compute_unit_flow, renumber_labels
 from mediar_infer.types import FLOW_SCALE
 
 
@@ -103,3 +103,25 @@ def test_no_cells_have_no_flow_errors(kernels):
     )
     assert errors.shape == (0,)
     assert errors.dtype == np.float64
+
+
+@pytest.mark.parametrize("scale", [1, 3, 50, 10_000_000])
+def test_renumbered_labels_are_consecutive_in_the_order_of_their_ids(rng, scale):
+    labels = rng.permutation(np.arange(60)).reshape(6, 10).astype(np.int32)
+    renumbered, n_labels = renumber_labels(labels * scale)
+    assert n_labels == 59
+    assert renumbered.dtype == np.int32
+    np.testing.assert_array_equal(renumbered, labels)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_background_stays_zero_and_cells_start_at_one(background):
+    labels = np.array([[0 if background else 9, 7, 9]], np.uint16)
+    expected = [[0, 1, 2]] if background else [[2, 1, 2]]
+    for large in (labels, labels.astype(np.int64) * 10_000_000):
+        assert renumber_labels(large)[0].tolist() == expected
+
+
+def test_no_pixels_have_no_labels():
+    renumbered, n_labels = renumber_labels(np.zeros((0, 4), np.int32))
+    assert (renumbered.shape, n_labels) == ((0, 4), 0)

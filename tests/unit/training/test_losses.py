@@ -8,12 +8,16 @@ import torch
 from mediar_infer.training.losses import compute_loss
 
 
-def test_loss_of_two_pixels_by_hand():
-    # Pixel 1 is a cell with unit flow (0.6, -0.8), pixel 2 is background.
+def hand_drawn():
+    """Two pixels: a cell with unit flow (0.6, -0.8), and background."""
     foreground = torch.tensor([[[1.0, 0.0]]])
     unit_flow = torch.tensor([[[[0.6, 0.0]], [[-0.8, 0.0]]]])
     logits = torch.tensor([[[[2.0, 0.0]], [[-4.0, 1.0]], [[math.log(3.0), 0.0]]]])
-    loss = compute_loss(logits, foreground, unit_flow)
+    return logits, foreground, unit_flow
+
+
+def test_loss_of_two_pixels_by_hand():
+    loss = compute_loss(*hand_drawn())
     # -ln(3/4) for the cell, ln 2 for the background
     assert loss.cellprob.item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
     # targets are (3, -4) and (0, 0): errors 1, 0, 0, 1
@@ -32,3 +36,27 @@ def test_half_precision_logits_are_compared_in_float32():
     loss = compute_loss(logits, torch.zeros(1, 4, 4), torch.zeros(1, 2, 4, 4))
     assert loss.total.dtype == torch.float32
     assert loss.total.item() == pytest.approx(math.log(2))
+
+
+def test_crops_without_labels_do_not_count():
+    labelled = hand_drawn()
+    batch = [torch.cat([part, torch.full_like(part, 7.0)]) for part in labelled]
+    loss = compute_loss(*batch, has_labels=torch.tensor([True, False]))
+    expected = compute_loss(*labelled)
+    for part in ("total", "cellprob", "flow"):
+        assert getattr(loss, part).item() == pytest.approx(getattr(expected, part).item())
+
+
+def test_loss_of_labelled_crops_does_not_depend_on_the_way():
+    batch = [torch.cat([part, part.flip(-1)]) for part in hand_drawn()]
+    loss = compute_loss(*batch, has_labels=torch.tensor([True, True]))
+    assert loss.total.item() == pytest.approx(compute_loss(*batch).total.item())
+
+
+def test_batch_without_labels_has_no_loss_and_zero_gradients():
+    logits, foreground, unit_flow = hand_drawn()
+    logits.requires_grad_()
+    loss = compute_loss(logits, foreground, unit_flow, has_labels=torch.tensor([False]))
+    loss.total.backward()
+    assert loss.total.item() == 0
+    assert not logits.grad.any()

@@ -1,0 +1,489 @@
+"""The paper's Tables 5 to 8 as runs: one recipe, one TOML file of rows per table, several seeds.
+
+A table's file lays changes over any recipe: ``[changes]`` for all rows, ``[recipes.NAME]`` where
+the recipe has that name, ``[[rows]]`` with changes of their own. Stages that rows start from are
+trained once per seed. Everything is kept in folders: a stopped table goes on where it was::
+
+    RUN/seed_S/shared/STAGE/    stages that rows start from
+    RUN/seed_S/ROW/STAGE/       stages of a row
+    RUN/seed_S/ROW/scores.json  its score on the held-out images
+"""
+
+import csv
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final
+
+import numpy as np
+from safetensors.torch import load_file
+from torch import nn
+
+from mediar_infer.checkpoints import compute_digest
+from mediar_infer.devices import select_device
+from mediar_infer.errors import UsageError
+from mediar_infer.training.discovery import prepare_clusters
+from mediar_infer.training.networks import build_network
+from mediar_infer.training.recipe import (
+    RECIPES_DIR,
+    Recipe,
+    merge_values,
+    parse_fields,
+    parse_recipe,
+    read_values,
+)
+from mediar_infer.training.relabelling import (
+    find_label_paths,
+    load_predictor,
+    prepare_labels,
+    relabel,
+    replace_labels,
+)
+from mediar_infer.training.run_folder import StageFolder, save_state, write_json
+from mediar_infer.training.selection import score_weights
+from mediar_infer.training.stages import Execution, Preparations, load_entries, run_recipe
+from mediar_infer.training.table import ROLES, ImageRecord, select_records
+from mediar_infer.training.unlabelled import APPROACHES, build_extra_loss
+
+logger = logging.getLogger(__name__)
+
+TABLES_DIR: Final = RECIPES_DIR / "tables"
+"""The files of the paper's tables."""
+SHARED_NAME: Final = "shared"
+
+_SCORES_NAME: Final = "scores.json"
+_ENCODER_NAME: Final = "encoder.safetensors"
+_ENCODER_PREFIX: Final = "encoder."
+_PREPARED: Final = ("discovery", "relabelled")
+_LAST_SHARE: Final = 10
+"""The training loss is the mean over the last tenth of the steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table."""
+
+    key: str
+    """Name of its folder."""
+    label: str
+    """As the paper calls it."""
+    paper_f1: float
+    """F1 in the paper."""
+    stages: tuple[str, ...]
+    """Stages that are trained for it; the last one's result is scored."""
+    changes: Mapping[str, Any]
+    """Values laid over the recipe."""
+    paper_loss: float = 0.0
+    """Training loss in the paper; 0 where it gives none."""
+    shared: tuple[str, ...] = ()
+    """Stages that it needs beside those of the table."""
+    decoder_divisor: int = 1
+    """The recipe's decoder and PAB widths are divided by this."""
+    unlabelled: str = ""
+    """Further loss for unlabelled images, one of ``unlabelled.APPROACHES``; empty for none."""
+    pseudo_labels_from: str = ""
+    """Earlier row whose result labels the unlabelled images; empty for none."""
+
+    def __post_init__(self) -> None:
+        if not self.stages or SHARED_NAME in (self.key, ""):
+            raise UsageError(
+                f"found row {self.key!r} with stages {list(self.stages)}, expected some"
+            )
+        if self.decoder_divisor < 1:
+            raise UsageError(f"decoder_divisor: found {self.decoder_divisor}, expected 1 or more")
+        if self.unlabelled and self.unlabelled not in APPROACHES:
+            raise UsageError(
+                f"unlabelled: found {self.unlabelled!r}, expected one of {', '.join(APPROACHES)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of the paper."""
+
+    number: int
+    """In the paper."""
+    title: str
+    """Short."""
+    roles: tuple[str, ...]
+    """Held-out images of these roles are scored."""
+    changes: Mapping[str, Any]
+    """Values laid over the recipe for all rows."""
+    recipes: Mapping[str, Mapping[str, Any]]
+    """Name of a recipe → values laid over it."""
+    rows: tuple[Row, ...]
+    """In order."""
+    shared: tuple[str, ...] = ()
+    """Stages that all rows need."""
+    encoder_from: str = ""
+    """Stage whose encoder takes the place of ImageNet's where the recipe names no weights."""
+
+    def __post_init__(self) -> None:
+        unknown = [role for role in self.roles if role not in ROLES]
+        if unknown or not self.roles:
+            raise UsageError(
+                f"roles: found {list(self.roles)}, expected some of {', '.join(ROLES)}"
+            )
+        keys: list[str] = []
+        for row in self.rows:
+            teacher = row.pseudo_labels_from
+            if row.key in keys or (teacher and teacher not in keys):
+                raise UsageError(
+                    f"rows: found {row.key!r} with pseudo_labels_from {teacher!r} after"
+                    f" {', '.join(keys) or 'no row'}, expected a new key and an earlier row"
+                )
+            keys.append(row.key)
+
+    def choose(self, keys: Iterable[str]) -> list[Row]:
+        """Rows of these keys in the table's order, with those that they need; all for none.
+
+        Raises:
+            UsageError: if there is no such row.
+        """
+        wanted = set(keys)
+        unknown = wanted - {row.key for row in self.rows}
+        if unknown:
+            raise UsageError(
+                f"found rows {', '.join(sorted(unknown))}, expected some of"
+                f" {', '.join(row.key for row in self.rows)}"
+            )
+        wanted |= {row.pseudo_labels_from for row in self.rows if row.key in wanted}
+        return [row for row in self.rows if not keys or row.key in wanted]
+
+
+def find_table(name: str) -> Path:
+    """Find a table: ``table5`` or ``5`` … ``8``, or a TOML file.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    path = Path(name)
+    packaged = [TABLES_DIR / f"{name}.toml", TABLES_DIR / f"table{name}.toml"]
+    for candidate in (path, *packaged):
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(path.stem for path in TABLES_DIR.glob("*.toml")))
+    raise UsageError(f"{name}: found no such table, expected a TOML file or one of {known}")
+
+
+def read_ablation(path: Path) -> Table:
+    """Read the file of a table.
+
+    Raises:
+        UsageError: if a key is unknown, or a value is of the wrong type or out of range.
+    """
+    where, values = str(path), read_values(path)
+    changes, recipes = values.pop("changes", {}), values.pop("recipes", {})
+    rows = []
+    for number, row in enumerate(values.pop("rows", []), start=1):
+        plain = {key: value for key, value in row.items() if key != "changes"}
+        own = row.get("changes", {})
+        rows.append(parse_fields(Row, plain, where, f"rows, number {number}", changes=own))
+    given = {"changes": changes, "recipes": recipes, "rows": tuple(rows)}
+    return parse_fields(Table, values, where, "table", **given)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a table is run with."""
+
+    recipe: Mapping[str, Any]
+    """Values of the base recipe."""
+    where: str
+    """Its file."""
+    records: Sequence[ImageRecord]
+    """The data table."""
+    run_path: Path
+    """Folder of all runs."""
+    scale: float = 1.0
+    """Factor of all lengths."""
+    execution: Execution = field(default_factory=lambda: Execution(resume=True))
+    """Where and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """What a row came to with one seed."""
+
+    key: str
+    """The row."""
+    seed: int
+    """Seed of the recipe."""
+    f1: float
+    """Mean F1 at IoU 0.5 over the held-out images."""
+    f1_of_modality: Mapping[str, float]
+    """The same per modality and role."""
+    n_images: int
+    """Held-out images."""
+    loss: float
+    """Mean training loss over the last tenth of the steps."""
+    n_steps: int
+    """Steps of the last stage."""
+    n_parameters: int
+    """Trained numbers of the network."""
+    digest: str
+    """SHA-256 of the weights."""
+
+
+def run_table(
+    table: Table, setting: Setting, n_seeds: int, row_keys: Sequence[str] = ()
+) -> list[RowResult]:
+    """Train and score the rows of a table with several seeds.
+
+    Args:
+        table: what to compare.
+        setting: with what.
+        n_seeds: seeds: the recipe's own and those after it.
+        row_keys: only these rows, and those that they need.
+
+    Returns:
+        A result per seed and row.
+
+    Raises:
+        UsageError: if recipe, table and images do not fit together; before anything is trained.
+        MediarError: whatever training and scoring raise.
+    """
+    if n_seeds < 1:
+        raise UsageError(f"found {n_seeds} seeds, expected 1 or more")
+    rows = table.choose(row_keys)
+    first = int(setting.recipe.get("seed", 0))
+    runs = [_SeedRun(table, setting, seed, rows) for seed in range(first, first + n_seeds)]
+    runs[0].check()
+    return [result for run in runs for result in run.run()]
+
+
+@dataclass(frozen=True, slots=True)
+class _SeedRun:
+    """A table with one seed."""
+
+    table: Table
+    setting: Setting
+    seed: int
+    rows: Sequence[Row]
+
+    @property
+    def path(self) -> Path:
+        return self.setting.run_path / f"seed_{self.seed}"
+
+    @property
+    def shared_path(self) -> Path:
+        return self.path / SHARED_NAME
+
+    def recipe(self, row: Row | None = None) -> Recipe:
+        """The recipe of a row, or of the shared stages."""
+        values = dict(self.setting.recipe)
+        name = str(values.get("name"))
+        for changes in (self.table.changes, self.table.recipes.get(name, {})):
+            values = merge_values(values, changes)
+        if self.takes_stage_encoder:
+            path = self.shared_path / _ENCODER_NAME
+            values = merge_values(values, {"model": {"encoder_weights": str(path.absolute())}})
+        where = f"{self.setting.where} for table {self.table.number}"
+        if row is not None:
+            values = merge_values(values, row.changes)
+            where = f"{where}, row {row.key}"
+        recipe = parse_recipe({**values, "seed": self.seed}, where)
+        if row is not None:
+            recipe = _divide_decoder(recipe, row.decoder_divisor)
+        return recipe.scaled(self.setting.scale)
+
+    @property
+    def takes_stage_encoder(self) -> bool:
+        named = self.setting.recipe.get("model", {}).get("encoder_weights", "")
+        return bool(self.table.encoder_from) and not named
+
+    @property
+    def shared_stages(self) -> list[str]:
+        """In the recipe's order."""
+        names = {*self.table.shared, *(name for row in self.rows for name in row.shared)}
+        starts_encoded = any(
+            self.recipe(row).stage(name).start == "encoder"
+            for row in self.rows
+            for name in row.stages
+        )
+        if self.takes_stage_encoder and starts_encoded:
+            names.add(self.table.encoder_from)
+        return [stage.name for stage in self.recipe().stages if stage.name in names]
+
+    def check(self) -> None:
+        """Raise UsageError unless all stages are there and find images."""
+        base = self.recipe()
+        for name in {*self.table.shared, *(name for row in self.rows for name in row.shared)}:
+            base.stage(name)
+        stages = [(base.stage(name), "shared stages") for name in self.shared_stages]
+        for row in self.rows:
+            recipe = self.recipe(row)
+            stages += [(recipe.stage(name), f"row {row.key}") for name in row.stages]
+            if row.pseudo_labels_from:
+                self._need_images(("unlabelled",), "train", f"row {row.key}")
+        for stage, place in stages:
+            self._need_images(stage.roles, "train", f"{place}, stage {stage.name}")
+            if stage.memory_roles:
+                self._need_images(stage.memory_roles, "train", f"{place}, stage {stage.name}")
+        self._need_images(self.table.roles, "val", "the scores")
+
+    def _need_images(self, roles: Sequence[str], split: str, place: str) -> None:
+        if not select_records(self.setting.records, roles, split):
+            raise UsageError(
+                f"table {self.table.number}, {place}: found no image of split {split} with one of"
+                f" the roles {', '.join(roles)}, expected some in the data table"
+            )
+
+    def run(self) -> list[RowResult]:
+        execution = replace(self.setting.execution, resume=True)
+        preparations = Preparations(
+            discover=partial(prepare_clusters, device=execution.device),
+            relabel=partial(prepare_labels, device=execution.device),
+        )
+        if names := self.shared_stages:
+            run_recipe(
+                self.recipe(), self.setting.records, self.shared_path,
+                stage_names=names, execution=execution, preparations=preparations,
+            )  # fmt: skip
+            if self.table.encoder_from in names:
+                self._write_encoder()
+        return [self._run_row(row, execution, preparations) for row in self.rows]
+
+    def _write_encoder(self) -> None:
+        """Keep the encoder of a stage as the file that rows start from."""
+        path = StageFolder(self.shared_path / self.table.encoder_from).weights_path
+        entries = load_file(path)
+        encoder = {k: v for k, v in entries.items() if k.startswith(_ENCODER_PREFIX)}
+        save_state(encoder, self.shared_path / _ENCODER_NAME)
+
+    def _run_row(self, row: Row, execution: Execution, preparations: Preparations) -> RowResult:
+        logger.info("table %d, seed %d: %s", self.table.number, self.seed, row.label)
+        path, recipe = self.path / row.key, self.recipe(row)
+        self._link_shared(path)
+        term = build_extra_loss(row.unlabelled) if row.unlabelled else None
+        made = run_recipe(
+            recipe,
+            self._records_of(row, execution.device),
+            path,
+            stage_names=row.stages,
+            execution=execution,
+            preparations=preparations,
+            extra_losses={row.stages[-1]: term} if term is not None else None,
+        )
+        return self._score(row, recipe, made[row.stages[-1]], execution.device)
+
+    def _link_shared(self, path: Path) -> None:
+        """Make shared stages, clusters and new labels look like those of the row's own run."""
+        path.mkdir(parents=True, exist_ok=True)
+        for name in (*self.shared_stages, *_PREPARED):
+            link = path / name
+            if not link.is_symlink() and not link.exists():
+                (self.shared_path / name).mkdir(parents=True, exist_ok=True)
+                link.symlink_to(Path("..") / SHARED_NAME / name, target_is_directory=True)
+
+    def _records_of(self, row: Row, device: str) -> Sequence[ImageRecord]:
+        """The data table; unlabelled images labelled by an earlier row where the row says so."""
+        records = self.setting.records
+        if not row.pseudo_labels_from:
+            return records
+        teacher = next(each for each in self.rows if each.key == row.pseudo_labels_from)
+        weights = StageFolder(self.path / teacher.key / teacher.stages[-1]).weights_path
+        folder = self.path / row.key / "pseudo_labels"
+        images = select_records(records, ("unlabelled",), "train")
+        decisions = relabel(load_predictor([weights], device=device), images, folder)
+        return replace_labels(records, find_label_paths(folder, decisions))
+
+    def _score(self, row: Row, recipe: Recipe, weights: Path, device: str) -> RowResult:
+        path, digest = self.path / row.key / _SCORES_NAME, compute_digest(weights)
+        records = select_records(self.setting.records, self.table.roles, "val")
+        images = {record.image_id: record.digest for record in records}
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            found = {}
+        if found.get("images") == images and found["result"]["digest"] == digest:
+            return RowResult(**found["result"])
+        network = _load_network(recipe, row.stages[-1], weights).to(select_device(device))
+        scores = score_weights(network, records)
+        kinds = [f"{each.record.role}: {each.record.modality or 'unknown'}" for each in scores]
+        result = RowResult(
+            key=row.key,
+            seed=self.seed,
+            f1=fmean(score.f1 for score in scores),
+            f1_of_modality={
+                kind: fmean(s.f1 for s, other in zip(scores, kinds, strict=True) if other == kind)
+                for kind in sorted(set(kinds))
+            },
+            n_images=len(scores),
+            **_read_losses(StageFolder(weights.parent)),
+            n_parameters=sum(p.numel() for p in network.parameters()),
+            digest=digest,
+        )
+        write_json(
+            path,
+            {
+                "result": asdict(result),
+                "images": images,
+                "f1_of_image": {score.record.image_id: score.f1 for score in scores},
+            },
+        )
+        logger.info(
+            "table %d, seed %d, %s: F1 %.4f", self.table.number, self.seed, row.label, result.f1
+        )
+        return result
+
+
+def _divide_decoder(recipe: Recipe, divisor: int) -> Recipe:
+    model = recipe.model
+    widths = tuple(max(2, width // divisor) for width in model.decoder_channels)
+    pab_channels = max(1, model.pab_channels // divisor)
+    return replace(recipe, model=replace(model, decoder_channels=widths, pab_channels=pab_channels))
+
+
+def _load_network(recipe: Recipe, stage_name: str, weights: Path) -> nn.Module:
+    network = build_network(
+        recipe.model.network,
+        recipe.model.architecture,
+        crop_size=recipe.stage(stage_name).crop_size,
+    )
+    load_entries(network, load_file(weights), weights)
+    return network.eval().requires_grad_(False)
+
+
+def _read_losses(folder: StageFolder) -> dict[str, Any]:
+    """Mean loss of the last steps, and their number."""
+    with folder.log_path.open(newline="", encoding="utf-8") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    last = losses[-max(1, len(losses) // _LAST_SHARE) :]
+    return {"loss": float(np.mean(last)), "n_steps": len(losses)}
+
+
+def hide_labels(records: Sequence[ImageRecord], share: float, seed: int) -> list[ImageRecord]:
+    """Turn a share of the target images for training into unlabelled ones, evenly per modality.
+
+    For trials of Table 8 where there are no unlabelled images.
+
+    Args:
+        records: the data table. Not modified.
+        share: of the images of each modality and source, in [0, 1).
+        seed: decides which.
+
+    Raises:
+        UsageError: if the share is out of range.
+    """
+    if not 0 <= share < 1:
+        raise UsageError(f"found a share of {share} labels to hide, expected 0 to below 1")
+    rng = np.random.default_rng(seed)
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for record in select_records(records, ("target",), "train"):
+        kinds.setdefault((record.modality, record.source), []).append(record.image_id)
+    hidden = {
+        name
+        for _, names in sorted(kinds.items())
+        for name in rng.permutation(names)[: int(share * len(names))].tolist()
+    }
+    return [
+        replace(record, role="unlabelled", label_path=None, n_cells=0)
+        if record.image_id in hidden
+        else record
+        for record in records
+    ]

@@ -1,0 +1,88 @@
+"""Table 1 of the paper as numbers: how often and how far a training crop is changed."""
+
+from dataclasses import dataclass, fields
+
+from mediar_infer.errors import UsageError
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """Probabilities and ranges of the random changes of a crop.
+
+    The defaults are those of Table 1; where it is silent, or where the released code differs, the
+    field says so. What the paper does not have is off by default. Values are drawn evenly from
+    their range. The image is in [0, 1].
+
+    Raises:
+        UsageError: if a value is out of its range.
+    """
+
+    zoom_probability: float = 0.5
+    """How often a crop is zoomed."""
+    zoom_range: Range = (0.25, 1.5)
+    """Smallest and largest zoom; below 1 the crop shows more of the image."""
+    plain_zoom_probability: float = 0.0
+    """How often a crop without intensity changes (public images) is zoomed; never, as released."""
+    flip_probability: float = 0.5
+    """How often a crop is mirrored, along one of its two axes."""
+    rotation_probability: float = 0.5
+    """How often a crop is turned by 90, 180 or 270 degrees."""
+    cell_intensity_probability: float = 0.25
+    """How often the brightness of single cells changes."""
+    cell_intensity_fraction: float = 0.4
+    """Fraction of the cells that change then (released; Table 1 names none)."""
+    cell_intensity_range: Range = (1.0, 1.7)
+    """Factors of the brightness of a cell."""
+    noise_probability: float = 0.25
+    """How often Gaussian noise is added."""
+    noise_sigma: float = 0.1
+    """Standard deviation of the noise."""
+    noise_varies: bool = False
+    """Draw the standard deviation from 0 to ``noise_sigma`` (released) in place of the latter."""
+    contrast_probability: float = 0.25
+    """How often the contrast changes."""
+    contrast_range: Range = (0.0, 2.0)
+    """Exponents of the contrast change (released: 1 to 2)."""
+    smoothing_probability: float = 0.25
+    """How often the image is smoothed by a Gaussian."""
+    smoothing_sigma_range: Range = (1.0, 1.0)
+    """Standard deviations of that Gaussian in pixels (released: 1 to 2)."""
+    histogram_probability: float = 0.25
+    """How often the histogram is bent."""
+    histogram_points: int = 3
+    """Control points of the bent curve, its two ends included."""
+    sharpening_probability: float = 0.25
+    """How often the image is sharpened: smoothed twice, and the difference amplified."""
+    sharpening_sigma_range: Range = (0.5, 1.0)
+    """Standard deviations of the two Gaussians in pixels, the second not above the first."""
+    sharpening_alpha_range: Range = (10.0, 30.0)
+    """Factors of the difference."""
+    channel_probability: float = 0.0
+    """How often the colours change places or turn to grey, each in half of the cases."""
+    mixing_probability: float = 0.0
+    """How often the colours are mixed anew, as light or as optical density of stains."""
+    inversion_probability: float = 0.0
+    """How often light and dark change places."""
+    saturation_probability: float = 0.0
+    """How often, after all other changes, values beyond [0, 1] are cut off as by a camera."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if name.endswith(("_probability", "_fraction")):
+                _check(name, value, 0 <= value <= 1, "a number from 0 to 1")
+            if name.endswith("_range"):
+                _check(name, value, 0 <= value[0] <= value[1], "two numbers, 0 <= first <= second")
+        _check("zoom_range", self.zoom_range, self.zoom_range[0] > 0, "zooms above 0")
+        smallest = min(self.smoothing_sigma_range[0], self.sharpening_sigma_range[0])
+        _check("the smallest sigma", smallest, smallest > 0, "standard deviations above 0")
+        _check("noise_sigma", self.noise_sigma, self.noise_sigma >= 0, "a number from 0 on")
+        points = self.histogram_points
+        _check("histogram_points", points, points >= 3, "at least 3")
+
+
+def _check(name: str, value: object, is_right: bool, expected: str) -> None:
+    if not is_right:
+        raise UsageError(f"augmentation: {name} is {value}; expected {expected}")

@@ -1,0 +1,29 @@
+"""The ``export`` command: trained weights → a folder that ``predict --weights`` takes."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mediar_infer.training.export import export_weights
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the ``export`` command."""
+    parser.add_argument(
+        "weights", type=Path, metavar="WEIGHTS", help="of a stage or blend of a run"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="NAME.safetensors")
+    parser.add_argument("--replace", action="store_true", help="replace a file of this name")
+    parser.add_argument(
+        "--no-graph", action="store_true", help="leave out the graph for fast prediction on CPUs"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export and print what was written; 0."""
+    written = export_weights(
+        args.weights, args.output, replaces=args.replace, has_graph=not args.no_graph
+    )
+    for path in written:
+        sys.stdout.write(f"{path}\n")
+    return 0

@@ -1,0 +1,31 @@
+"""Data sets as they are distributed → one folder of images, labels and a manifest for ``index``."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mediar_infer.training.converters import cellpose, challenge, dsb2018, livecell, omnipose
+from mediar_infer.training.converters.source_images import Found
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """A data set that can be converted."""
+
+    find_images: Callable[[Path], Found]
+    """Finds its images in the folder of the download."""
+    n_images: int
+    """Number of images that the paper uses of it."""
+    left_out: str
+    """What the paper leaves out; empty if it uses all."""
+
+
+DATA_SETS: Final[Mapping[str, DataSet]] = {
+    "omnipose": DataSet(omnipose.find_images, 611, "118 worm images"),
+    "cellpose": DataSet(cellpose.find_images, 551, "58 images without microscopy (--exclude)"),
+    "livecell": DataSet(livecell.find_images, 5239, ""),
+    "dsb2018": DataSet(dsb2018.find_images, 841, ""),
+    "challenge": DataSet(challenge.find_images, 1000, "test images"),
+}
+"""Name of the set → how to convert it; the public four make the paper's 7,242 images."""

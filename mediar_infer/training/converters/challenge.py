@@ -1,0 +1,81 @@
+"""The NeurIPS 2022 cell segmentation challenge: labelled, unlabelled and tuning images.
+
+The archives unpack into ``…/images/NAME.ext`` with ``…/labels/NAME_label.tiff``; what an archive
+is for stands in the names of its folders. The tuning labels, published later, are not used: the
+paper chooses checkpoints by counting cells there. Test images are left out.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from mediar_infer.errors import UsageError
+from mediar_infer.training.candidates import find_candidates
+from mediar_infer.training.converters.source_images import Found, SourceImage, list_files, make_id
+from mediar_infer.training.problems import MISSING_LABELS, Problem
+from mediar_infer.training.table import Role
+
+_ROLES: Mapping[str, Role | None] = {
+    "unlabel": "unlabelled",
+    "tun": "tuning",
+    "val": "tuning",
+    "test": None,
+    "hidden": None,
+    "train": "target",
+}
+"""Start of a word in the names of the folders → role; None is left out."""
+
+
+def find_images(folder: Path) -> Found:
+    """Find the images of all archives that are there.
+
+    Args:
+        folder: holds one or more unpacked archives.
+
+    Returns:
+        Labelled images as target, tuning and unlabelled ones in these roles; test images are
+        counted.
+
+    Raises:
+        UsageError: if the folder is not there or holds no image.
+    """
+    images, problems, n_left_out = [], [], 0
+    for place in _image_folders(folder):
+        candidates, wrong = find_candidates(place)
+        role = _find_role(str(place.relative_to(folder)), folder.absolute().name)
+        if role is None:
+            n_left_out += len(candidates)
+            continue
+        problems += wrong
+        for each in candidates:
+            if role == "target" and each.label_path is None:
+                problems.append(Problem(MISSING_LABELS, each.image_path, "no label file"))
+                continue
+            images.append(
+                SourceImage(
+                    image_id=make_id("challenge", each.image_path.relative_to(folder)),
+                    image_path=each.image_path,
+                    label_path=each.label_path if role == "target" else None,
+                    role=role,
+                )
+            )
+    if not images and not n_left_out:
+        raise UsageError(f"{folder}: no image at any depth; expected the unpacked archives")
+    return Found(images, problems, n_left_out)
+
+
+def _image_folders(folder: Path) -> list[Path]:
+    places = {path.parent for path in list_files(folder, "*")}
+    return sorted(
+        place for place in places if place.name != "labels" and not (place / "images").is_dir()
+    )
+
+
+def _find_role(*names: str) -> Role | None:
+    """Look into the names one after the other; target if none says anything."""
+    for name in names:
+        words = re.split(r"[^a-z]+", name.lower())
+        for start, role in _ROLES.items():
+            if any(word.startswith(start) for word in words):
+                return role
+    return "target"

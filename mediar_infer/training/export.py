@@ -1,0 +1,122 @@
+"""Trained weights → what the engine loads: float16 file, manifest, graph; and a card to fill in."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, Final
+
+from mediar_infer.backends.graphs import graph_name
+from mediar_infer.checkpoints import (
+    Checkpoint,
+    compute_digest,
+    load_checkpoint,
+    read_manifest,
+    save_weights,
+    write_manifest,
+)
+from mediar_infer.config import EngineConfig
+from mediar_infer.errors import UsageError
+from mediar_infer.output_files import write_bytes
+from mediar_infer.weights_command import check_targets
+
+logger = logging.getLogger(__name__)
+
+_SUFFIX: Final = ".safetensors"
+
+_CARD: Final = """\
+# Model card: {name}
+
+**Architecture.** {encoder} encoder, decoder {decoder}, PAB {pab}: {n_parameters:.2f} M parameters,
+float16. SHA-256 `{digest}`.
+
+**Training.** {training}
+
+**Data.** To be written: sources, licences, number of images and cells, what was held out.
+
+**Quality.** To be written: F1 on held-out images per modality, by `select` or `evaluate`.
+
+**Known failures.** To be written: look at the worst images.
+"""
+
+
+def check_output(output: Path, *, replaces: bool) -> None:
+    """Refuse an output before anything is computed.
+
+    Raises:
+        UsageError: if its name does not end in ``.safetensors``.
+        CheckpointError: if it exists and is not to be replaced, or if the manifest of its folder
+            would list more models than an ensemble has.
+    """
+    if output.suffix != _SUFFIX:
+        raise UsageError(f"{output}: found suffix {output.suffix!r}, expected NAME{_SUFFIX}")
+    check_targets([output], [output], read_manifest(output.parent), replaces=replaces)
+
+
+def export_weights(
+    source: Path, output: Path, *, replaces: bool = False, has_graph: bool = True
+) -> list[Path]:
+    """Write a weight file for the engine.
+
+    Args:
+        source: weights of a stage, or any file that the engine loads.
+        output: ``NAME.safetensors``; ``manifest.json`` of its folder gains its digest.
+        replaces: overwrite a file of this name.
+        has_graph: also export the graph for OpenVINO, if the folder has none of this
+            architecture; takes about half a minute.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        CheckpointError: if the source holds no MEDIAR-Former, or the output is refused.
+        UsageError: if the output's name does not end in ``.safetensors``.
+        OutputError: if a file cannot be written.
+    """
+    check_output(output, replaces=replaces)
+    checkpoint = load_checkpoint(source)
+    save_weights(checkpoint.state_dict, output)
+    digest = compute_digest(output)
+    write_manifest(output.parent, read_manifest(output.parent) | {output.name: digest})
+    card = output.with_suffix(".md")
+    write_bytes(card, _describe(checkpoint, output, digest).encode())
+    written = [output, output.parent / "manifest.json", card]
+    roi_size = EngineConfig().roi_size
+    graph = output.parent / graph_name(checkpoint.architecture, roi_size)
+    if has_graph and not graph.exists():
+        from mediar_infer.backends.openvino_export import export_graph
+
+        written.append(export_graph(checkpoint.architecture, roi_size, output.parent))
+    logger.info("%s: %.1f MiB, SHA-256 %s", output, output.stat().st_size / 2**20, digest)
+    return written
+
+
+def _describe(checkpoint: Checkpoint, output: Path, digest: str) -> str:
+    architecture = checkpoint.architecture
+    return _CARD.format(
+        name=output.stem,
+        encoder=architecture.name,
+        decoder=architecture.decoder_channels,
+        pab=architecture.pab_channels,
+        n_parameters=checkpoint.n_parameters / 1e6,
+        digest=digest,
+        training=_describe_training(checkpoint.path),
+    )
+
+
+def _describe_training(source: Path) -> str:
+    """What the summary beside the weights of a stage tells."""
+    path = source.parent / "summary.json"
+    if not path.is_file():
+        return f"To be written; made from `{source.name}`."
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    stage = summary["description"]["stage"]
+    told = (
+        f"Stage `{stage['name']}` from `{stage['start']}`: {summary['n_steps']} steps of"
+        f" {stage['batch_size']} crops of {stage['crop_size']} pixels, learning rate"
+        f" {stage['learning_rate']:g} to {stage['final_learning_rate']:g}, {stage['precision']},"
+        f" seed {summary['description']['seed']}."
+    )
+    if summary["best_value"] is not None:
+        told += f" Best validation ({stage['select']}): {summary['best_value']:.4f} at step"
+        told += f" {summary['best_step']}."
+    return told

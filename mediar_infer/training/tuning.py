@@ -1,0 +1,295 @@
+"""Fine-tuning on a user's own few images: safe by default, and refused if it does not help.
+
+What keeps a handful of images from ruining a network that has seen thousands: a small learning
+rate, BatchNorm statistics that stay as they are, clipped gradients, averaged weights, replayed
+memory where there are images for it, an end as soon as held-out images no longer improve, and a
+blend with the start weights whose share is chosen on the held-out images.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mediar_infer.checkpoints import Checkpoint, build_model, find_weights, load_checkpoint
+from mediar_infer.devices import select_device
+from mediar_infer.errors import TrainingError, UsageError
+from mediar_infer.model import MediarFormer
+from mediar_infer.training.averaging import blend_weights
+from mediar_infer.training.export import check_output, export_weights
+from mediar_infer.training.index import Index, IndexOptions, index_folders
+from mediar_infer.training.problems import log_problems, write_problems
+from mediar_infer.training.recipe import Recipe, find_recipe, read_recipe
+from mediar_infer.training.run_folder import save_state, write_json
+from mediar_infer.training.selection import compute_mean_f1, score_weights
+from mediar_infer.training.stages import Execution, run_recipe
+from mediar_infer.training.table import (
+    LABELLED_ROLES,
+    ImageRecord,
+    read_table,
+    select_records,
+    write_table,
+)
+
+logger = logging.getLogger(__name__)
+
+SHARES: Final = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the tuned weights that are tried in the blend with the start weights."""
+_MEMORY_SHARE: Final = 4
+"""One crop of so many is a replayed one."""
+_MAX_SCORED_MEMORY: Final = 24
+
+
+@dataclass(frozen=True, slots=True)
+class TuneOptions:
+    """What may be changed about a fine-tuning."""
+
+    weights: tuple[Path, ...] = ()
+    """Start weights; of several files, or the default pair, the better one on the user's training
+    images is taken."""
+    memory: Path | None = None
+    """Labelled images of what must not be forgotten: a folder, or a data table."""
+    recipe: str = "finetune"
+    """Recipe whose last stage is used."""
+    steps: int = 0
+    """Longest training in steps; 0 takes the recipe's."""
+    hold_out: float = 0.2
+    """Share of the user's images that only judge."""
+    max_loss: float = 0.02
+    """Largest loss of F1 on the memory's held-out images."""
+    replaces: bool = False
+    """Overwrite an output of this name."""
+    has_graph: bool = True
+    """Export the graph for fast prediction on CPUs too."""
+    execution: Execution = field(default_factory=Execution)
+    """Where and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A blend and what it reaches on held-out images."""
+
+    share: float
+    """Share of the tuned weights; 0 is the start."""
+    f1: float
+    """Mean F1 at IoU 0.5 on the user's held-out images."""
+    memory_f1: float | None
+    """The same on the memory's held-out images; None without memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Outcome of a fine-tuning."""
+
+    start_path: Path
+    """Weights that it started from."""
+    start: Candidate
+    """How these do."""
+    candidates: tuple[Candidate, ...]
+    """The blends that were tried."""
+    chosen: Candidate
+    """The one that was written."""
+    written: tuple[Path, ...]
+    """Files that were written."""
+
+
+def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuning:
+    """Fine-tune a model on a folder of labelled images.
+
+    Args:
+        folder: images with ``NAME_label.tiff`` beside them, or ``images/`` and ``labels/``.
+        output: ``NAME.safetensors``, for ``predict --weights``; its run is kept in ``NAME.run``.
+        options: start, memory, length.
+
+    Returns:
+        What was tried and written.
+
+    Raises:
+        UsageError: if there are fewer than two usable images.
+        TrainingError: if the tuned weights are no better on the held-out images than the start;
+            nothing is written then.
+        CheckpointError: if start weights cannot be read, or the output is refused.
+    """
+    options = options or TuneOptions()
+    check_output(output, replaces=options.replaces)
+    run_path = output.with_suffix(".run")
+    records = _find_images(folder, run_path, options)
+    memory = _find_memory(options)
+    write_table([*records, *memory], run_path / "table.csv")
+    device = select_device(options.execution.device)
+    start = _choose_start(options.weights, select_records(records, ("target",), "train"), device)
+    recipe = _adapt(
+        read_recipe(find_recipe(options.recipe)), start, options, has_memory=bool(memory)
+    )
+    made = run_recipe(recipe, [*records, *memory], run_path, execution=options.execution)
+    tuned = load_file(made[recipe.stages[-1].name])
+    judge = _Judge(start, records, memory, device)
+    first = judge.score(start.state_dict, 0.0)
+    candidates = []
+    for share in SHARES:
+        candidates.append(judge.score(blend_weights(start.state_dict, tuned, share), share))
+        logger.info("%s", describe(candidates[-1]))
+    write_json(run_path / "candidates.json", [_plain(each) for each in (first, *candidates)])
+    chosen = choose(first, candidates, options.max_loss)
+    chosen_path = run_path / "chosen.safetensors"
+    save_state(blend_weights(start.state_dict, tuned, chosen.share), chosen_path)
+    written = export_weights(
+        chosen_path, output, replaces=options.replaces, has_graph=options.has_graph
+    )
+    return Tuning(start.path, first, tuple(candidates), chosen, tuple(written))
+
+
+def choose(start: Candidate, candidates: Sequence[Candidate], max_loss: float) -> Candidate:
+    """Choose the blend with the best F1 among those that forget little.
+
+    Args:
+        start: the start weights.
+        candidates: blends; of equal ones the smaller share is taken.
+        max_loss: largest loss of F1 on the memory's held-out images.
+
+    Raises:
+        TrainingError: if none is better than the start.
+    """
+    kept = [
+        each
+        for each in candidates
+        if each.memory_f1 is None
+        or start.memory_f1 is None
+        or each.memory_f1 >= start.memory_f1 - max_loss
+    ]
+    better = [each for each in kept if each.f1 > start.f1]
+    if not better:
+        tried = "; ".join(describe(each) for each in candidates)
+        raise TrainingError(
+            f"found no tuned weights that do better than the start ({describe(start)}; tried:"
+            f" {tried}), expected a higher F1 on the held-out images"
+            + (f" and at most {max_loss} less on the memory" if len(kept) < len(candidates) else "")
+            + "; nothing was written: keep the start weights, or add labelled images"
+        )
+    return max(better, key=lambda each: (each.f1, -each.share))
+
+
+def describe(candidate: Candidate) -> str:
+    """One line: share and scores."""
+    name = f"share {candidate.share:g}" if candidate.share else "start"
+    told = f"{name}: F1 {candidate.f1:.4f} on the held-out images"
+    if candidate.memory_f1 is not None:
+        told += f", {candidate.memory_f1:.4f} on the memory's"
+    return told
+
+
+def _plain(candidate: Candidate) -> dict[str, float | None]:
+    return {"share": candidate.share, "f1": candidate.f1, "memory_f1": candidate.memory_f1}
+
+
+def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[ImageRecord]:
+    index = index_folders([folder], (), IndexOptions(role="target", hold_out=options.hold_out))
+    _report(index, run_path)
+    records = index.records
+    if len(records) < 2:
+        raise UsageError(
+            f"{folder}: found {len(records)} usable labelled images, expected at least two, one of"
+            f" them to hold out; see {run_path / 'problems.csv'}"
+        )
+    if not select_records(records, ("target",), "val"):
+        # Too few for the share: the image with a middling number of cells judges.
+        ordered = sorted(records, key=lambda record: (record.n_cells, record.image_id))
+        judge = ordered[len(ordered) // 2].image_id
+        records = [
+            replace(record, split="val") if record.image_id == judge else record
+            for record in records
+        ]
+    n_held_out = len(select_records(records, ("target",), "val"))
+    logger.info(
+        "%s: %d images to train on, %d held out", folder, len(records) - n_held_out, n_held_out
+    )
+    return records
+
+
+def _report(index: Index, run_path: Path) -> None:
+    log_problems(index.problems)
+    write_problems(index.problems, run_path / "problems.csv")
+
+
+def _find_memory(options: TuneOptions) -> list[ImageRecord]:
+    """Labelled images of the memory, as role public, under names of their own."""
+    path = options.memory
+    if path is None:
+        return []
+    if path.is_file():
+        found = [record for record in read_table(path) if record.role in LABELLED_ROLES]
+    else:
+        index = index_folders([path], (), IndexOptions(role="public", hold_out=options.hold_out))
+        log_problems(index.problems)
+        found = index.records
+    records = [
+        replace(record, image_id=f"memory:{record.image_id}", role="public") for record in found
+    ]
+    if not select_records(records, ("public",), "train"):
+        raise UsageError(f"{path}: found no labelled training image, expected some for --memory")
+    return records
+
+
+def _choose_start(
+    given: Sequence[Path], records: Sequence[ImageRecord], device: torch.device
+) -> Checkpoint:
+    """Take the better model of a pair on images that it has not been trained on."""
+    checkpoints = [load_checkpoint(path) for path in find_weights(given)]
+    if len(checkpoints) == 1:
+        return checkpoints[0]
+    scores = []
+    for checkpoint in checkpoints:
+        model = build_model(checkpoint).to(device)
+        scores.append(compute_mean_f1(score_weights(model, records)))
+        logger.info("%s: F1 %.4f before", checkpoint.path.name, scores[-1])
+    return checkpoints[scores.index(max(scores))]
+
+
+def _adapt(recipe: Recipe, start: Checkpoint, options: TuneOptions, *, has_memory: bool) -> Recipe:
+    stage = replace(recipe.stages[-1], start=f"weights:{start.path}")
+    if options.steps:
+        stage = replace(stage, steps=options.steps, epochs=0.0)
+    if has_memory:
+        stage = replace(
+            stage,
+            memory_roles=("public",),
+            memory_per_batch=max(1, stage.batch_size // _MEMORY_SHARE),
+            memory_sampling="balanced",
+        )
+    model = recipe.model.with_architecture(start.architecture)
+    return replace(recipe, model=model, stages=(stage,), blends=())
+
+
+class _Judge:
+    """Scores weights, rounded as they will be written, on held-out images."""
+
+    def __init__(
+        self,
+        start: Checkpoint,
+        records: Sequence[ImageRecord],
+        memory: Sequence[ImageRecord],
+        device: torch.device,
+    ) -> None:
+        self._model = MediarFormer(start.architecture).to(device)
+        self._records = select_records(records, ("target",), "val")
+        held_out = select_records(memory, ("public",), "val")
+        stride = -(-len(held_out) // _MAX_SCORED_MEMORY) or 1
+        self._memory = held_out[::stride]
+
+    def score(self, weights: Mapping[str, Tensor], share: float) -> Candidate:
+        """Score weights that hold ``share`` of the tuned ones."""
+        rounded = {
+            name: value.half().float() if value.is_floating_point() else value
+            for name, value in weights.items()
+        }
+        self._model.load_state_dict(rounded)
+        f1 = compute_mean_f1(score_weights(self._model, self._records))
+        memory_f1 = None
+        if self._memory:
+            memory_f1 = compute_mean_f1(score_weights(self._model, self._memory))
+        return Candidate(share, f1, memory_f1)

@@ -1,0 +1,79 @@
+"""Exported weights: what the engine loads."""
+
+import numpy as np
+import pytest
+import torch
+from fakes import tiny_state_dict
+from safetensors.torch import load_file, save_file
+
+from mediar_infer.checkpoints import compute_digest, read_manifest
+from mediar_infer.config import PLANS, EngineConfig, RuntimeConfig
+from mediar_infer.errors import CheckpointError, UsageError
+from mediar_infer.segmenter import Segmenter
+from mediar_infer.training.export import export_weights
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(tiny_state_dict(), path)
+    return path
+
+
+def test_exported_weights_load_in_the_engine(source, tmp_path):
+    output = tmp_path / "out" / "mine.safetensors"
+    written = export_weights(source, output, has_graph=False)
+    assert [path.name for path in written] == ["mine.safetensors", "manifest.json", "mine.md"]
+    assert read_manifest(output.parent) == {"mine.safetensors": compute_digest(output)}
+    dtypes = {value.dtype for value in load_file(output).values()}
+    assert dtypes == {torch.float16, torch.int64}
+    config = EngineConfig(plan=PLANS["single"], runtime=RuntimeConfig(device="cpu", threads=1))
+    segmenter = Segmenter.from_weights(output.parent, config)
+    image = np.zeros((40, 50), np.uint8)
+    assert segmenter.segment(image).labels.shape == image.shape
+
+
+def test_card_tells_architecture_and_digest(source, tmp_path):
+    *_, card = export_weights(source, tmp_path / "mine.safetensors", has_graph=False)
+    text = card.read_text()
+    assert compute_digest(tmp_path / "mine.safetensors") in text
+    assert "decoder (16, 16, 8, 8, 8), PAB 8" in text
+
+
+def test_graph_is_exported_once(source, tmp_path, monkeypatch):
+    made = []
+
+    def export_graph(architecture, roi_size, folder):
+        from mediar_infer.backends.graphs import graph_name
+
+        path = folder / graph_name(architecture, roi_size)
+        path.write_text("graph")
+        made.append(path)
+        return path
+
+    monkeypatch.setattr("mediar_infer.backends.openvino_export.export_graph", export_graph)
+    output = tmp_path / "mine.safetensors"
+    written = export_weights(source, output)
+    assert written[-1] == made[0]
+    export_weights(source, tmp_path / "other.safetensors")
+    assert len(made) == 1
+
+
+def test_existing_file_is_replaced_only_when_asked(source, tmp_path):
+    output = tmp_path / "mine.safetensors"
+    export_weights(source, output, has_graph=False)
+    with pytest.raises(CheckpointError, match="exists already"):
+        export_weights(source, output, has_graph=False)
+    save_file(tiny_state_dict(1), source)
+    before = compute_digest(output)
+    export_weights(source, output, replaces=True, has_graph=False)
+    assert compute_digest(output) != before
+
+
+def test_third_model_and_other_suffixes_are_refused(source, tmp_path):
+    for name in ("a", "b"):
+        export_weights(source, tmp_path / f"{name}.safetensors", has_graph=False)
+    with pytest.raises(CheckpointError, match="would list 3 models"):
+        export_weights(source, tmp_path / "c.safetensors", has_graph=False)
+    with pytest.raises(UsageError, match=r"expected NAME\.safetensors"):
+        export_weights(source, tmp_path / "c.pth", has_graph=False)

@@ -1,0 +1,113 @@
+"""The user's fine-tuning: what is chosen, what is refused, and a whole run of a few steps."""
+
+import json
+
+import pytest
+from fakes import tiny_state_dict
+from small_runs import make_record
+
+from mediar_infer.checkpoints import find_weights, save_weights
+from mediar_infer.errors import CheckpointError, TrainingError, UsageError
+from mediar_infer.training import tuning
+from mediar_infer.training.stages import Execution
+from mediar_infer.training.table import read_table
+from mediar_infer.training.tuning import Candidate, TuneOptions, choose, tune
+
+START = Candidate(0.0, 0.5, 0.8)
+
+
+def test_best_blend_that_forgets_little_is_chosen():
+    candidates = [
+        Candidate(0.25, 0.6, 0.81),
+        Candidate(0.5, 0.7, 0.79),
+        Candidate(1.0, 0.9, 0.7),
+    ]
+    assert choose(START, candidates, 0.02) == candidates[1]
+    assert choose(START, candidates, 0.2) == candidates[2]
+
+
+def test_smaller_share_is_chosen_among_equals():
+    candidates = [Candidate(share, 0.7, None) for share in (0.5, 0.25, 1.0)]
+    assert choose(Candidate(0.0, 0.5, None), candidates, 0.02).share == 0.25
+
+
+@pytest.mark.parametrize("f1", [0.2, 0.5])
+def test_weights_no_better_than_the_start_are_refused(f1):
+    with pytest.raises(TrainingError, match=r"start: F1 0.5000.*share 0.5.*nothing was written"):
+        choose(START, [Candidate(0.5, f1, 0.9)], 0.02)
+
+
+def test_weights_that_forget_are_refused():
+    with pytest.raises(TrainingError, match=r"at most 0\.02 less on the memory"):
+        choose(START, [Candidate(0.5, 0.9, 0.7)], 0.02)
+
+
+@pytest.fixture
+def options(tmp_path):
+    path = tmp_path / "start" / "from_phase2.safetensors"
+    save_weights(tiny_state_dict(), path)
+    return TuneOptions(
+        weights=(path,), steps=2, has_graph=False, execution=Execution("cpu", threads=1)
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(3):
+        make_record(tmp_path / "mine", f"cell{i}")
+    return tmp_path / "mine"
+
+
+def score_by_share(monkeypatch, f1s):
+    def score(self, weights, share):
+        return Candidate(share, f1s[share], None)
+
+    monkeypatch.setattr(tuning._Judge, "score", score)
+
+
+def test_better_weights_are_written_for_the_engine(folder, options, tmp_path, monkeypatch):
+    score_by_share(monkeypatch, {0.0: 0.1, 0.25: 0.2, 0.5: 0.4, 0.75: 0.3, 1.0: 0.0})
+    output = tmp_path / "out" / "mine.safetensors"
+    result = tune(folder, output, options)
+    assert (result.chosen.share, result.start_path) == (0.5, options.weights[0])
+    assert find_weights([output]) == [output]
+    run = tmp_path / "out" / "mine.run"
+    assert json.loads((run / "candidates.json").read_text())[2]["f1"] == 0.4
+    splits = [record.split for record in read_table(run / "table.csv")]
+    assert sorted(splits) == ["train", "train", "val"]
+
+
+def test_worse_weights_are_not_written(folder, options, tmp_path, monkeypatch):
+    score_by_share(monkeypatch, dict.fromkeys((0.0, 0.25, 0.5, 0.75, 1.0), 0.1))
+    output = tmp_path / "out" / "mine.safetensors"
+    with pytest.raises(TrainingError, match="nothing was written"):
+        tune(folder, output, options)
+    assert not output.exists()
+    assert not (output.parent / "manifest.json").exists()
+
+
+def test_memory_is_replayed_and_judged(folder, options, tmp_path, monkeypatch):
+    for i in range(5):
+        make_record(tmp_path / "memory", f"old{i}")
+    monkeypatch.setattr(tuning, "choose", lambda start, candidates, _: candidates[0])
+    options = TuneOptions(
+        weights=options.weights, steps=1, has_graph=False, execution=options.execution,
+        memory=tmp_path / "memory",
+    )  # fmt: skip
+    result = tune(folder, tmp_path / "mine.safetensors", options)
+    assert result.start.memory_f1 is not None
+    summary = json.loads((tmp_path / "mine.run" / "tune" / "summary.json").read_text())
+    stage = summary["description"]["stage"]
+    assert (stage["memory_roles"], stage["memory_per_batch"]) == (["public"], 2)
+
+
+def test_one_image_is_too_few(options, tmp_path):
+    make_record(tmp_path / "mine", "cell")
+    with pytest.raises(UsageError, match="found 1 usable labelled images, expected at least two"):
+        tune(tmp_path / "mine", tmp_path / "out.safetensors", options)
+
+
+def test_output_is_checked_before_anything_is_computed(options, tmp_path):
+    (tmp_path / "out.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="exists already"):
+        tune(tmp_path / "none", tmp_path / "out.safetensors", options)
