@@ -11,11 +11,13 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 
+from mediar_infer.plans import LADDER
+
 RESULTS = Path(__file__).resolve().parent / "results"
 COLOURS = dict(
     zip(
-        ("paper", "two-flips", "ensemble", "single", "fast", "sparse", "tiles"),
-        mpl.colormaps["viridis"](np.linspace(0, 0.95, 7)),
+        [rung.name for rung in LADDER],
+        mpl.colormaps["viridis"](np.linspace(0, 0.95, len(LADDER))),
         strict=True,
     )
 )

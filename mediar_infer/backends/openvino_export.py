@@ -56,7 +56,8 @@ def _fuse(block: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
     x = block.get_submodule("hl_conv")(x)
     x = x * (block.get_submodule("SE_hl")(x) + block.get_submodule("SE_ll")(skip))
     conv, norm, activation = block.get_submodule("conv1").children()
-    of_x, of_skip = _tensor(conv, "weight").split((x.shape[1], skip.shape[1]), dim=1)
+    weight, n_channels = _tensor(conv, "weight"), x.shape[1]
+    of_x, of_skip = weight[:, :n_channels], weight[:, n_channels:]
     upsampled = F.conv_transpose2d(x, _upsampling_kernel(of_x), stride=2, padding=1)
     fused = upsampled + F.conv2d(skip, of_skip, padding=1)
     result: Tensor = block.get_submodule("conv2")(activation(norm(fused)))

@@ -12,6 +12,7 @@ from mediar_infer.config import PLANS
 from mediar_infer.images import _FORMATS
 from mediar_infer.plans import LADDER
 from mediar_infer.report import ImageRecord
+from mediar_infer.training import __main__ as training
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -31,18 +32,30 @@ def _names(cells):
     return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
 
 
+TRAINING = "python -m mediar_infer.training "
 COMMANDS = [
     line.partition("#")[0].strip() for block in _blocks("sh") for line in block.splitlines()
 ]
 
 
 @pytest.mark.parametrize(
-    "command", [c for c in COMMANDS if re.match(r"python (-m mediar_infer|predict\.py)", c)]
+    "command", [c for c in COMMANDS if re.match(r"python (-m mediar_infer |predict\.py)", c)]
 )
 def test_command_line_is_accepted(command):
     arguments = shlex.split(command)[2:]
     arguments = ["predict", *arguments] if "predict.py" in command else arguments[1:]
     assert cli.build_parser(arguments[0]).parse_args(arguments).command == arguments[0]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if TRAINING in c])
+def test_training_command_line_is_accepted(command):
+    arguments = shlex.split(command.partition(TRAINING)[2])
+    assert training.build_parser(arguments[0]).parse_args(arguments).command == arguments[0]
+
+
+def test_table_lists_every_training_command():
+    listed = _names(row[0] for row in _table("The protocol of the paper"))
+    assert sorted(listed) == sorted(training.COMMANDS)
 
 
 def test_every_other_command_is_known():

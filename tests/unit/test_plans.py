@@ -12,14 +12,13 @@ def names(plans):
     return [plan.name for plan in plans]
 
 
-def test_paper_plan_goes_down_by_passes_then_by_overlap():
+def test_paper_plan_goes_down_by_overlap_then_by_passes():
     plans = ladder_below(Plan(), n_members=2)
     assert [(plan.max_members, len(plan.flips), plan.overlap) for plan in plans] == [
-        (2, 3, 0.6), (2, 2, 0.6), (2, 1, 0.6), (1, 1, 0.6), (1, 1, 0.25), (1, 1, 0.1), (1, 1, 0.0),
+        (2, 3, 0.6), (2, 3, 0.4), (2, 3, 0.25), (2, 3, 0.1), (2, 2, 0.1), (2, 1, 0.1), (1, 1, 0.1),
+        (1, 1, 0.0),
     ]  # fmt: skip
     assert plans[0] == PLANS["paper"]
-    assert plans[3] == PLANS["single"]
-    assert plans[4] == PLANS["fast"]
 
 
 TOPS = [*PLANS.values(), Plan("custom", flips=("vertical", "identity"), overlap=0.2), Plan("x", 5)]
@@ -41,17 +40,17 @@ def test_each_plan_does_a_part_of_the_one_above(top, n_members):
 
 
 def test_what_is_asked_for_is_never_made_richer():
-    assert names(ladder_below(PLANS["fast"], 2)) == ["fast", "sparse", "tiles"]
+    assert names(ladder_below(PLANS["fast"], 2)) == ["fast", "one-pass", "tiles"]
 
 
 def test_one_model_is_not_called_an_ensemble():
     assert names(ladder_below(Plan(), 1)) == [
-        "paper", "two-flips", "single", "fast", "sparse", "tiles",
+        "paper", "overlap-40", "overlap-25", "overlap-10", "two-flips", "one-pass", "tiles",
     ]  # fmt: skip
 
 
 def test_dropped_passes_and_overlap_are_named():
     plans = ladder_below(Plan(), 2)
-    assert name_dropped(plans[0], plans[1]) == ["model 1 vertical", "model 2 vertical"]
-    assert name_dropped(plans[2], plans[3]) == ["model 2 identity"]
-    assert name_dropped(plans[3], plans[5]) == ["overlap 0.6 to 0.1"]
+    assert name_dropped(plans[0], plans[3]) == ["overlap 0.6 to 0.1"]
+    assert name_dropped(plans[3], plans[4]) == ["model 1 vertical", "model 2 vertical"]
+    assert name_dropped(plans[5], plans[7]) == ["model 2 identity", "overlap 0.1 to 0.0"]
