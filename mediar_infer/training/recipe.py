@@ -252,7 +252,11 @@ class StageConfig:
             f"accumulate: found {self.accumulate}, expected a divisor of batch_size"
             f" {self.batch_size}",
         )
-        for key in (*_NOT_NEGATIVE, "checkpoint_every", "validate_every"):
+        _check(
+            self.checkpoint_every > 0,
+            f"checkpoint_every: found {self.checkpoint_every}, expected above 0",
+        )
+        for key in (*_NOT_NEGATIVE, "validate_every"):
             value = getattr(self, key)
             _check(value >= 0, f"{key}: found {value}, expected 0 or more")
         _check(

@@ -73,7 +73,7 @@ def synchronise_norms(model: nn.Module) -> None:
     Args:
         model: modified.
     """
-    for module in model.modules():
+    for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
                 setattr(module, name, _synchronised(child))

@@ -115,7 +115,7 @@ def test_wrong_recipe_names_file_table_and_key(changes, match):
         ({"start": "stage:later"}, "expected an earlier stage"),
         ({"start": "encoder"}, "found 'encoder' without"),
         ({"patience": 2}, "patience: found 2"),
-        ({"checkpoint_every": -1}, "checkpoint_every: found -1"),
+        ({"checkpoint_every": 0}, "checkpoint_every: found 0"),
         ({"learning_rate": float("nan")}, "expected a number"),
     ],
 )
