@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-END_S: Final = 1.0
-"""From the last label file to the end of the process: summary, table and the interpreter's exit.
-Measured 0.9 to 1.5 s on two busy cores; the process cannot measure it for itself."""
+END_S: Final = 0.5
+"""From the last label file to the end of the process: summary and table.
+Measured 0.2 to 0.5 s on two cores; the process cannot measure it for itself."""
 STAGE_PRIORS: Final[Mapping[str, float]] = {"labels": 0.4, "write": 0.05, "overlay": 0.2}
 """Seconds per megapixel of the stages behind the network, before any image is done. Labels were
 measured at 0.13 (780 cells per megapixel, two cores) to 0.18 (one core); giant cells take more."""
@@ -14,15 +14,17 @@ _LEAST_MEGAPIXELS = 0.1
 _SHARE_OF_LATEST = 1 / 2
 """Of one batch in the mean. Less would drop fewer passes for a short delay, but see a machine that
 has become slower later."""
+_N_EARLY = 2
+"""Full batches before anything is decided, where that does no harm."""
 
 
 class WindowRate:
     """Seconds per window of one model.
 
-    The first call holds what happens once (allocation, loading of kernels), and a call of few
-    windows leaves cores idle. So the first call counts only until there is another one, and later
-    calls are taken together until they make a full batch; the mean of the last batches then follows
-    a machine that becomes slower.
+    The first calls hold what happens once (allocation, loading of kernels), and a call of few
+    windows leaves cores idle. So the first call counts only until there is another one, later
+    calls are taken together until they make a full batch, and the first batch counts only until
+    there is a second one; the mean of the last batches then follows a machine that becomes slower.
 
     Args:
         batch: windows that suit the model at once.
@@ -34,6 +36,7 @@ class WindowRate:
         self._first: float | None = None
         self._steady: float | None = None
         self._n_pending, self._pending_s = 0, 0.0
+        self._n_batches = 0
 
     def add(self, n_windows: int, seconds: float) -> None:
         """Note how long a call took."""
@@ -47,13 +50,19 @@ class WindowRate:
         self._pending_s += seconds
         if self._n_pending >= self._batch:
             latest = self._pending_s / self._n_pending
-            before = latest if self._steady is None else self._steady
+            self._n_batches += 1
+            before = self._steady if self._steady and self._n_batches > _N_EARLY else latest
             self._steady = before + _SHARE_OF_LATEST * (latest - before)
             self._n_pending, self._pending_s = 0, 0.0
 
     @property
+    def is_early(self) -> bool:
+        """Whether what is known holds the cost of a start, and is too slow rather than too fast."""
+        return self._n_batches < _N_EARLY
+
+    @property
     def is_first_guess(self) -> bool:
-        """Whether the first call is all there is, which is too slow rather than too fast."""
+        """Whether the first call is all there is."""
         return self._steady is None and self._n_pending == 0
 
     @property
@@ -84,9 +93,9 @@ class Costs:
         return any(rate.seconds is not None for rate in self.rates)
 
     @property
-    def is_first_guess(self) -> bool:
-        """Whether no model has been timed in more than its first call."""
-        return all(rate.is_first_guess for rate in self.rates)
+    def is_early(self) -> bool:
+        """Whether no model has been timed for long enough to be judged by it."""
+        return all(rate.is_early for rate in self.rates)
 
     def window_s(self, member: int) -> float:
         """Seconds per window of a model; that of the others while they are known better.

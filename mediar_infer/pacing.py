@@ -148,10 +148,10 @@ class Pacer:
 
     def _choose(self, predictions: Sequence[float]) -> None:
         best, aim_s = self._best(predictions), self._deadline.aim_s
-        # The first call takes longer than others. Where it would cost quality, and the cheapest
-        # plan does not suffer, a full batch is timed before anything is decided.
+        # The first calls take longer than others. Where that would cost quality, and the cheapest
+        # plan does not suffer, two full batches are timed before anything is decided.
         batch_s = self.costs.batch * self.costs.window_s(0)
-        if self.costs.is_first_guess and best and predictions[-1] + batch_s <= aim_s:
+        if self.costs.is_early and best and predictions[-1] + batch_s <= aim_s:
             return
         self.plan, predicted = self._plans[best], predictions[best]
         names = [plan.name for plan in self._plans]

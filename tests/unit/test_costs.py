@@ -21,11 +21,18 @@ def test_nothing_is_known_before_the_first_window():
 
 def test_first_call_counts_until_there_is_another_one():
     costs = costs_after((0, 1, 5.0))
-    assert (costs.window_s(0), costs.is_first_guess) == (5.0, True)
+    assert (costs.window_s(0), costs.is_early) == (5.0, True)
     costs.rates[0].add(2, 0.4)
-    assert (costs.window_s(0), costs.is_first_guess) == (0.2, False)
+    assert (costs.window_s(0), costs.is_early) == (0.2, True)
     costs.rates[0].add(2, 0.8)
-    assert costs.window_s(0) == pytest.approx(0.3)
+    assert (costs.window_s(0), costs.is_early) == (pytest.approx(0.3), True)
+
+
+def test_first_batch_counts_until_there_is_a_second_one():
+    costs = costs_after((0, 1, 5.0), (0, 4, 1.2), (0, 4, 0.4))
+    assert (costs.window_s(0), costs.is_early) == (pytest.approx(0.1), False)
+    costs.rates[0].add(4, 0.8)
+    assert costs.window_s(0) == pytest.approx(0.15)
 
 
 def test_first_call_of_an_accelerator_says_nothing():
@@ -33,14 +40,14 @@ def test_first_call_of_an_accelerator_says_nothing():
     costs.rates[0].add(1, 3.0)
     assert not costs.is_known
     costs.rates[0].add(1, 0.1)
-    assert (costs.window_s(0), costs.is_first_guess) == (0.1, True)
+    assert (costs.window_s(0), costs.is_early) == (0.1, True)
 
 
 def test_small_calls_count_as_part_of_a_full_batch():
     costs = costs_after((0, 1, 9.0), (0, 4, 0.4), (0, 1, 0.2))
     assert costs.window_s(0) == pytest.approx(0.1)
     costs.rates[0].add(3, 0.3)
-    assert costs.window_s(0) == pytest.approx((0.1 + 0.5 / 4) / 2)
+    assert costs.window_s(0) == pytest.approx(0.5 / 4)
 
 
 def test_slower_machine_is_noticed_within_a_few_batches():

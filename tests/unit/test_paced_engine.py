@@ -289,7 +289,7 @@ def test_time_before_the_image_is_counted():
 def test_scale_is_the_fraction_of_the_tolerance_to_aim_at():
     run = timed_run(image_of(101, 77), 0.02, scale=0.3)
     assert run.report["aim_s"] == pytest.approx(3.0)
-    assert run.report["plan"]["name"] == "overlap-25"
+    assert run.report["plan"]["name"] == "overlap-40"
 
 
 def test_first_window_is_part_of_the_plan_and_timed_alone():
@@ -356,7 +356,7 @@ def test_slow_labels_of_earlier_images_are_expected_again():
     first = Run(image, members, clock, labels_s=14.0)
     assert first.report["plan"]["name"] == "paper"
     second = Run(image, members, clock, costs=first.costs, labels_s=7.0)
-    assert second.report["plan"]["name"] == "ensemble"
+    assert second.report["plan"]["name"] == "two-flips"
     assert second.wall_s <= 10
 
 
