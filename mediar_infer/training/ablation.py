@@ -310,7 +310,7 @@ class _SeedRun:
         return [stage.name for stage in self.recipe().stages if stage.name in names]
 
     def check(self) -> None:
-        """Raise UsageError unless all stages are there and find images."""
+        """Raise UsageError unless all stages are there, find images, and networks can be built."""
         base = self.recipe()
         for name in {*self.table.shared, *(name for row in self.rows for name in row.shared)}:
             base.stage(name)
@@ -318,6 +318,9 @@ class _SeedRun:
         for row in self.rows:
             recipe = self.recipe(row)
             stages += [(recipe.stage(name), f"row {row.key}") for name in row.stages]
+            if not recipe.model.network.startswith("mediar_former"):  # a package may be missing
+                size = recipe.stage(row.stages[-1]).crop_size
+                build_network(recipe.model.network, recipe.model.architecture, crop_size=size)
             if row.pseudo_labels_from:
                 self._need_images(("unlabelled",), "train", f"row {row.key}")
         for stage, place in stages:

@@ -75,6 +75,8 @@ def test_packaged_table_holds_the_papers_values(number):
 @pytest.mark.parametrize("number", PAPER)
 @pytest.mark.parametrize("name", ["paper", "small"])
 def test_every_row_fits_the_packaged_recipes(number, name, tmp_path):
+    if number == 5:
+        pytest.importorskip("einops", reason="MONAI's transformers need einops")
     table, path = read_ablation(find_table(f"table{number}")), find_recipe(name)
     setting = replace(make_setting(tmp_path), recipe=read_values(path), where=str(path))
     ablation._SeedRun(table, setting, 1, table.rows).check()
