@@ -10,7 +10,6 @@ with those of a run without a cluster, byte by byte.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,11 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+import common
 import tifffile
 from bench_slide import write_slide
 
-from mediar_infer.devices import usable_cores
-from mediar_infer.runner import package_versions
 from mediar_infer.scenes import SlideScene, make_scene
 
 KINDS = ("fluorescence", "phase", "stained", "bacteria")
@@ -109,14 +107,9 @@ def main() -> None:
     parser.add_argument("options", nargs="*", metavar="-- OPTIONS", help="passed on to predict")
     args = parser.parse_args()
     report: dict[str, object] = {
-        "metadata": {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": platform.processor() or platform.machine(),
-            "cores": usable_cores(),
-            "threads_per_worker": 1,
-            "versions": package_versions() | {"distributed": version("distributed")},
-            "options": args.options,
-        }
+        "metadata": common.metadata(
+            threads_per_worker=1, distributed=version("distributed"), options=args.options
+        )
     }
     results: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:

@@ -14,7 +14,6 @@ The second form gives the mean F1 of each rung of the ladder on the val split of
 import argparse
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -22,19 +21,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
+import common
 import numpy as np
 import tifffile
 from bench_val_f1 import labels_of, read_val_rows, score_methods
 
 from mediar_infer import EngineConfig, Plan, Segmenter
 from mediar_infer.budget import tolerance_s
-from mediar_infer.devices import usable_cores
 from mediar_infer.images import open_image
 from mediar_infer.plans import LADDER, ladder_below
-from mediar_infer.runner import package_versions
 from mediar_infer.scenes import make_scene
 
 SIDES = (256, 4000)
@@ -127,16 +124,6 @@ def time_image(
     }
 
 
-def describe_run() -> dict[str, object]:
-    """When, where and with what the figures were measured."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": platform.processor() or platform.machine(),
-        "cores": usable_cores(),
-        "versions": package_versions(),
-    }
-
-
 def run_images(args: argparse.Namespace) -> None:
     """Time every image, and write the results so far after each."""
     results: list[dict[str, object]] = []
@@ -165,7 +152,7 @@ def run_images(args: argparse.Namespace) -> None:
             "slowed": sum(not result["slowed"]["within"] for result in results if args.slowdown),
         }
         report = {
-            "metadata": describe_run() | {"slowdown": args.slowdown, "options": args.options},
+            "metadata": common.metadata(slowdown=args.slowdown, options=args.options),
             "n_late": late,
             "results": results,
         }
@@ -184,7 +171,7 @@ def run_rungs(args: argparse.Namespace) -> None:
     for result in results.values():
         result["f1_given_up"] = best - result["groups"]["all"]["mean_f1"]
     report = {
-        "metadata": describe_run() | {"split": "val"},
+        "metadata": common.metadata(split="val"),
         "results": results,
         "images": per_image,
     }

@@ -9,15 +9,14 @@ its own, so that its peak memory is its own.
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
+import common
 import numpy as np
 import tifffile
 import torch
@@ -30,7 +29,6 @@ from mediar_infer.devices import usable_cores
 from mediar_infer.host_memory import return_large_blocks
 from mediar_infer.images import open_image
 from mediar_infer.label_files import write_labels
-from mediar_infer.runner import package_versions
 from mediar_infer.scenes import SlideScene, decode_scene
 from mediar_infer.segmenter import Segmenter
 
@@ -146,16 +144,10 @@ def run_one(
 
 def write_report(args: argparse.Namespace, results: list[dict[str, object]]) -> None:
     """Write what there is so far; a slide takes minutes."""
-    metadata = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": platform.processor() or platform.machine(),
-        "cores": usable_cores(),
-        "versions": package_versions(),
-        "touching": args.touching,
-        "network": "deterministic decoder, one member, overlap 0.6",
-    }
-    report = {"metadata": metadata, "results": results}
-    args.output.write_text(json.dumps(report, indent=2) + "\n")
+    metadata = common.metadata(
+        touching=args.touching, network="deterministic decoder, one member, overlap 0.6"
+    )
+    common.write_report(args.output, metadata, results)
 
 
 def run_all(args: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
@@ -184,8 +176,7 @@ def run_all(args: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
                 result["equal_to_first_block_size"] = bool(np.array_equal(found, first_labels))
             results.append(result)
             print(json.dumps(result), flush=True)
-            if args.output:
-                write_report(args, results)
+            write_report(args, results)
         slide.unlink()
     return results
 

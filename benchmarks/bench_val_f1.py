@@ -13,10 +13,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, median
 
+import common
 import numpy as np
 import tifffile
 from scipy import ndimage
@@ -27,11 +27,9 @@ from skimage.morphology import remove_small_objects
 from skimage.segmentation import watershed
 
 from mediar_infer import EngineConfig, Plan, RuntimeConfig, Segmenter
-from mediar_infer.devices import usable_cores
 from mediar_infer.images import open_image
 from mediar_infer.metrics import THRESHOLDS, evaluate_labels
 from mediar_infer.preprocess import normalise_image
-from mediar_infer.runner import package_versions
 
 Method = Callable[[np.ndarray], np.ndarray]
 """Image → labels."""
@@ -128,12 +126,7 @@ def main() -> None:
     results, per_image = score_methods(
         build_methods(args.weights), args.data, read_val_rows(args.data, args.limit)
     )
-    metadata = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cores": usable_cores(),
-        "versions": package_versions(),
-        "split": "val",
-    }
+    metadata = common.metadata(split="val")
     args.output.write_text(
         json.dumps({"metadata": metadata, "results": results, "images": per_image}, indent=1) + "\n"
     )
