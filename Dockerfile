@@ -22,10 +22,12 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
-COPY LICENSE README.md pyproject.toml ./
-COPY mediar_infer/__init__.py mediar_infer/_version.py mediar_infer/
-COPY mediar_infer/kernels mediar_infer/kernels
-RUN python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --editable . \
+COPY pyproject.toml ./
+COPY mediar_infer/_version.py mediar_infer/
+COPY mediar_infer/kernels/label_kernels.c mediar_infer/kernels/
+# Empty stand-ins: pyproject.toml names these files, and changes of theirs need no compiler.
+RUN touch LICENSE README.md mediar_infer/__init__.py \
+    && python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --editable . \
     && ls mediar_infer/kernels/*.so
 
 # From what changes seldom to what changes often, so that a new build takes seconds.
@@ -35,9 +37,11 @@ LABEL org.opencontainers.image.title="mediar_infer" \
       org.opencontainers.image.licenses="MIT"
 WORKDIR /workspace
 ARG PIP_OPTIONS=
-RUN --mount=type=bind,from=requirements,source=/build,target=/requirements \
-    python -m pip install --no-cache-dir --disable-pip-version-check --root-user-action ignore ${PIP_OPTIONS} \
-        --requirement /requirements/inference.txt --constraint /requirements/pinned.txt
+COPY --from=requirements /build/inference.txt /build/pinned.txt /requirements/
+RUN python -m pip install --no-cache-dir --disable-pip-version-check --root-user-action ignore ${PIP_OPTIONS} \
+        --requirement /requirements/inference.txt --constraint /requirements/pinned.txt \
+    # 0.6 GB that compile kernels at run time, which nothing here asks for
+    && python -m pip uninstall --yes triton
 # HOME: whoever the container runs as can write there. The ledger would lie among the results.
 ENV HOME=/tmp \
     MEDIAR_LEDGER=none \
