@@ -2,6 +2,7 @@
 # Build arguments:
 #   BASE_IMAGE   another base with Python 3.11 or newer
 #   WEIGHTS      folder of weights inside this one, such as weights/published
+#   OPTIONS      of predict.py for every run, such as --fit-budget
 #   PIP_OPTIONS  such as --extra-index-url ADDRESS of PyTorch's builds for CPUs
 #   TORCH        another torch, such as torch==2.12.0
 ARG BASE_IMAGE=python:3.11-slim
@@ -57,4 +58,6 @@ COPY --from=kernels /build/mediar_infer/kernels/*.so mediar_infer/kernels/
 RUN python -m compileall -q mediar_infer
 
 FROM inference
+ARG OPTIONS=
+ENV MEDIAR_OPTIONS=${OPTIONS}
 ENTRYPOINT ["sh", "/workspace/mediar_infer/container/entry.sh"]

@@ -7,7 +7,8 @@
 set -eu
 
 case "${1-}" in
-  '' | -*) set -- python /workspace/predict.py "$@" ;;
+  # shellcheck disable=SC2086  # options that an image was built with
+  '' | -*) set -- python /workspace/predict.py ${MEDIAR_OPTIONS-} "$@" ;;
 esac
 
 outputs=/workspace/outputs

@@ -48,6 +48,11 @@ def test_options_go_to_predict(start, options):
     assert start(*options).stdout == " ".join(("predict", *options)) + "\n"
 
 
+def test_options_of_the_image_come_first(start, monkeypatch):
+    monkeypatch.setenv("MEDIAR_OPTIONS", "--fit-budget")
+    assert start("--plan", "single").stdout == "predict --fit-budget --plan single\n"
+
+
 def test_command_is_run_as_it_is_and_its_exit_status_passed_on(start):
     finished = start("/bin/sh", "-c", 'echo "$1"; exit 7', "sh", "--plan")
     assert (finished.stdout, finished.returncode) == ("--plan\n", 7)

@@ -84,6 +84,13 @@ def test_predict_sh_passes_its_arguments_on_unchanged(tmp_path):
     assert _output(["sh", "predict.sh", *given], environment) == ["predict.py", *given]
 
 
+def test_predict_sh_adds_the_options_of_its_image(tmp_path):
+    environment = _recorder(tmp_path / "bin", "python")
+    environment["MEDIAR_OPTIONS"] = "--fit-budget --budget-scale 0.7"
+    expected = ["predict.py", "--fit-budget", "--budget-scale", "0.7"]
+    assert _output(["sh", "predict.sh"], environment) == expected
+
+
 def _instructions():
     """Instructions of the Dockerfile in order, continued lines joined: (name, rest)."""
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
