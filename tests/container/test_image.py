@@ -10,6 +10,7 @@ from mediar_infer.label_files import read_labels
 
 _DEADLINE_S = 120
 _OWNER = 1234
+_QUICK = ("--plan", "fast")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def _wait_for_second_image(process, outputs):
 def test_stopped_container_leaves_complete_labels_and_is_resumed(
     containers, long_inputs, outputs, how
 ):
-    name, process = containers.start(long_inputs, outputs)
+    name, process = containers.start(long_inputs, outputs, *_QUICK)
     _wait_for_second_image(process, outputs)
     started = time.monotonic()
     containers.control(how, name)
@@ -85,7 +86,7 @@ def test_stopped_container_leaves_complete_labels_and_is_resumed(
 def test_container_that_is_killed_for_memory_leaves_complete_labels_and_is_resumed(
     containers, long_inputs, outputs
 ):
-    finished = containers.run(long_inputs, outputs, options=("--memory", "750m"))
+    finished = containers.run(long_inputs, outputs, *_QUICK, options=("--memory", "750m"))
     assert finished.returncode == 137
     _check_and_resume(containers, long_inputs, outputs)
 
@@ -94,7 +95,7 @@ def _check_and_resume(containers, long_inputs, outputs):
     complete = outputs / "a_label.tiff"
     assert [path for path in outputs.iterdir() if not path.name.startswith(".")] == [complete]
     written_at = complete.stat().st_mtime_ns
-    finished = containers.run(long_inputs, outputs, "--resume", "--plan", "paper")
+    finished = containers.run(long_inputs, outputs, "--resume", *_QUICK)
     assert finished.returncode == 0, finished.stderr
     assert sorted(path.name for path in outputs.iterdir()) == ["a_label.tiff", "b_label.tiff"]
     assert complete.stat().st_mtime_ns == written_at
