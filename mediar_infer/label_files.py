@@ -12,9 +12,10 @@ import numpy.typing as npt
 import tifffile
 
 from mediar_infer.errors import ImageReadError, OutputError, ShapeError
+from mediar_infer.meta_images import write_meta_image
 from mediar_infer.output_files import replacing, to_output_error
 from mediar_infer.raster_files import HEAD_BYTES, decode, find_format, read_header
-from mediar_infer.sources import AnyArray
+from mediar_infer.sources import AnyArray, Geometry
 from mediar_infer.tiff_rows import reading_tiff
 
 TILED_FROM_PIXELS = 25_000_000
@@ -54,11 +55,19 @@ def check_collisions(paths: Iterable[Path]) -> dict[Path, list[Path]]:
     return {name: found for name, found in inputs.items() if len(found) > 1}
 
 
-def write_labels(path: Path, bands: Iterable[npt.ArrayLike], *, height: int, width: int) -> None:
+def write_labels(
+    path: Path,
+    bands: Iterable[npt.ArrayLike],
+    *,
+    height: int,
+    width: int,
+    geometry: Geometry | None = None,
+) -> None:
     """Write an instance-label image that is complete or not there at all.
 
     The bands are pulled one by one and written to a hidden file beside ``path``, which is renamed
-    at the end; on any exception it is removed. One row of tiles is held in memory. The data
+    at the end; on any exception it is removed. A path that ends with ``.mha`` becomes MHA, any
+    other one TIFF. Of TIFF one row of tiles is held in memory, of MHA the whole image. The data
     type is uint16 if the first band is the whole image and its labels fit, else uint32: the
     number of cells to come is not known.
 
@@ -67,6 +76,7 @@ def write_labels(path: Path, bands: Iterable[npt.ArrayLike], *, height: int, wid
         bands: consecutive rows from top to bottom, each ``(rows, width)`` of non-negative integers.
         height: total number of rows.
         width: number of columns.
+        geometry: place in space, kept in MHA.
 
     Raises:
         OutputError: if the file cannot be written (no space, no permission) or labels are
@@ -77,7 +87,10 @@ def write_labels(path: Path, bands: Iterable[npt.ArrayLike], *, height: int, wid
     checked = _checked_bands(path.name, _watched(bands, failures), height=height, width=width)
     try:
         with replacing(path) as file:
-            _write_tiff(file, checked, height=height, width=width)
+            if path.suffix.lower() == ".mha":
+                _write_mha(file, checked, geometry, height)
+            else:
+                _write_tiff(file, checked, height=height, width=width)
     except OSError as exc:
         if exc in failures:  # making the labels failed, not writing them
             raise
@@ -156,10 +169,24 @@ def _checked_bands(
         raise ShapeError(f"{name}: found {n_rows} rows of labels, expected {height}")
 
 
+def _dtype_for(first: AnyArray, height: int) -> np.dtype[Any]:
+    fits = len(first) == height and first.max() <= np.iinfo(np.uint16).max
+    return np.dtype(np.uint16 if fits else np.uint32)
+
+
+def _write_mha(
+    file: IO[bytes], bands: Iterator[AnyArray], geometry: Geometry | None, height: int
+) -> None:
+    first = next(bands)
+    dtype = _dtype_for(first, height)
+    # Copies: the caller may reuse the memory of its bands.
+    labels = np.concatenate([band.astype(dtype) for band in chain([first], bands)])
+    write_meta_image(file, labels, geometry)
+
+
 def _write_tiff(file: IO[bytes], bands: Iterator[AnyArray], *, height: int, width: int) -> None:
     first = next(bands)
-    fits = len(first) == height and first.max() <= np.iinfo(np.uint16).max
-    dtype = np.dtype(np.uint16 if fits else np.uint32)
+    dtype = _dtype_for(first, height)
     layout: dict[str, Any]
     if height * width >= TILED_FROM_PIXELS:
         n_rows, columns = _TILE, _TILE
