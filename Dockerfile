@@ -40,7 +40,8 @@ ENTRYPOINT ["/bin/sh", "-c", "case \"${1-}\" in ''|-*) exec python /workspace/pr
 # For grand-challenge.org: docker build --platform linux/amd64 --target grand-challenge. It wants a user other than
 # root, lets only /output and /tmp be written, and allows 128 threads, which a pool per core would pass.
 FROM engine AS grand-challenge
-ENV HOME=/tmp OMP_NUM_THREADS=16 OPENBLAS_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=4
+ENV HOME=/tmp OMP_NUM_THREADS=16 OPENBLAS_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=4 \
+    ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=4
 USER 1000:1000
 ENTRYPOINT ["python", "-m", "mediar_infer", "grand-challenge"]
 
