@@ -1,49 +1,69 @@
+# Targets: the default one (folders, the challenge), and grand-challenge for grand-challenge.org.
+# Build arguments:
+#   BASE_IMAGE   another base with Python 3.11 or newer
+#   WEIGHTS      folder of weights inside this one, such as weights/published
+#   OPTIONS      of predict.py for every run, such as --fit-budget
+#   PIP_OPTIONS  such as --extra-index-url ADDRESS of PyTorch's builds for CPUs
+#   TORCH        another torch, such as torch==2.12.0
 ARG BASE_IMAGE=python:3.11-slim
+
+# What inference needs, and the pinned versions.
+FROM ${BASE_IMAGE} AS requirements
+ARG TORCH=
+WORKDIR /build
+COPY pyproject.toml requirements.txt ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        > inference.txt \
+    && sed "s/^torch==.*/${TORCH:-&}/" requirements.txt > pinned.txt
 
 # The compiled loops of the label stage; the compiler stays behind in this stage.
 FROM ${BASE_IMAGE} AS kernels
-RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
-COPY LICENSE README.md pyproject.toml ./
-COPY mediar_infer/__init__.py mediar_infer/_version.py mediar_infer/
-COPY mediar_infer/kernels mediar_infer/kernels
-RUN python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --editable . \
+COPY pyproject.toml ./
+COPY mediar_infer/_version.py mediar_infer/
+COPY mediar_infer/kernels/label_kernels.c mediar_infer/kernels/
+# Empty stand-ins: pyproject.toml names these files, and changes of theirs need no compiler.
+RUN touch LICENSE README.md mediar_infer/__init__.py \
+    && python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --editable . \
     && ls mediar_infer/kernels/*.so
 
-FROM ${BASE_IMAGE} AS engine
-
+# From what changes seldom to what changes often, so that a new build takes seconds.
+FROM ${BASE_IMAGE} AS inference
 LABEL org.opencontainers.image.title="mediar_infer" \
       org.opencontainers.image.description="MEDIAR cell segmentation: a folder of images in, instance labels out" \
       org.opencontainers.image.licenses="MIT"
-
 WORKDIR /workspace
-
-# The dependencies of inference at the pinned versions, in a layer that changes of code leave alone:
-# the package is installed as a link to this folder, which gets the rest of its code below.
-COPY LICENSE README.md pyproject.toml requirements.txt ./
-COPY mediar_infer/__init__.py mediar_infer/_version.py mediar_infer/
-COPY mediar_infer/kernels/label_kernels.c mediar_infer/kernels/
-RUN python -m pip install --no-cache-dir --disable-pip-version-check \
-        --constraint requirements.txt --editable .
-
-COPY weights weights
+ARG PIP_OPTIONS=
+COPY --from=requirements /build/inference.txt /build/pinned.txt /requirements/
+RUN python -m pip install --no-cache-dir --disable-pip-version-check --root-user-action ignore ${PIP_OPTIONS} \
+        --requirement /requirements/inference.txt --constraint /requirements/pinned.txt \
+    # 0.6 GB that compile kernels at run time, which nothing here asks for
+    && python -m pip uninstall --yes triton
+# HOME: whoever the container runs as can write there. The ledger would lie among the results.
+ENV HOME=/tmp \
+    MEDIAR_LEDGER=none \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    NVIDIA_VISIBLE_DEVICES=all \
+    PYTHONPATH=/workspace
+ARG WEIGHTS=weights
+COPY ${WEIGHTS} weights
 COPY predict.py predict.sh ./
 COPY mediar_infer mediar_infer
 COPY --from=kernels /build/mediar_infer/kernels/*.so mediar_infer/kernels/
 # Compiled here, as each image is segmented by a fresh container.
 RUN python -m compileall -q mediar_infer
 
-# Options go to predict.py; anything else is a command of its own, such as the challenge's
-# /bin/bash -c "sh predict.sh".
-ENTRYPOINT ["/bin/sh", "-c", "case \"${1-}\" in ''|-*) exec python /workspace/predict.py \"$@\" ;; *) exec \"$@\" ;; esac", "mediar_infer"]
-
-# For grand-challenge.org: docker build --platform linux/amd64 --target grand-challenge. It wants a user other than
-# root, lets only /output and /tmp be written, and allows 128 threads, which a pool per core would pass.
-FROM engine AS grand-challenge
-ENV HOME=/tmp OMP_NUM_THREADS=16 OPENBLAS_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=4 \
-    ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=4
+# A user other than root is wanted, and 128 threads are allowed, which a pool per core would pass.
+FROM inference AS grand-challenge
+ENV OMP_NUM_THREADS=16 OPENBLAS_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=4 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=4
 USER 1000:1000
 ENTRYPOINT ["python", "-m", "mediar_infer", "grand-challenge"]
 
-# The default target.
-FROM engine
+FROM inference
+ARG OPTIONS=
+ENV MEDIAR_OPTIONS=${OPTIONS}
+ENTRYPOINT ["sh", "/workspace/mediar_infer/container/entry.sh"]

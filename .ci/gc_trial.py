@@ -26,7 +26,7 @@ def write_job(folder: Path, image: Path) -> None:
     socket_dir = folder / "input" / "images" / SLUG
     socket_dir.mkdir(parents=True)
     (folder / "output").mkdir()
-    (socket_dir / f"8a0e1bd2{image.suffix}").write_bytes(image.read_bytes())
+    (socket_dir / image.name).write_bytes(image.read_bytes())
     socket = {
         "slug": SLUG,
         "kind": "Image",

@@ -141,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
     options = RunOptions(
         input_path=args.output / _IMAGES,
         output_dir=args.output / _RESULTS,
+        ledger_dir=args.output / _RESULTS,
         overlays=True,
         show_progress=sys.stderr.isatty() and not args.quiet,
     )

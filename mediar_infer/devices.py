@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 _GIB = 1 << 30
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-_ACCELERATORS = tuple(map(Path, ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")))
+_NVIDIA = Path("/dev/nvidiactl")
+_ACCELERATORS = (_NVIDIA, Path("/dev/dxg"), Path("/dev/kfd"))
 """Device files of NVIDIA GPUs, of GPUs under WSL and of AMD GPUs."""
 
 
@@ -35,13 +37,16 @@ def select_device(name: str) -> "torch.device":
     """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` into a device that is there.
 
     Raises:
-        UsageError: if it is not there, or the name is none of these.
+        UsageError: if it is not there, the name is none of these, or ``auto`` finds a GPU that
+            cannot be used: hours on the CPU instead are for the user to choose.
     """
     import torch
 
     if name == "auto":
-        if torch.cuda.is_available():
+        if _has_cuda():
             return torch.device("cuda:0")
+        if fault := _find_gpu_fault():
+            raise UsageError(f"{fault}; or use --device cpu")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -50,6 +55,9 @@ def select_device(name: str) -> "torch.device":
             f"found device {name!r}, expected auto, cpu, cuda, cuda:N or mps"
         ) from error
     if device.type == "cuda":
+        fault = None if _has_cuda() else _find_gpu_fault()
+        if fault:
+            raise UsageError(f"{fault}; or use --device cpu")
         n_devices = torch.cuda.device_count()
         if (device.index or 0) >= n_devices:
             raise UsageError(
@@ -62,6 +70,33 @@ def select_device(name: str) -> "torch.device":
     if name == "mps" and not torch.backends.mps.is_available():
         raise UsageError("found no MPS device, expected one for --device mps; use --device cpu")
     return device
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    with warnings.catch_warnings():  # said better by _find_gpu_fault
+        warnings.simplefilter("ignore")
+        return torch.cuda.is_available()
+
+
+def _find_gpu_fault() -> str | None:
+    """Say why CUDA cannot be used although this machine or container was given an NVIDIA GPU."""
+    import torch
+
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if is_hidden or not _NVIDIA.exists() or not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
+        return None
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+    else:
+        reason = "no CUDA device"
+    return (
+        f"found an NVIDIA GPU that cannot be used ({reason}), expected a driver for CUDA"
+        f" {torch.version.cuda} or newer; update the driver of the host"
+    )
 
 
 def select_precision(name: str, device: "torch.device") -> str:

@@ -3,6 +3,7 @@
 import argparse
 import gc
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_INPUT = Path("/workspace/inputs")
 DEFAULT_OUTPUT = Path("/workspace/outputs")
 DEFAULT_BUDGET_SCALE = 0.85
+LEDGER_VARIABLE = "MEDIAR_LEDGER"
+"""Environment variable that names the folder of ledger and summary, where no option does."""
+NO_LEDGER = "none"
 _START_SWITCH_S = 0.0005
 
 
@@ -80,6 +84,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=DEFAULT_OUTPUT,
         help="folder of results (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ledger", metavar="DIR",
+        help=f"folder of ledger and summary, or {NO_LEDGER}"
+        f" (default: ${LEDGER_VARIABLE} if set, else the output folder)",
     )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="skip images that are done")
     parser.add_argument("--overlays", action="store_true", help="also write outlines as PNG")
@@ -157,6 +166,14 @@ def budget_scale(args: argparse.Namespace) -> float | None:
     return DEFAULT_BUDGET_SCALE if args.budget_scale is None else float(args.budget_scale)
 
 
+def ledger_dir(args: argparse.Namespace) -> Path | None:
+    """Folder of ledger and summary; none if there shall be none."""
+    named = args.ledger or os.environ.get(LEDGER_VARIABLE)
+    if named == NO_LEDGER:
+        return None
+    return Path(named) if named else Path(args.output)
+
+
 def _parse_flow_threshold(text: str) -> float | None:
     return None if text == "off" else float(text)
 
@@ -221,6 +238,7 @@ def run(args: argparse.Namespace) -> int:
     options = RunOptions(
         input_path=args.input,
         output_dir=args.output,
+        ledger_dir=ledger_dir(args),
         plane=args.plane,
         max_pixels=args.max_pixels,
         resume=args.resume,

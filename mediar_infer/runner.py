@@ -23,8 +23,10 @@ from mediar_infer.devices import describe_device
 from mediar_infer.errors import MediarError, OutputError, UsageError
 from mediar_infer.images import ImageSource, SkippedFile, list_images, open_image
 from mediar_infer.label_files import (
+    LabelHeader,
     check_collisions,
     label_path,
+    read_label_header,
     read_labels,
     write_labels,
 )
@@ -32,7 +34,13 @@ from mediar_infer.output_files import remove_stale_parts
 from mediar_infer.overlay import write_overlay
 from mediar_infer.pacing import Pacer
 from mediar_infer.read_ahead import ReadAhead, ReadyImage
-from mediar_infer.report import ImageRecord, Ledger, summarise, write_summary
+from mediar_infer.report import (
+    ImageRecord,
+    Ledger,
+    LedgerContent,
+    summarise,
+    write_summary,
+)
 from mediar_infer.segmenter import Prepared, Segmenter
 from mediar_infer.types import LabelArray
 
@@ -52,6 +60,8 @@ class RunOptions:
     """Folder of images, or one image."""
     output_dir: Path
     """Folder of results; made if need be."""
+    ledger_dir: Path | None = None
+    """Folder of ledger and summary; none writes neither."""
     plane: int | None = None
     """Index of the plane to take from stacks; none makes a stack an error."""
     max_pixels: int | None = None
@@ -124,6 +134,21 @@ class EngineFacts:
         """Facts of models that are loaded in this process."""
         device = describe_device(segmenter.device)
         return cls(describe_plan(segmenter), segmenter.digests, device)
+
+
+def _full_plan(facts: EngineFacts, options: RunOptions) -> dict[str, Any]:
+    return {**facts.plan, "plane": options.plane}
+
+
+def label_facts(path: Path, facts: EngineFacts, options: RunOptions) -> dict[str, Any]:
+    """What a label file says that it was made of: the same for the same input and settings."""
+    return {
+        "mediar_infer": __version__,
+        "image": path.name,
+        "image_bytes": path.stat().st_size,
+        "plan": _full_plan(facts, options),
+        "weights": dict(facts.digests),
+    }
 
 
 class Progress(Protocol):
@@ -224,10 +249,11 @@ def run_images(runner: FolderRunner, options: RunOptions) -> list[ImageRecord]:
     _check_folders(options, images)
     for folder in (options.output_dir, options.output_dir / OVERLAY_DIR):
         remove_stale_parts(folder)
-    ledger = Ledger(options.output_dir)
+    ledger = None if options.ledger_dir is None else Ledger(options.ledger_dir)
     records = [_skipped_record(entry) for entry in skipped]
-    for record in records:
-        ledger.append(record)
+    if ledger:
+        for record in records:
+            ledger.append(record)
     done = _finished_before(ledger, runner.facts, images, options) if options.resume else {}
     collisions = {path: paths for paths in check_collisions(images).values() for path in paths}
     to_do = [path for path in images if path not in collisions and path not in done]
@@ -247,15 +273,15 @@ def run_images(runner: FolderRunner, options: RunOptions) -> list[ImageRecord]:
                     record = done[path] if path in done else next(results)
                 # Logged first: on a full disk the ledger fails too, and the reason must be seen.
                 log_record(record)
-                ledger.append(record)
+                if ledger:
+                    ledger.append(record)
                 records.append(record)
                 show(path, 0.0)
     order = {path.name: number for number, path in enumerate(images)}
     records[len(skipped) :] = sorted(records[len(skipped) :], key=lambda r: order[r.file])
-    write_summary(
-        options.output_dir,
-        summarise(records, config=runner.facts.plan, versions=package_versions()),
-    )
+    if options.ledger_dir:
+        summary = summarise(records, config=runner.facts.plan, versions=package_versions())
+        write_summary(options.ledger_dir, summary)
     return records
 
 
@@ -337,30 +363,34 @@ def _skipped_record(entry: SkippedFile) -> ImageRecord:
 
 
 def _finished_before(
-    ledger: Ledger, facts: EngineFacts, images: Iterable[Path], options: RunOptions
+    ledger: Ledger | None, facts: EngineFacts, images: Iterable[Path], options: RunOptions
 ) -> dict[Path, ImageRecord]:
-    """Images whose results exist and were made of them with the same weights and plan."""
-    content = ledger.read()
+    """Images whose label files say that they were made of them with the same weights and plan.
+
+    What else the ledger knows of such an image is carried over.
+    """
+    content = ledger.read() if ledger else LedgerContent((), ())
     for problem in content.problems:
         logger.warning("%s", problem)
-    plan = {**facts.plan, "plane": options.plane}
-    # Another image may have written the same name since: a.png after a.tif.
-    owners = {record.output: record.file for record in content.records if record.output}
     finished = {}
     for path in images:
+        header = read_label_header(label_path(options.output_dir, path))
+        if header is None or not path.is_file() or not _has_overlay(path, header, options):
+            continue
+        expected = label_facts(path, facts, options)
+        if dict(header.facts) != expected:
+            continue
+        fields: dict[str, Any] = {
+            "height": header.height, "width": header.width, "n_cells": header.n_cells,
+            "plan": expected["plan"], "weights": expected["weights"],
+            "output": label_path(Path(), path).name,
+        }  # fmt: skip
         before = content.latest.get(path.name)
-        same = (
-            before is not None
-            and before.status in ("done", "resumed")
-            and dict(before.weights) == facts.digests
-            and dict(before.plan) == plan
-            and owners.get(label_path(Path(), path).name) == path.name
-            and label_path(options.output_dir, path).is_file()
-            and _has_overlay(path, before, options)
-        )
-        if same and before is not None:
-            fields = before.to_dict() | {"status": "resumed", "started_at": _now(), "wall_s": 0.0}
-            finished[path] = ImageRecord.from_dict(fields | {"stages_s": {}})
+        known = before.to_dict() if before else {}
+        if all(known.get(name) == value for name, value in fields.items()):
+            fields = known
+        now = {"file": path.name, "status": "resumed", "started_at": _now(), "wall_s": 0.0}
+        finished[path] = ImageRecord.from_dict({**fields, **now, "stages_s": {}})
     return finished
 
 
@@ -380,12 +410,11 @@ def _remove(result: Path) -> None:
         ) from error
 
 
-def _has_overlay(path: Path, before: ImageRecord, options: RunOptions) -> bool:
+def _has_overlay(path: Path, header: LabelHeader, options: RunOptions) -> bool:
     """Whether the image has the overlay that is asked for, if any."""
-    n_pixels = (before.height or 0) * (before.width or 0)
     return (
         not options.overlays
-        or n_pixels > MAX_OVERLAY_PIXELS
+        or header.height * header.width > MAX_OVERLAY_PIXELS
         or _overlay_path(options.output_dir, path).is_file()
     )
 
@@ -516,26 +545,24 @@ class ImageRunner:
         progress: Progress,
         prepared: Prepared | None,
     ) -> int:
-        n_cells = 0
         with_overlay = self._options.overlays and source.height * source.width <= MAX_OVERLAY_PIXELS
         stages = ["write", "overlay"] if with_overlay else ["write"]
         self._pacer = self._segmenter.pacer(source, stopwatch, self._next_start, stages)
 
         def watched() -> Iterator[LabelArray]:
-            nonlocal n_cells
             n_rows = 0
             for labels in self._segmenter.label_bands(
                 source, stopwatch, pacer=self._pacer, prepared=prepared
             ):
-                n_cells = max(n_cells, int(labels.max(initial=0)))
                 n_rows += len(labels)
                 progress(path, n_rows / source.height)
                 yield labels
 
         target = self._options.label_path(path)
+        facts = label_facts(path, self.facts, self._options)
         with stopwatch("write"):
-            write_labels(
-                target, watched(), height=source.height, width=source.width,
+            n_cells = write_labels(
+                target, watched(), height=source.height, width=source.width, facts=facts,
                 geometry=source.geometry,
             )  # fmt: skip
         overlay = _overlay_path(self._options.output_dir, path)
@@ -578,7 +605,7 @@ class ImageRunner:
         return ImageRecord(
             **{"started_at": _now(), **fields},
             file=path.name,
-            plan={**self.facts.plan, "plane": self._options.plane},
+            plan=_full_plan(self.facts, self._options),
             wall_s=wall_s,
             budget=self._pacer.report() if self._pacer else None,
             weights=self.facts.digests,

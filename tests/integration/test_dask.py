@@ -141,7 +141,8 @@ def test_two_workers_give_the_label_files_of_one_process(
     cluster, inputs, expected, tmp_path, weights_dir
 ):
     records = scale_out.run_on_cluster(
-        cluster.address, [weights_dir], CONFIG, RunOptions(inputs, tmp_path / "out"),
+        cluster.address, [weights_dir], CONFIG,
+        RunOptions(inputs, tmp_path / "out", ledger_dir=tmp_path / "out"),
         spread_from=SPREAD_FROM,
     )  # fmt: skip
     assert [record.status for record in records] == ["done"] * 6
@@ -169,7 +170,7 @@ def test_death_of_one_of_two_workers_loses_nothing(
     killer = threading.Thread(target=kill_one)
     killer.start()
     records = scale_out.run_on_cluster(
-        slow_cluster.address, [weights_dir], CONFIG, RunOptions(inputs, outputs),
+        slow_cluster.address, [weights_dir], CONFIG, RunOptions(inputs, outputs, outputs),
         spread_from=SPREAD_FROM,
     )  # fmt: skip
     killer.join()
@@ -213,7 +214,8 @@ def test_fault_of_a_large_image_does_not_stop_the_others(
     damaged = inputs / "large.tif"
     damaged.write_bytes(damaged.read_bytes()[:-20_000])
     records = scale_out.run_on_cluster(
-        cluster.address, [weights_dir], CONFIG, RunOptions(inputs, tmp_path / "out"),
+        cluster.address, [weights_dir], CONFIG,
+        RunOptions(inputs, tmp_path / "out", ledger_dir=tmp_path / "out"),
         spread_from=SPREAD_FROM,
     )  # fmt: skip
     assert [record.status for record in records] == ["failed"] + ["done"] * 5

@@ -84,6 +84,13 @@ def test_predict_sh_passes_its_arguments_on_unchanged(tmp_path):
     assert _output(["sh", "predict.sh", *given], environment) == ["predict.py", *given]
 
 
+def test_predict_sh_adds_the_options_of_its_image(tmp_path):
+    environment = _recorder(tmp_path / "bin", "python")
+    environment["MEDIAR_OPTIONS"] = "--fit-budget --budget-scale 0.7"
+    expected = ["predict.py", "--fit-budget", "--budget-scale", "0.7"]
+    assert _output(["sh", "predict.sh"], environment) == expected
+
+
 def _instructions():
     """Instructions of the Dockerfile in order, continued lines joined: (name, rest)."""
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
@@ -91,27 +98,12 @@ def _instructions():
     return [tuple(line.split(maxsplit=1)) for line in lines]
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ([], ["/workspace/predict.py"]),
-        (["--plan", "fast"], ["/workspace/predict.py", "--plan", "fast"]),
-        (["-i", "a b"], ["/workspace/predict.py", "-i", "a b"]),
-        (["/bin/bash", "-c", "sh predict.sh"], ["predict.py"]),
-        (["python", "-m", "mediar_infer", "info"], ["-m", "mediar_infer", "info"]),
-    ],
-)
-def test_entry_point_of_the_container_passes_commands_on(tmp_path, given, expected):
-    entry_point = json.loads(dict(_instructions())["ENTRYPOINT"])
-    environment = _recorder(tmp_path / "bin", "python")
-    assert _output([*entry_point, *given], environment) == expected
-
-
 def test_image_is_built_from_files_that_exist_and_are_sent_to_the_builder():
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     sent = [line[1:] for line in ignored if line.startswith("!")]
+    arguments = dict(rest.partition("=")[::2] for name, rest in _instructions() if name == "ARG")
     sources = [
-        source
+        re.sub(r"\$\{(\w+)\}", lambda found: arguments[found[1]], source)
         for name, rest in _instructions()
         if name == "COPY" and not rest.startswith("--from=")
         for source in rest.split()[:-1]
@@ -125,16 +117,24 @@ def test_image_is_built_from_files_that_exist_and_are_sent_to_the_builder():
 def test_image_starts_from_a_base_that_can_be_replaced_and_works_in_workspace():
     instructions = _instructions()
     assert instructions[0] == ("ARG", "BASE_IMAGE=python:3.11-slim")
-    assert {rest.split()[0] for name, rest in instructions if name == "FROM"} == {"${BASE_IMAGE}"}
+    stages = {rest.split()[2] for name, rest in instructions if name == "FROM" and " AS " in rest}
+    bases = {rest.split()[0] for name, rest in instructions if name == "FROM"}
+    assert bases - stages == {"${BASE_IMAGE}"}
     assert ("WORKDIR", "/workspace") in instructions
     assert "VOLUME" not in dict(instructions)
 
 
 def test_image_holds_the_compiled_loops_but_no_compiler():
-    *stages, final = "\n".join(" ".join(each) for each in _instructions()).split("\nFROM ")
-    assert any("gcc" in stage for stage in stages)
-    assert "gcc" not in final
-    assert re.search(r"COPY --from=kernels \S+\.so mediar_infer/kernels/", final)
+    stages = "\n".join(" ".join(each) for each in _instructions()).split("\nFROM ")
+    assert ["AS kernels" in stage for stage in stages] == ["gcc" in stage for stage in stages]
+    (inference,) = (stage for stage in stages if "AS inference" in stage)
+    assert re.search(r"COPY --from=kernels \S+\.so mediar_infer/kernels/", inference)
+
+
+def test_container_is_started_by_the_entry_script():
+    entry_point = json.loads(dict(_instructions())["ENTRYPOINT"])
+    assert entry_point == ["sh", "/workspace/mediar_infer/container/entry.sh"]
+    assert (ROOT / "mediar_infer" / "container" / "entry.sh").is_file()
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_jobs_give_the_labels_of_predict_and_a_clean_stderr(tmp_path, monkeypatc
         "-o", tmp_path / "predict" / "outputs", "--plan", "fast", "--threads", "1",
     )  # fmt: skip
     assert predicted.returncode == 0, predicted.stderr
-    for name, file in (("tiff", "8a0e1bd2.tif"), ("mha", "8a0e1bd2.mha")):
+    for name, file in (("tiff", "tiff.tif"), ("mha", "mha.mha")):
         done = run_job(tmp_path / name, "--threads", "1")
         assert (done.returncode, done.stderr) == (0, "")
         record = json.loads(done.stdout.splitlines()[-1])
@@ -197,8 +197,8 @@ FAULTS = [
     (break_json, r"inputs\.json: found no JSON"),
     (rename_socket, "found the input sockets tissue, expected .*: microscopy-image; or "),
     (remove_image, r"found no image \(empty folder\)"),
-    (add_image, r"found 2 images \(8a0e1bd2\.tif, b\.mha\)"),
-    (truncate_image, r"8a0e1bd2\.tif: "),
+    (add_image, r"found 2 images \(b\.mha, slide\.tif\)"),
+    (truncate_image, r"slide\.tif: "),
     (block_output, r"output\.tif: cannot be written"),
 ]
 

@@ -175,8 +175,45 @@ def test_resume_reads_past_a_torn_ledger_line(predict, small_inputs, tmp_path, c
     assert "line 2 is not a record" in capsys.readouterr().err
     content = Ledger(tmp_path / "out").read()
     assert len(content.problems) == 1
-    statuses = {name: record.status for name, record in content.latest.items()}
-    assert statuses == {"a.png": "resumed", "b.png": "done"}
+    assert {name: record.status for name, record in content.latest.items()} == {
+        "a.png": "resumed",
+        "b.png": "resumed",  # its label file is there and says what it was made of
+    }
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_resume_needs_no_ledger(predict, small_inputs, tmp_path):
+    outputs = tmp_path / "out"
+    assert predict(small_inputs, outputs, "--ledger", "none") == 0
+    assert names_of(outputs) == ["a_label.tiff", "b_label.tiff"]
+    (outputs / "b_label.tiff").unlink()
+    assert predict(small_inputs, outputs, "--resume", "--ledger", tmp_path / "log") == 0
+    assert names_of(outputs) == ["a_label.tiff", "b_label.tiff"]
+    assert names_of(tmp_path / "log") == ["ledger.jsonl", "summary.json"]
+    records = latest_records(tmp_path / "log")
+    assert [records[name]["status"] for name in ("a.png", "b.png")] == ["resumed", "done"]
+    expected = int(read_labels(outputs / "a_label.tiff").max())
+    assert records["a.png"]["n_cells"] == expected > 0
+    assert (records["a.png"]["height"], records["a.png"]["width"]) == (120, 150)
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_environment_variable_names_the_ledger_folder(predict, small_inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDIAR_LEDGER", str(tmp_path / "log"))
+    assert predict(small_inputs, tmp_path / "out") == 0
+    assert names_of(tmp_path / "out") == ["a_label.tiff", "b_label.tiff"]
+    assert names_of(tmp_path / "log") == ["ledger.jsonl", "summary.json"]
+    assert predict(small_inputs, tmp_path / "out", "--ledger", tmp_path / "here") == 0
+    assert names_of(tmp_path / "here") == ["ledger.jsonl", "summary.json"]
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_resume_redoes_an_image_that_was_replaced(predict, small_inputs, tmp_path):
+    predict(small_inputs, tmp_path / "out")
+    write_image(small_inputs / "a.png", noise(50, 60))
+    assert predict(small_inputs, tmp_path / "out", "--resume") == 0
+    assert _statuses(tmp_path / "out") == ["done"] * 3 + ["resumed"]
+    assert read_labels(tmp_path / "out" / "a_label.tiff").shape == (50, 60)
 
 
 @pytest.mark.usefixtures("perfect_network")

@@ -32,6 +32,49 @@ def test_automatic_choice_is_cuda_then_mps_then_cpu(machine, n_cuda, mps, expect
     assert select_device("auto") == torch.device(expected)
 
 
+@pytest.fixture
+def old_driver(machine, monkeypatch, tmp_path):
+    """A machine whose GPU has a driver that is too old for this build of torch."""
+
+    def init():
+        raise RuntimeError(
+            "The NVIDIA driver on your system is too old (found version 12020). Please update your"
+            " GPU driver by downloading one.\nAlternatively, install another build."
+        )
+
+    machine(n_cuda=0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(devices, "_NVIDIA", tmp_path)
+
+
+@pytest.mark.usefixtures("old_driver")
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:1"])
+def test_gpu_with_too_old_a_driver_is_an_error_and_no_reason_for_the_cpu(name):
+    with pytest.raises(UsageError) as caught:
+        select_device(name)
+    assert str(caught.value) == (
+        "found an NVIDIA GPU that cannot be used (The NVIDIA driver on your system is too old"
+        " (found version 12020)), expected a driver for CUDA 13.0 or newer; update the driver of"
+        " the host; or use --device cpu"
+    )
+
+
+@pytest.mark.usefixtures("old_driver")
+def test_cpu_may_be_chosen_beside_a_gpu_that_cannot_be_used(monkeypatch):
+    assert select_device("cpu") == CPU
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden on purpose
+    assert select_device("auto") == CPU
+
+
+@pytest.mark.usefixtures("old_driver")
+def test_build_without_cuda_takes_the_cpu_beside_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    assert select_device("auto") == CPU
+
+
 def test_named_device_is_taken(machine):
     machine(n_cuda=2, mps=True)
     assert select_device("cpu") == CPU

@@ -18,8 +18,10 @@ import tifffile
 from mediar_infer import label_files
 from mediar_infer.errors import ImageReadError, OutputError, ShapeError
 from mediar_infer.label_files import (
+    LabelHeader,
     check_collisions,
     label_path,
+    read_label_header,
     read_labels,
     write_labels,
 )
@@ -371,3 +373,25 @@ def test_large_labels_are_written_in_bounded_time(tmp_path):
     write(tmp_path / "a_label.tiff", labels, heights=(204,))
     assert time.perf_counter() - start < 10
     np.testing.assert_array_equal(read_labels(tmp_path / "a_label.tiff"), labels)
+
+
+@pytest.mark.parametrize("height", [7, 5200])
+def test_label_file_says_what_it_was_made_of(tmp_path, height):
+    path, facts = tmp_path / "a_label.tiff", {"image": "ä.png", "plan": {"flips": ["none"]}}
+    labels = np.zeros((height, 5000), np.uint32)
+    labels[0, 0], labels[-1, -1] = 1, 70_000
+    n_cells = write_labels(path, np.array_split(labels, 3), height=height, width=5000, facts=facts)
+    assert n_cells == 70_000
+    assert read_label_header(path) == LabelHeader(height, 5000, 70_000, facts)
+    assert np.array_equal(read_labels(path), labels)
+
+
+def test_label_header_of_files_of_other_programs_is_told_apart(tmp_path):
+    path = tmp_path / "a_label.tiff"
+    assert read_label_header(path) is None
+    path.write_bytes(b"II*\0 torn")
+    assert read_label_header(path) is None
+    tifffile.imwrite(path, np.zeros((3, 4), np.uint8), description="[1]", metadata=None)
+    assert read_label_header(path) == LabelHeader(3, 4, None, {})
+    write_labels(path, [np.zeros((3, 4), np.int64)], height=3, width=4)
+    assert read_label_header(path) == LabelHeader(3, 4, None, {})

@@ -1,0 +1,115 @@
+"""A built image: every form in which it is started, and runs that are stopped in the middle."""
+
+import subprocess
+import time
+
+import pytest
+from container_files import read_files
+
+from mediar_infer.label_files import read_labels
+
+_DEADLINE_S = 120
+_OWNER = 1234
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--plan", "paper"), ("/bin/bash", "-c", "sh predict.sh")],
+    ids=["plain", "options", "challenge"],
+)
+def test_every_form_writes_the_label_files_of_a_plain_process(
+    containers, inputs, outputs, expected, arguments
+):
+    finished = containers.run(inputs, outputs, *arguments)
+    assert finished.returncode == 0, finished.stderr
+    assert read_files(outputs) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--read-only", "--tmpfs", "/tmp"),
+        ("--user", f"{_OWNER}:{_OWNER}"),
+        ("--user", f"{_OWNER}:{_OWNER}", "--read-only", "--tmpfs", "/tmp", "--shm-size", "64m"),
+        ("--cap-drop", "all"),
+    ],
+    ids=["read-only", "user", "user-read-only", "no-capabilities"],
+)
+def test_restricted_containers_write_the_same(containers, inputs, outputs, expected, options):
+    finished = containers.run(inputs, outputs, options=options)
+    assert finished.returncode == 0, finished.stderr
+    assert read_files(outputs) == expected
+
+
+def test_results_belong_to_the_owner_of_the_output_folder(containers, inputs, outputs):
+    _give_away(outputs)
+    finished = containers.run(inputs, outputs)
+    assert finished.returncode == 0, finished.stderr
+    assert {path.stat().st_uid for path in outputs.iterdir()} == {_OWNER}
+
+
+def _give_away(folder):
+    subprocess.run(["chown", f"{_OWNER}:{_OWNER}", folder], check=True)
+    folder.chmod(0o755)
+
+
+def test_mounted_weights_are_taken_and_named(containers, inputs, outputs, tmp_path):
+    finished = containers.run(inputs, outputs, options=("-v", f"{tmp_path}:/workspace/weights:ro"))
+    assert finished.returncode == 2
+    assert "found no weights in /opt/ml/model, /workspace/weights" in finished.stderr
+
+
+def _wait_for_second_image(process, outputs):
+    deadline = time.monotonic() + _DEADLINE_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if (outputs / "a_label.tiff").exists() and list(outputs.glob(".b_label*.part")):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"the second image was not begun: {process.communicate()}")
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_stopped_container_leaves_complete_labels_and_is_resumed(
+    containers, long_inputs, outputs, how
+):
+    name, process = containers.start(long_inputs, outputs)
+    _wait_for_second_image(process, outputs)
+    started = time.monotonic()
+    containers.control(how, name)
+    process.communicate(timeout=_DEADLINE_S)
+    assert time.monotonic() - started < 9  # the engine kills after 10 s what ignores its signal
+    assert process.returncode == {"stop": 143, "kill": 137}[how]
+    _check_and_resume(containers, long_inputs, outputs)
+
+
+def test_container_that_is_killed_for_memory_leaves_complete_labels_and_is_resumed(
+    containers, long_inputs, outputs
+):
+    finished = containers.run(long_inputs, outputs, options=("--memory", "750m"))
+    assert finished.returncode == 137
+    _check_and_resume(containers, long_inputs, outputs)
+
+
+def _check_and_resume(containers, long_inputs, outputs):
+    complete = outputs / "a_label.tiff"
+    assert [path for path in outputs.iterdir() if not path.name.startswith(".")] == [complete]
+    written_at = complete.stat().st_mtime_ns
+    finished = containers.run(long_inputs, outputs, "--resume", "--plan", "paper")
+    assert finished.returncode == 0, finished.stderr
+    assert sorted(path.name for path in outputs.iterdir()) == ["a_label.tiff", "b_label.tiff"]
+    assert complete.stat().st_mtime_ns == written_at
+    assert read_labels(outputs / "b_label.tiff").shape == (2500, 2500)
+
+
+def test_failure_names_the_file_and_the_other_images_are_done(
+    containers, inputs, outputs, expected, tmp_path
+):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "bad.png").write_bytes(b"not a png")
+    for path in inputs.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    finished = containers.run(folder, outputs)
+    assert finished.returncode == 1
+    assert "ERROR bad.png" in finished.stderr
+    assert read_files(outputs) == expected
