@@ -57,6 +57,12 @@ COPY --from=kernels /build/mediar_infer/kernels/*.so mediar_infer/kernels/
 # Compiled here, as each image is segmented by a fresh container.
 RUN python -m compileall -q mediar_infer
 
+# A user other than root is wanted, and 128 threads are allowed, which a pool per core would pass.
+FROM inference AS grand-challenge
+ENV OMP_NUM_THREADS=16 OPENBLAS_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=4 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=4
+USER 1000:1000
+ENTRYPOINT ["python", "-m", "mediar_infer", "grand-challenge"]
+
 FROM inference
 ARG OPTIONS=
 ENV MEDIAR_OPTIONS=${OPTIONS}

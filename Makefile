@@ -10,12 +10,14 @@ IMAGE ?= mediar:latest
 # For instance BUILD_OPTIONS="--build-arg WEIGHTS=weights/mine".
 BUILD_OPTIONS ?=
 CHECK_INPUT ?= demo/images
+GC_IMAGE ?= mediar-grand-challenge:latest
 VERSION = $(shell sed -n 's/^__version__.*"\(.*\)"/\1/p' mediar_infer/_version.py)
 LABELS = --label org.opencontainers.image.version=$(VERSION) \
     --label org.opencontainers.image.revision=$(shell git describe --always --dirty 2>/dev/null)
 ARCHIVE = dist/$(subst /,-,$(subst :latest,,$(IMAGE))).tar
+GC_ARCHIVE = dist/$(subst /,-,$(subst :latest,,$(GC_IMAGE))).tar
 
-.PHONY: help demo test lint image image-check submission clean
+.PHONY: help demo test lint image image-check submission gc-image gc-test gc-save clean
 
 help:
 	@echo "make demo         segment a few real and generated images into demo/"
@@ -24,6 +26,9 @@ help:
 	@echo "make image        build the image $(IMAGE)"
 	@echo "make image-check  run it as the challenge does on $(CHECK_INPUT), and by every other form"
 	@echo "make submission   write it to $(ARCHIVE).gz with its checksum"
+	@echo "make gc-image     build the image for grand-challenge.org, $(GC_IMAGE)"
+	@echo "make gc-test      run it as the platform does"
+	@echo "make gc-save      write it and its weights to $(GC_ARCHIVE).gz and dist/model.tar.gz"
 	@echo "make clean        remove $(VENV), demo/ and dist/"
 
 demo: $(VENV)/.ready
@@ -57,6 +62,25 @@ submission: image
 	cd dist && sha256sum $(notdir $(ARCHIVE)).gz > $(notdir $(ARCHIVE)).gz.sha256
 	@ls -lh $(ARCHIVE).gz
 	@cat $(ARCHIVE).gz.sha256
+
+gc-image:
+	$(DOCKER) build --platform linux/amd64 --target grand-challenge --tag $(GC_IMAGE) $(LABELS) \
+	    $(BUILD_OPTIONS) .
+
+gc-test: gc-image
+	bash .ci/gc-test "$(DOCKER)" $(GC_IMAGE)
+
+# The platform wants code and weights apart; weights lie at the root of their archive.
+gc-save: gc-image
+	mkdir -p dist
+	$(DOCKER) tag $(GC_IMAGE) docker.io/library/$(GC_IMAGE)
+	rm -f $(GC_ARCHIVE) $(GC_ARCHIVE).gz
+	$(DOCKER) save --output $(GC_ARCHIVE) docker.io/library/$(GC_IMAGE)
+	gzip -1 $(GC_ARCHIVE)
+	tar --create --gzip --file dist/model.tar.gz --owner=0 --group=0 --directory weights \
+	    $(notdir $(wildcard weights/*))
+	cd dist && for file in $(notdir $(GC_ARCHIVE)).gz model.tar.gz; do \
+	    sha256sum $$file > $$file.sha256; cat $$file.sha256; done
 
 # Written last, so that a set-up that was stopped is taken up again.
 $(VENV)/.ready: requirements.txt pyproject.toml mediar_infer/kernels/label_kernels.c

@@ -43,8 +43,10 @@ MAX_MEMBERS = 2
 SUFFIXES = (".safetensors", ".pth", ".pt")
 PUBLISHED_PAIRS = (("from_phase1", "from_phase2"), ("main_model", "sub_model"))
 """Stems under which the authors' pair is found, in the order of the ensemble."""
+MODEL_DIR = Path("/opt/ml/model")
+"""Where platforms unpack the weights of an image."""
 _DEFAULT_DIRS = (
-    Path("/opt/ml/model"),
+    MODEL_DIR,
     Path(__file__).resolve().parents[1] / "weights",
     Path("/workspace/weights"),
 )
@@ -121,19 +123,19 @@ def write_manifest(folder: Path, digests: Mapping[str, str]) -> None:
     write_bytes(folder / MANIFEST_NAME, json.dumps({"files": files}, indent=2).encode() + b"\n")
 
 
-def weights_dirs() -> list[Path]:
+def weights_dirs(model_dir: Path = MODEL_DIR) -> list[Path]:
     """Folders that may hold weights: $MEDIAR_WEIGHTS if set, else platform and package."""
     named = os.environ.get(WEIGHTS_VARIABLE)
-    return [Path(named)] if named else list(_DEFAULT_DIRS)
+    return [Path(named)] if named else list(dict.fromkeys((model_dir, *_DEFAULT_DIRS)))
 
 
-def default_weights_dir() -> Path:
+def default_weights_dir(model_dir: Path = MODEL_DIR) -> Path:
     """The first folder with weights.
 
     Raises:
         CheckpointError: if there is none.
     """
-    folders = weights_dirs()
+    folders = weights_dirs(model_dir)
     for folder in folders:
         if folder.is_dir() and _list_weights(folder):
             return folder
@@ -143,11 +145,15 @@ def default_weights_dir() -> Path:
     )
 
 
-def find_weights(given: Sequence[Path] = ()) -> list[Path]:
+def find_weights(given: Sequence[Path] = (), model_dir: Path = MODEL_DIR) -> list[Path]:
     """Find the weight files of the ensemble, in its order.
 
+    The first of these that is there counts: the given ones, $MEDIAR_WEIGHTS, the model folder if it
+    holds any, the pair that comes with the package.
+
     Args:
-        given: one folder, or one or two files; nothing takes the default folder.
+        given: one folder, or one or two files.
+        model_dir: where the platform puts weights.
 
     Returns:
         One or two files.
@@ -159,7 +165,7 @@ def find_weights(given: Sequence[Path] = ()) -> list[Path]:
     if len(given) > MAX_MEMBERS:
         raise CheckpointError(f"found {len(given)} weight files, expected 1 or {MAX_MEMBERS}")
     if len(given) == 0 or (len(given) == 1 and given[0].is_dir()):
-        return _weights_of_folder(given[0] if given else default_weights_dir())
+        return _weights_of_folder(given[0] if given else default_weights_dir(model_dir))
     for path in given:
         if not path.is_file():
             beside = sorted(p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES)

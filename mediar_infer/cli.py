@@ -23,6 +23,10 @@ _COMMANDS = {
     "benchmark": ("mediar_infer.benchmark_command", "time one fresh process per image"),
     "weights": ("mediar_infer.weights_command", "list, verify or convert weight files"),
     "info": ("mediar_infer.info_command", "show device, versions, memory and models"),
+    "grand-challenge": (
+        "mediar_infer.grand_challenge_command",
+        "run a job of grand-challenge.org: one image in, its labels out",
+    ),
     "demo": ("mediar_infer.demo_command", "segment a few real and generated images"),
 }
 """Command → module with ``add_arguments(parser)`` and ``run(args) -> exit code``, and its help."""

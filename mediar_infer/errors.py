@@ -29,6 +29,10 @@ class UsageError(MediarError):
     """Options that do not fit together, or an input folder that does not exist."""
 
 
+class SocketError(MediarError):
+    """The inputs of a platform's job are not those of a known interface."""
+
+
 class ClusterError(MediarError):
     """A Dask cluster is lost, or its workers cannot do what is asked of them."""
 

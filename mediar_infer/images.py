@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mediar_infer.errors import ImageReadError, UsageError
+from mediar_infer.meta_images import open_meta_image
 from mediar_infer.raster_files import HEAD_BYTES, READABLE, decode, find_format, read_header
 from mediar_infer.sources import (
     ArraySource,
     ImageSource,
     channel_notes,
     check_n_pixels,
+    choose_plane,
     to_three_channels,
 )
 from mediar_infer.tiff_source import TiffSource
@@ -47,6 +49,7 @@ _FORMATS = {
     ".bmp": "BMP",
     ".jp2": "JPEG 2000",
     ".j2k": "JPEG 2000",
+    ".mha": "MHA",
 }
 """Expected format of every extension that counts as an image."""
 
@@ -153,8 +156,9 @@ def open_image(
         )
         source.warnings[:0] = notes
         return source
-    if plane:
-        notes.append(f"the image has one plane only: --plane {plane} has no effect")
+    if format_name == "MHA":
+        return open_meta_image(path, plane=plane, max_pixels=max_decoded_pixels, notes=notes)
+    notes += choose_plane(path.name, "", 1, plane)[1]
     return _decode_raster(path, format_name, notes, max_decoded_pixels)
 
 

@@ -14,9 +14,10 @@ import numpy.typing as npt
 import tifffile
 
 from mediar_infer.errors import ImageReadError, OutputError, ShapeError
+from mediar_infer.meta_images import write_meta_image
 from mediar_infer.output_files import replacing, to_output_error
 from mediar_infer.raster_files import HEAD_BYTES, decode, find_format, read_header
-from mediar_infer.sources import AnyArray
+from mediar_infer.sources import AnyArray, Geometry
 from mediar_infer.tiff_rows import reading_tiff
 
 TILED_FROM_PIXELS = 25_000_000
@@ -78,12 +79,14 @@ def write_labels(
     *,
     height: int,
     width: int,
+    geometry: Geometry | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> int:
     """Write an instance-label image that is complete or not there at all.
 
     The bands are pulled one by one and written to a hidden file beside ``path``, which is renamed
-    at the end; on any exception it is removed. One row of tiles is held in memory. The data
+    at the end; on any exception it is removed. A path that ends with ``.mha`` becomes MHA, any
+    other one TIFF. Of TIFF one row of tiles is held in memory, of MHA the whole image. The data
     type is uint16 if the first band is the whole image and its labels fit, else uint32: the
     number of cells to come is not known.
 
@@ -92,8 +95,9 @@ def write_labels(
         bands: consecutive rows from top to bottom, each ``(rows, width)`` of non-negative integers.
         height: total number of rows.
         width: number of columns.
-        facts: what the labels were made of, ready for JSON; kept in the file's description
-            together with the number of cells.
+        geometry: place in space, kept in MHA.
+        facts: what the labels were made of, ready for JSON; kept in the description of
+            TIFF together with the number of cells.
 
     Returns:
         The largest label: the number of cells, if they are numbered without gaps.
@@ -108,9 +112,12 @@ def write_labels(
     description = None if facts is None else _describe(facts, n_cells=None)
     try:
         with replacing(path) as file:
-            _write_tiff(file, iter(checked), description, height=height, width=width)
-            if facts is not None:
-                _describe_again(file, _describe(facts, n_cells=checked.largest))
+            if path.suffix.lower() == ".mha":
+                _write_mha(file, iter(checked), geometry, height)
+            else:
+                _write_tiff(file, iter(checked), description, height=height, width=width)
+                if facts is not None:
+                    _describe_again(file, _describe(facts, n_cells=checked.largest))
     except OSError as exc:
         if exc in failures:  # making the labels failed, not writing them
             raise
@@ -229,6 +236,21 @@ class _CheckedBands:
             )
 
 
+def _dtype_for(first: AnyArray, height: int) -> np.dtype[Any]:
+    fits = len(first) == height and first.max() <= np.iinfo(np.uint16).max
+    return np.dtype(np.uint16 if fits else np.uint32)
+
+
+def _write_mha(
+    file: IO[bytes], bands: Iterator[AnyArray], geometry: Geometry | None, height: int
+) -> None:
+    first = next(bands)
+    dtype = _dtype_for(first, height)
+    # Copies: the caller may reuse the memory of its bands.
+    labels = np.concatenate([band.astype(dtype) for band in chain([first], bands)])
+    write_meta_image(file, labels, geometry)
+
+
 def _describe(facts: Mapping[str, Any], n_cells: int | None) -> str:
     """Text of the file's description; as long before the cells are counted as after."""
     text = json.dumps({**facts, _N_CELLS: n_cells}, allow_nan=False)
@@ -253,8 +275,7 @@ def _write_tiff(
     width: int,
 ) -> None:
     first = next(bands)
-    fits = len(first) == height and first.max() <= np.iinfo(np.uint16).max
-    dtype = np.dtype(np.uint16 if fits else np.uint32)
+    dtype = _dtype_for(first, height)
     layout: dict[str, Any]
     if height * width >= TILED_FROM_PIXELS:
         n_rows, columns = _TILE, _TILE

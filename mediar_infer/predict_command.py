@@ -5,10 +5,11 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mediar_infer.config import (
     ALL_FLIPS,
@@ -20,6 +21,9 @@ from mediar_infer.config import (
     RuntimeConfig,
 )
 from mediar_infer.errors import UsageError
+
+if TYPE_CHECKING:
+    from mediar_infer.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -203,26 +207,34 @@ def _starting() -> Iterator[None]:
         sys.setswitchinterval(interval)
 
 
+def load_segmenter(weights: Sequence[Path], config: EngineConfig) -> "Segmenter":
+    """Load the models of a new process; torch is imported while weights are read or compiled.
+
+    Raises:
+        CheckpointError: if weights are missing, damaged or of another network.
+        UsageError: if the device is not there.
+    """
+    with _starting():
+        from mediar_infer.loading import Loading
+
+        loading = Loading(weights, config)
+        loading.wait_for_interpreter()
+        # What the run needs beside the models is imported here too, meanwhile.
+        from mediar_infer import runner  # noqa: F401
+        from mediar_infer.segmenter import Segmenter
+
+        return Segmenter.from_weights(weights, config, loading)
+
+
 def run(args: argparse.Namespace) -> int:
     """Segment the folder; see :func:`mediar_infer.cli.main` for the exit code."""
     config = replace(engine_config(args), fit_budget=budget_scale(args))
     if not args.input.exists():
         raise UsageError(f"{args.input}: there is no such folder or file; give it with --input")
-    with _starting():
-        loading = None
-        if args.dask is None:
-            from mediar_infer.loading import Loading
+    segmenter = load_segmenter(args.weights, config) if args.dask is None else None
+    from mediar_infer.report import console_table
+    from mediar_infer.runner import RunOptions, exit_code, run_folder
 
-            loading = Loading(args.weights, config)
-            loading.wait_for_interpreter()
-        # These import torch, while the weights are read or compiled.
-        from mediar_infer.report import console_table
-        from mediar_infer.runner import RunOptions, exit_code, run_folder
-        from mediar_infer.segmenter import Segmenter
-
-        segmenter = None
-        if loading is not None:
-            segmenter = Segmenter.from_weights(args.weights, config, loading)
     options = RunOptions(
         input_path=args.input,
         output_dir=args.output,

@@ -19,6 +19,9 @@ _MAGIC: dict[bytes, str] = {
     b"BM": "BMP",
     b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG 2000",
     b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"ObjectType": "MHA",
+    b"Comment =": "MHA",
+    b"NDims": "MHA",
     b"GIF8": "GIF",
     b"RIFF": "RIFF (WebP or AVI)",
     b"%PDF": "PDF",
@@ -29,7 +32,7 @@ _MAGIC: dict[bytes, str] = {
     b"\xda\xce\xbe\x0a": "Nikon ND2",
     b"\xd0\xcf\x11\xe0": "OLE container (OIB, ZVI)",
 }
-READABLE = frozenset({"TIFF", "PNG", "JPEG", "BMP", "JPEG 2000"})
+READABLE = frozenset({"TIFF", "PNG", "JPEG", "BMP", "JPEG 2000", "MHA"})
 """Formats that can be opened."""
 HEAD_BYTES = 32
 """How much of a file ``find_format`` wants to see."""

@@ -72,12 +72,18 @@ class RunOptions:
     """Also write the outlines over each image as PNG."""
     show_progress: bool = False
     """Show a progress bar."""
+    label_file: Path | None = None
+    """Where the labels of a single image go, ``.tif`` or ``.mha``; none names them after it."""
 
     def __post_init__(self) -> None:
         if self.plane is not None and self.plane < 0:
             raise UsageError(f"found --plane {self.plane}, expected 0 or more")
         if self.max_pixels is not None and self.max_pixels < 1:
             raise UsageError(f"found --max-pixels {self.max_pixels}, expected 1 or more")
+
+    def label_path(self, image_path: Path) -> Path:
+        """Where the labels of an image go."""
+        return self.label_file or label_path(self.output_dir, image_path)
 
 
 @cache
@@ -222,6 +228,21 @@ def run_folder(segmenter: Segmenter, options: RunOptions) -> list[ImageRecord]:
     return run_images(runner, options)
 
 
+def run_image(segmenter: Segmenter, options: RunOptions) -> ImageRecord:
+    """Segment one image without a ledger.
+
+    Args:
+        segmenter: models and settings.
+        options: the image, where its labels go, and switches.
+
+    Returns:
+        Its record; an error is in there.
+    """
+    facts, started_s = EngineFacts.of(segmenter), process_start_s()
+    runner = ImageRunner(segmenter, facts, options, started_s, prepare=segmenter.prepare)
+    return runner.run(options.input_path, lambda _path, _fraction: None)
+
+
 def run_images(runner: FolderRunner, options: RunOptions) -> list[ImageRecord]:
     """Do the images of a folder that are left to do, and keep a ledger; see :func:`run_folder`."""
     images, skipped = list_images(options.input_path)
@@ -251,7 +272,7 @@ def run_images(runner: FolderRunner, options: RunOptions) -> list[ImageRecord]:
                 else:
                     record = done[path] if path in done else next(results)
                 # Logged first: on a full disk the ledger fails too, and the reason must be seen.
-                _log_record(record)
+                log_record(record)
                 if ledger:
                     ledger.append(record)
                 records.append(record)
@@ -312,7 +333,8 @@ def describe_unexpected(path: Path, failure: Exception) -> str:
     )
 
 
-def _log_record(record: ImageRecord) -> None:
+def log_record(record: ImageRecord) -> None:
+    """Log what became of an image: an error, or warnings and one line."""
     if record.status == "failed":
         logger.error("%s", record.error)
         return
@@ -507,7 +529,7 @@ class ImageRunner:
         else:
             return self._record(
                 path, source, status="done", started_at=started_at, n_cells=n_cells,
-                stages_s=stopwatch.seconds, output=label_path(Path(), path).name,
+                stages_s=stopwatch.seconds, output=self._options.label_path(path).name,
             )  # fmt: skip
         error += self._remove_results(path)
         return self._record(
@@ -536,12 +558,13 @@ class ImageRunner:
                 progress(path, n_rows / source.height)
                 yield labels
 
-        target = label_path(self._options.output_dir, path)
+        target = self._options.label_path(path)
         facts = label_facts(path, self.facts, self._options)
         with stopwatch("write"):
             n_cells = write_labels(
-                target, watched(), height=source.height, width=source.width, facts=facts
-            )
+                target, watched(), height=source.height, width=source.width, facts=facts,
+                geometry=source.geometry,
+            )  # fmt: skip
         overlay = _overlay_path(self._options.output_dir, path)
         if with_overlay:
             with stopwatch("overlay"):
@@ -554,9 +577,9 @@ class ImageRunner:
 
     def _remove_results(self, path: Path) -> str:
         """Remove what an earlier run left under the name of a failed image; say if that failed."""
-        output_dir = self._options.output_dir
+        overlay = _overlay_path(self._options.output_dir, path)
         try:
-            for result in (label_path(output_dir, path), _overlay_path(output_dir, path)):
+            for result in (self._options.label_path(path), overlay):
                 _remove(result)
         except OutputError as failure:
             return f"; results of an earlier run are still there ({failure})"

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +17,18 @@ AnyArray = npt.NDArray[Any]
 REAL_KINDS = "biuf"
 """Kinds of ``numpy.dtype`` that hold intensities: bool, integers, floats."""
 _MAX_ITEM_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where the pixels of an image lie in space; axes in the order x, y[, z …]."""
+
+    spacing: tuple[float, ...]
+    """Distance of neighbouring pixels along each axis, in the units of the file."""
+    origin: tuple[float, ...]
+    """Position of the first pixel."""
+    direction: tuple[float, ...]
+    """Directions of the axes, a square matrix row by row."""
 
 
 class ImageSource(ABC):
@@ -35,6 +48,8 @@ class ImageSource(ABC):
     """Data type of the rows, native byte order; bool is read as uint8 0/1."""
     warnings: list[str]
     """What was decided in reading that a user may want to know, one sentence each."""
+    geometry: Geometry | None = None
+    """Place in space, of formats that labels are written back to with it."""
 
     def __init__(
         self,
@@ -201,3 +216,37 @@ def check_n_pixels(name: str, height: int, width: int, max_pixels: int) -> None:
             f"{name}: found {height:,} × {width:,} = {height * width:,} pixels, expected at most "
             f"{max_pixels:,}; raise --max-pixels if the file is genuine"
         )
+
+
+def choose_plane(
+    name: str, axes: str, n_planes: int, plane: int | None, *, advice: str = ""
+) -> tuple[int, list[str]]:
+    """Choose one plane of a stack: the one rule of all formats.
+
+    Args:
+        name: file name, for messages.
+        axes: what the file says of its axes, for messages.
+        n_planes: planes in the file, 1 for a plain image.
+        plane: the plane that the user asked for, not negative; ``None`` if not chosen.
+        advice: what else could be done about a stack, a half-sentence.
+
+    Returns:
+        The plane, from 0, and a sentence if the choice has no effect.
+
+    Raises:
+        ImageReadError: if there are several and none, or one beyond the last, was asked for.
+    """
+    if n_planes == 1:
+        notes = [f"the image has one plane only: --plane {plane} has no effect"] if plane else []
+        return 0, notes
+    if plane is None:
+        raise ImageReadError(
+            f"{name}: found {n_planes} planes ({axes}), expected one 2-D image; choose one with"
+            f" --plane N (0 to {n_planes - 1}){advice}"
+        )
+    if not 0 <= plane < n_planes:
+        raise ImageReadError(
+            f"{name}: found {n_planes} planes ({axes}), expected a --plane from 0 to"
+            f" {n_planes - 1}, not {plane}"
+        )
+    return plane, []

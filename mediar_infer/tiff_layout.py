@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 
 from mediar_infer.errors import ImageReadError
-from mediar_infer.sources import REAL_KINDS, channel_notes
+from mediar_infer.sources import REAL_KINDS, channel_notes, choose_plane
 
 _SLIDE_KINDS = frozenset({"svs", "ndpi", "scn", "bif", "philips", "avs", "qpi"})
 """Slide formats: every further series is a label, a macro image or a thumbnail."""
@@ -197,29 +197,17 @@ def _choose_planes(
             index = index.take(range(lead[k].size - n_alpha), axis=k)
     n_planes = prod(lead[k].size for k in stack)
     index = index.transpose(stack + channel).reshape(n_planes, -1)
-    if n_planes > 1 and plane is None:
-        raise ImageReadError(_stack_message(name, axes, [lead[k] for k in stack], n_planes))
-    if n_planes > 1 and not 0 <= (plane or 0) < n_planes:
-        raise ImageReadError(
-            f"{name}: found {n_planes} planes (axes {_letters(axes)}, shape {_shape(axes)}), "
-            f"expected a --plane from 0 to {n_planes - 1}, not {plane}"
-        )
-    if n_planes == 1 and plane:
-        warnings.append(f"the image has one plane only: --plane {plane} has no effect")
-    chosen = (plane or 0) if n_planes > 1 else 0
-    return [int(p) for p in index[chosen]]
-
-
-def _stack_message(name: str, axes: list[_Axis], stack: list[_Axis], n_planes: int) -> str:
-    unnamed = sorted({axis.letter for axis in stack if axis.letter in "QI"})
+    unnamed = sorted({lead[k].letter for k in stack if lead[k].letter in "QI"})
     meaning = f"; the metadata does not say what axis {unnamed[0]} is" if unnamed else ""
-    cure = f"choose one with --plane N (0 to {n_planes - 1})"
-    if unnamed:
-        cure += " or save the file again with named axes (C for channels)"
-    return (
-        f"{name}: found {n_planes} planes (axes {_letters(axes)}, shape {_shape(axes)}{meaning}), "
-        f"expected one 2-D image; {cure}"
+    chosen, notes = choose_plane(
+        name,
+        f"axes {_letters(axes)}, shape {_shape(axes)}{meaning}",
+        n_planes,
+        plane,
+        advice=" or save the file again with named axes (C for channels)" if unnamed else "",
     )
+    warnings += notes
+    return [int(p) for p in index[chosen]]
 
 
 def _colour(page: Any, n_channels: int, name: str, warnings: list[str]) -> Colour:  # noqa: ANN401

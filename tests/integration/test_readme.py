@@ -9,6 +9,7 @@ from folder_helpers import ROOT
 
 from mediar_infer import cli
 from mediar_infer.config import PLANS
+from mediar_infer.grand_challenge.interfaces import read_interfaces
 from mediar_infer.images import _FORMATS
 from mediar_infer.plans import LADDER
 from mediar_infer.report import ImageRecord
@@ -60,9 +61,9 @@ def test_table_lists_every_training_command():
 
 def test_every_other_command_is_known():
     others = [c for c in COMMANDS if not re.match(r"python (-m mediar_infer|predict\.py)", c)]
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     made = [shlex.split(command)[1] for command in others if command.startswith("make")]
-    assert made == ["demo", "test"]
+    assert made == ["demo", "test", "gc-image", "gc-test", "gc-save"]
     assert set(made) <= set(targets)
     rest = [command for command in others if not command.startswith(("make", "docker"))]
     assert rest == [
@@ -74,12 +75,33 @@ def test_every_other_command_is_known():
     ]
 
 
+def _options(command):
+    """All option strings of a command."""
+    parser = cli.build_parser(command)._subparsers._group_actions[0].choices[command]
+    actions = [action for action in parser._actions if action.dest != "help"]
+    return {name for action in actions for name in action.option_strings}
+
+
+def _listed_options(heading):
+    return {name.split()[0] for name in _names(row[0] for row in _table(heading))}
+
+
 def test_table_lists_every_option_of_predict():
-    options = cli.build_parser("predict")._subparsers._group_actions[0].choices["predict"]
-    actions = [action for action in options._actions if action.dest != "help"]
-    listed = _names(row[0] for row in _table("Options of `predict`"))
-    names = {name.split()[0] for name in listed}
-    assert names == {name for action in actions for name in action.option_strings}
+    assert _listed_options("Options of `predict`") == _options("predict")
+
+
+def test_table_lists_the_options_that_only_grand_challenge_has():
+    listed, options = _listed_options("grand-challenge.org"), _options("grand-challenge")
+    assert listed <= options
+    shared = {"-i", "--input", "-o", "--output"}
+    assert listed - shared == options - _options("predict")
+
+
+def test_table_of_sockets_is_read(tmp_path):
+    (example,) = _blocks("toml")
+    (tmp_path / "sockets.toml").write_text(example)
+    (interface,) = read_interfaces(tmp_path / "sockets.toml")
+    assert interface.key == ("my-cell-image", "my-pixel-size")
 
 
 def test_table_lists_the_fields_of_the_ledger_in_order():

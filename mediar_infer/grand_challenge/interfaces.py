@@ -1,0 +1,146 @@
+"""Interfaces of an algorithm: which sockets come together, and where the result goes."""
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from mediar_infer.errors import MediarError, SocketError, UsageError
+
+SHIPPED_TABLE: Final = Path(__file__).with_name("sockets.toml")
+TABLE_NAME: Final = "sockets.toml"
+"""Name under which a table is found in the model folder."""
+_KEYS = frozenset({"image", "also", "result"})
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One set of input sockets, and the socket of the result."""
+
+    image: str
+    """Slug of the socket with the image."""
+    result: PurePosixPath
+    """Folder of the result, relative to the output folder."""
+    also: tuple[str, ...] = ()
+    """Slugs of the sockets that come with the image and are not read."""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """All slugs in order, by which the platform tells interfaces apart."""
+        return tuple(sorted((self.image, *self.also)))
+
+
+def relative_path(text: str, error: type[MediarError], where: str) -> PurePosixPath:
+    """Check a path that must stay inside the folder that it is appended to.
+
+    Args:
+        text: the path.
+        error: what to raise.
+        where: who says so, for the message.
+
+    Raises:
+        MediarError: of the given class, if the path is empty, absolute or leads out.
+    """
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or path == PurePosixPath():
+        raise error(f"{where}: found the path {text!r}, expected a relative one without '..'")
+    return path
+
+
+def result_path(text: str, where: str) -> PurePosixPath:
+    """Path of a result: as given, or that of an image socket with this slug.
+
+    Raises:
+        UsageError: if the path leads out of the output folder.
+    """
+    return relative_path(text if "/" in text else f"images/{text}", UsageError, where)
+
+
+def choose_table(given: Path | None, model_dir: Path) -> Path:
+    """The table that counts: the given one, else the model folder's, else the shipped one."""
+    if given is not None:
+        return given
+    return found if (found := model_dir / TABLE_NAME).is_file() else SHIPPED_TABLE
+
+
+def read_interfaces(path: Path) -> list[Interface]:
+    """Read a table of interfaces.
+
+    Args:
+        path: TOML with tables ``[[interface]]``: ``image`` and ``result``, and maybe ``also``.
+
+    Raises:
+        UsageError: if the file cannot be read, or is no such table.
+    """
+    form = (
+        'expected tables [[interface]] with image = "SLUG", result = "SLUG or path" and, if further'
+        ' sockets come along, also = ["SLUG"]'
+    )
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}), {form}") from error
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise UsageError(f"{path}: found no TOML ({error}), {form}") from error
+    tables = content.get("interface")
+    if content.keys() != {"interface"} or not isinstance(tables, list) or not tables:
+        raise UsageError(f"{path}: found {', '.join(content) or 'nothing'}, {form}")
+    interfaces = [_to_interface(path, table, form) for table in tables]
+    if len({interface.key for interface in interfaces}) < len(interfaces):
+        raise UsageError(f"{path}: found two interfaces with the same sockets, expected one")
+    return interfaces
+
+
+def _to_interface(path: Path, table: Any, form: str) -> Interface:  # noqa: ANN401 (of TOML)
+    fields = table if isinstance(table, dict) else {}
+    also = fields.get("also", [])
+    texts = [fields.get("image"), fields.get("result"), *(also if isinstance(also, list) else [0])]
+    if fields.keys() - _KEYS or not all(isinstance(text, str) and text for text in texts):
+        raise UsageError(f"{path}: found the interface {table!r}, {form}")
+    return Interface(fields["image"], result_path(fields["result"], str(path)), tuple(also))
+
+
+def find_interface(
+    slugs: Sequence[str],
+    interfaces: Sequence[Interface],
+    *,
+    image_slug: str | None = None,
+    result: PurePosixPath | None = None,
+) -> Interface:
+    """Find the interface that a job was started with.
+
+    Args:
+        slugs: those of the job's input sockets.
+        interfaces: the known ones.
+        image_slug: takes the image from this socket, whatever comes with it.
+        result: where the result goes, whatever the table says.
+
+    Raises:
+        SocketError: if the sockets are not those of a known interface, or lack the given one.
+    """
+    key = tuple(sorted(slugs))
+    known = next((each for each in interfaces if each.key == key), None)
+    if image_slug is not None:
+        if image_slug not in slugs:
+            raise SocketError(
+                f"found {_list(key)}, expected the socket {image_slug} of --image-socket or"
+                " $MEDIAR_IMAGE_SOCKET"
+            )
+        results = [each.result for each in interfaces if each.image == image_slug]
+        default = next(iter(results), interfaces[0].result)
+        others = tuple(slug for slug in key if slug != image_slug)
+        known = Interface(image_slug, default, others)
+    if known is None:
+        keys = "; or ".join(", ".join(each.key) for each in interfaces)
+        raise SocketError(
+            f"found {_list(key)}, expected those of a known interface: {keys}; name the socket with"
+            f" the image by --image-socket, or list the interface in a {TABLE_NAME} in the model"
+            " folder"
+        )
+    return replace(known, result=result or known.result)
+
+
+def _list(slugs: Iterable[str]) -> str:
+    names = ", ".join(slugs)
+    return f"the input sockets {names}" if names else "no input socket"
