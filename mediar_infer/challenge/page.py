@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
+from mediar_infer.challenge.markup import escape_text
 from mediar_infer.challenge.pictures import Layers, draw_layers
 from mediar_infer.challenge.plot import Point, draw_plot
 from mediar_infer.challenge.protocol import LABELS_DIR
@@ -60,13 +60,13 @@ def write_page(
     """
     totals = summarise(records)
     parts = {
-        "title": _text(f"{_HEADLINES[verdict]}: {totals['n_images']} images"),
+        "title": escape_text(f"{_HEADLINES[verdict]}: {totals['n_images']} images"),
         "style": _asset("page.css"),
         "script": _asset("page.js"),
         "verdict": verdict,
-        "date": _text(str(head.get("started_at", ""))[:16].replace("T", " ")),
+        "date": escape_text(str(head.get("started_at", ""))[:16].replace("T", " ")),
         "headline": _HEADLINES[verdict],
-        "lead": _text(_sentence(verdict, records)),
+        "lead": escape_text(_sentence(verdict, records)),
         "figures": _pairs(_figures(totals), wrapped=True),
         "findings": _findings(records),
         "plot": draw_plot(_points(records)),
@@ -92,12 +92,7 @@ def write_page(
 
 
 def _asset(name: str) -> str:
-    return (files("mediar_infer.challenge") / name).read_text(encoding="utf-8")
-
-
-def _text(text: str) -> str:
-    """Text for HTML, also in attributes; characters without a shape become question marks."""
-    return escape("".join(each if each.isprintable() or each == "\n" else "?" for each in text))
+    return (files("mediar_infer.challenge") / name).readescape_text(encoding="utf-8")
 
 
 def _target(index: int) -> str:
@@ -112,7 +107,9 @@ def _sentence(verdict: Verdict, records: Sequence[ChallengeRecord]) -> str:
 def _pairs(pairs: Iterable[tuple[str, str]], *, wrapped: bool = False) -> str:
     """Terms and their HTML as the inside of a ``<dl>``."""
     start, end = ("<div>", "</div>") if wrapped else ("", "")
-    return "\n".join(f"{start}<dt>{_text(name)}</dt><dd>{html}</dd>{end}" for name, html in pairs)
+    return "\n".join(
+        f"{start}<dt>{escape_text(name)}</dt><dd>{html}</dd>{end}" for name, html in pairs
+    )
 
 
 def _figures(totals: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -135,8 +132,8 @@ def _figures(totals: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _findings(records: Sequence[ChallengeRecord]) -> str:
     lines = [
-        f'<li><a href="#{_target(index)}">{_text(finding.image)}</a>, {finding.aspect}: found'
-        f" {_text(finding.found)}, expected {_text(finding.expected)}</li>"
+        f'<li><a href="#{_target(index)}">{escape_text(finding.image)}</a>, {finding.aspect}: found'
+        f" {escape_text(finding.found)}, expected {escape_text(finding.expected)}</li>"
         for index, record in enumerate(records)
         for finding in record.findings
     ]
@@ -168,7 +165,7 @@ def _cells(record: ChallengeRecord, with_f1: bool) -> list[tuple[str, _Cell]]:
     wall_s, size, peak = record.outcome.wall_s, record.size, record.peak_memory_bytes
     n_cells = record.label.n_cells if record.label else None
     cells = [
-        ("image", _Cell(_text(record.image), record.image, "text")),
+        ("image", _Cell(escape_text(record.image), record.image, "text")),
         ("contract", _contract_cell(record)),
         ("size", _size_cell(size)),
         ("seconds", _Cell(f"{wall_s:.2f}{_share_bar(record)}", wall_s)),
@@ -187,7 +184,7 @@ def _contract_cell(record: ChallengeRecord) -> _Cell:
     aspects = ", ".join(dict.fromkeys(each.aspect for each in record.findings))
     kind = "bad" if aspects else "ok"
     shown = f'<span class="{kind}" title="{aspects}">{aspects or "ok"}</span>'
-    return _Cell(shown, -len(record.findings), "text")
+    return _Cell(shown, -len(record.findings), "text contract")
 
 
 def _size_cell(size: tuple[int, int] | None) -> _Cell:
@@ -228,7 +225,7 @@ def _row(index: int, record: ChallengeRecord, records: Sequence[ChallengeRecord]
     pin = f'<button type="button" class="pin" aria-pressed="false">{name.html}</button>'
     cells = [f'<td class="text" data-value="{name.html}" title="{name.html}">{pin}</td>']
     for _, cell in others:
-        value = "" if cell.value is None else _text(str(cell.value))
+        value = "" if cell.value is None else escape_text(str(cell.value))
         cells.append(f'<td class="{cell.kind}" data-value="{value}">{cell.html}</td>')
     return f'<tr id="{_target(index)}">{"".join(cells)}</tr>'
 
@@ -237,13 +234,13 @@ def _hidden_parts(index: int, record: ChallengeRecord, layers: Layers) -> str:
     """Details and pictures of an image, which the script shows when the row is chosen."""
     target = _target(index)
     findings = "".join(
-        f'<p class="bad">{each.aspect}: found {_text(each.found)}, expected'
-        f" {_text(each.expected)}</p>"
+        f'<p class="bad">{each.aspect}: found {escape_text(each.found)}, expected'
+        f" {escape_text(each.expected)}</p>"
         for each in record.findings
     )
     log = record.outcome.log if record.findings else ""
-    printed = f"<pre>{_text(log)}</pre>" if log else ""
-    facts = _pairs((name, _text(text)) for name, text in _image_facts(record))
+    printed = f"<pre>{escape_text(log)}</pre>" if log else ""
+    facts = _pairs((name, escape_text(text)) for name, text in _image_facts(record))
     return (
         f'<template id="details-{target}">{findings}<dl class="facts">{facts}</dl>{printed}'
         f'</template>\n<script type="text/plain" id="pictures-{target}">'
@@ -291,5 +288,5 @@ def _run_facts(head: Mapping[str, Any]) -> list[tuple[str, str]]:
         is_size = name.endswith("_bytes")
         shown = f"{value / _GIB:.3g} GiB" if is_size else str(value)
         term = name.removesuffix("_bytes").replace("_", " ")
-        facts.append((term, f"<code>{_text(shown)}</code>"))
+        facts.append((term, f"<code>{escape_text(shown)}</code>"))
     return facts

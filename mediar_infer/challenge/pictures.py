@@ -15,7 +15,7 @@ from mediar_infer.label_files import read_labels
 from mediar_infer.overlay import draw_outlines, draw_picture
 from mediar_infer.sources import ImageSource
 
-_SIDES = (640, 512, 400, 320, 240, 160)
+_SIDES = (512, 400, 320, 240, 160)
 _MAX_BYTES = 72_000
 """Of both layers of an image together; in base64 they take a third more, under 100 kB."""
 _PICTURE_QUALITY = 80

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from mediar_infer.budget import SECONDS_PER_MEGAPIXEL
+from mediar_infer.challenge.markup import escape_text
 
 _WIDTH, _HEIGHT = 720, 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 18, 52
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 18, 52
 _STEPS = (1, 2, 5)
 _MAX_LABELS = 9
 
@@ -71,6 +71,7 @@ def draw_plot(points: Sequence[Point]) -> str:
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="group"'
         ' aria-label="Seconds over megapixels, both logarithmic">',
+        *_draw_grid(x, y),
         *_draw_tolerance(x, y),
         *_draw_axes(x, y),
         *(_draw_point(point, x, y) for point in points),
@@ -95,28 +96,30 @@ def _draw_tolerance(x: _Axis, y: _Axis) -> list[str]:
     ]
 
 
+def _draw_grid(x: _Axis, y: _Axis) -> list[str]:
+    columns = [f"M{x(value):.1f} {y.start}V{y.stop}" for value in x.ticks()]
+    rows = [f"M{x.start} {y(value):.1f}H{x.stop}" for value in y.ticks()]
+    return [f'<path class="grid" d="{"".join(columns + rows)}"/>']
+
+
 def _draw_axes(x: _Axis, y: _Axis) -> list[str]:
-    parts = []
-    for value in x.ticks():
-        at = f"{x(value):.1f}"
-        parts.append(f'<path class="grid" d="M{at} {y.start}V{y.stop}"/>')
-        parts.append(f'<text class="tick" x="{at}" y="{y.start + 18}">{value:g}</text>')
-    for value in y.ticks():
-        at = f"{y(value):.1f}"
-        parts.append(f'<path class="grid" d="M{x.start} {at}H{x.stop}"/>')
-        parts.append(f'<text class="tick left" x="{x.start - 8}" y="{at}">{value:g}</text>')
+    parts = [
+        f'<text class="tick" x="{x(value):.1f}" y="{y.start + 18}">{value:g}</text>'
+        for value in x.ticks()
+    ]
+    parts += [
+        f'<text class="tick left" x="{x.start - 8}" y="{y(value):.1f}">{value:g}</text>'
+        for value in y.ticks()
+    ]
     middle = (x.start + x.stop) / 2
     parts.append(f'<path class="axis" d="M{x.start} {y.stop}V{y.start}H{x.stop}"/>')
     parts.append(f'<text class="name" x="{middle}" y="{_HEIGHT - 10}">megapixels</text>')
-    parts.append(
-        f'<text class="name" transform="translate(14 {(y.start + y.stop) / 2}) rotate(-90)">'
-        "seconds</text>"
-    )
+    parts.append(f'<text class="name left" x="{x.start + 8}" y="{y.stop + 18}">seconds</text>')
     return parts
 
 
 def _draw_point(point: Point, x: _Axis, y: _Axis) -> str:
-    text = escape(f"{point.name}: {point.seconds:.2f} s, {point.megapixels:.3g} megapixels")
+    text = escape_text(f"{point.name}: {point.seconds:.2f} s, {point.megapixels:.3g} megapixels")
     left, top = x(point.megapixels), y(point.seconds)
     # The shape tells a breach, not its colour alone.
     shape = (
@@ -126,6 +129,6 @@ def _draw_point(point: Point, x: _Axis, y: _Axis) -> str:
     )
     kind = "point breach" if point.is_breach else "point"
     return (
-        f'<a class="{kind}" href="#{escape(point.target)}" aria-label="{text}">'
+        f'<a class="{kind}" href="#{escape_text(point.target)}" aria-label="{text}">'
         f"<title>{text}</title>{shape}</a>"
     )
