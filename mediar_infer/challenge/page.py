@@ -92,7 +92,7 @@ def write_page(
 
 
 def _asset(name: str) -> str:
-    return (files("mediar_infer.challenge") / name).readescape_text(encoding="utf-8")
+    return (files("mediar_infer.challenge") / name).read_text(encoding="utf-8")
 
 
 def _target(index: int) -> str:
