@@ -67,6 +67,12 @@ class LabelFacts:
     """What the file says of its making, if it does so by JSON in its description."""
 
 
+def to_image_finding(path: Path, error: ImageReadError) -> Finding:
+    """Turn the error of an image into a finding, which says itself what was expected."""
+    found = str(error).removeprefix(f"{path.name}: ").removeprefix("found ")
+    return Finding(path.name, "image", found.partition(", expected")[0], "an image to be read")
+
+
 def check_run(image: str, outcome: RunOutcome, memory_limit_bytes: int) -> list[Finding]:
     """Check how a run ended and what memory it took.
 

@@ -156,8 +156,9 @@ class ContainerLauncher:
         added, and ``--gpus`` is said in podman's way where podman is asked.
         """
         gpus = [] if self.gpus is None else ["--gpus", self.gpus]
-        if gpus and self.engine == "podman":
-            gpus = ["--device", f"nvidia.com/gpu={(self.gpus or '').removeprefix('device=')}"]
+        if self.gpus is not None and self.engine == "podman":
+            numbers = self.gpus.removeprefix("device=").split(",")
+            gpus = [part for each in numbers for part in ("--device", f"nvidia.com/gpu={each}")]
         network = [] if self.network is None else ["--network", self.network]
         return [
             self.engine, "container", "run", *gpus, "-m", self.memory, "--name", name, *network,

@@ -223,7 +223,7 @@ def _columns(records: Sequence[ChallengeRecord]) -> str:
 def _row(index: int, record: ChallengeRecord, records: Sequence[ChallengeRecord]) -> str:
     (_, name), *others = _cells(record, _with_f1(records))
     pin = f'<button type="button" class="pin" aria-pressed="false">{name.html}</button>'
-    cells = [f'<td class="text" data-value="{name.html}" title="{name.html}">{pin}</td>']
+    cells = [f'<th scope="row" data-value="{name.html}" title="{name.html}">{pin}</th>']
     for _, cell in others:
         value = "" if cell.value is None else escape_text(str(cell.value))
         cells.append(f'<td class="{cell.kind}" data-value="{value}">{cell.html}</td>')
@@ -263,9 +263,7 @@ def _image_facts(record: ChallengeRecord) -> list[tuple[str, str]]:
         stages = sorted(told["stages_s"].items(), key=lambda item: -item[1])
         listed = ", ".join(f"{name} {value:.2f}" for name, value in stages if value >= 0.005)
         facts.append(("stages", f"{listed} s"))
-    plan = (told.get("budget") or {}).get("plan") or told.get("plan", {}).get("name")
-    if plan:
-        facts.append(("plan", str(plan)))
+    facts += _making_facts(record)
     if label:
         facts.append(("labels", f"{label.n_cells:,} cells, {label.dtype}"))
         facts.append(("SHA-256", label.sha256[:16]))
@@ -273,6 +271,21 @@ def _image_facts(record: ChallengeRecord) -> list[tuple[str, str]]:
         name = f"IoU {each.threshold:g}"
         facts.append((name, f"F1 {each.f1:.3f}, {each.tp} of {each.n_true}, {each.fp} false"))
     return facts + [("warning", str(each)) for each in told.get("warnings", ())]
+
+
+def _making_facts(record: ChallengeRecord) -> list[tuple[str, str]]:
+    """Plan and weights, as the engine's ledger or the label file tells; files may tell anything."""
+    told = dict(record.label.made_of) if record.label else {}
+    told |= record.ledger
+    budget, plan, weights = told.get("budget"), told.get("plan"), told.get("weights")
+    if isinstance(budget, Mapping) and "plan" in budget:
+        plan = budget["plan"]
+    elif isinstance(plan, Mapping):
+        plan = plan.get("name")
+    facts = [("plan", str(plan))] if plan else []
+    if isinstance(weights, Mapping):
+        facts += [("weights", f"{name} {str(digest)[:12]}") for name, digest in weights.items()]
+    return facts
 
 
 def _run_facts(head: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from mediar_infer.challenge.checks import (
     check_outputs,
     check_run,
     check_time,
+    to_image_finding,
 )
 from mediar_infer.challenge.launchers import LEDGER_DIR, Launcher
 from mediar_infer.challenge.records import ChallengeRecord
@@ -120,7 +121,7 @@ def _read_size(path: Path) -> tuple[tuple[int, int] | None, list[Finding]]:
         with open_image(path) as source:
             return (source.height, source.width), []
     except ImageReadError as error:
-        return None, [Finding(path.name, "image", str(error), "an image that can be read")]
+        return None, [to_image_finding(path, error)]
 
 
 def _make_folders(path: Path, work: Path) -> None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from mediar_infer.challenge.checks import Finding, check_label_file
+from mediar_infer.challenge.checks import Finding, check_label_file, to_image_finding
 from mediar_infer.errors import ImageReadError, UsageError
 from mediar_infer.images import list_images, open_image
 from mediar_infer.label_files import check_collisions, label_path
@@ -117,5 +117,5 @@ def _check_file(path: Path, image: Path | None) -> list[Finding]:
             with open_image(image) as source:
                 size = source.height, source.width
         except ImageReadError as error:
-            findings.append(Finding(image.name, "image", str(error), "an image that can be read"))
+            findings.append(to_image_finding(image, error))
     return findings + check_label_file(path.name, path, size)[1]

@@ -82,7 +82,7 @@ def test_numbers_are_sorted_by_their_values(tmp_path):
     page = page_of(tmp_path, [record(scores=(Scores(0.5, 4, 4, 3),))])
     for value in ("a.png", "0", "2000000", "3.5", "20.0", "0.0", "0.75"):
         assert f'data-value="{value}"' in page
-    assert page.count('<th scope="col"') == page.count("<td")
+    assert page.count('<th scope="col"') == page.count("<td") + page.count('<th scope="row"')
 
 
 def test_f1_is_left_out_where_nothing_was_scored(tmp_path):
@@ -94,6 +94,25 @@ def test_engine_ledger_is_shown_where_there_is_one(tmp_path):
     page = page_of(tmp_path, [record(ledger=ledger)])
     assert "<dd>network 1.25 s</dd>" in page
     assert "<dd>fast</dd>" in page
+
+
+@pytest.mark.parametrize(
+    ("made_of", "shown"),
+    [
+        (
+            {"plan": {"name": "fast"}, "weights": {"a": "0123456789abcdef"}},
+            ["fast", "a 0123456789ab"],
+        ),
+        ({"plan": "mine", "weights": "mine too"}, ["mine"]),
+        ({"plan": {"name": "paper"}, "budget": {"plan": "tiles"}}, ["tiles"]),
+        ({"plan": ["x"], "weights": [1]}, ["[&#x27;x&#x27;]"]),
+        ({"plan": {}, "budget": 7}, []),
+    ],
+)
+def test_what_label_files_say_of_their_making_is_shown(tmp_path, made_of, shown):
+    label = LabelFacts("a_label.tiff", "uint16", (1000, 2000), 7, "0" * 64, made_of)
+    page = page_of(tmp_path, [record(label=label)])
+    assert re.findall(r"<dt>(?:plan|weights)</dt><dd>(.*?)</dd>", page) == shown
 
 
 def test_stopped_run_before_its_first_size_is_known_has_a_page(tmp_path):
