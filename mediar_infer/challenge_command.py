@@ -168,9 +168,8 @@ def _make_output_folder(folder: Path) -> None:
 
 def _log_image(number: str, record: ChallengeRecord) -> None:
     seconds = (record.outcome.wall_s, record.tolerance_s or math.nan)
-    logger.info("%s %s: %.2f s of %.1f s", number, record.image, *seconds)
-    for finding in record.findings:
-        logger.error("%s", finding)
+    outcome = record.breached or "ok"
+    logger.info("%s %s: %.2f s of %.1f s, %s", number, record.image, *seconds, outcome)
 
 
 def _print_results(verdict: Verdict, records: Sequence[ChallengeRecord], folder: Path) -> None:

@@ -181,9 +181,8 @@ def _cells(record: ChallengeRecord, with_f1: bool) -> list[tuple[str, _Cell]]:
 
 def _contract_cell(record: ChallengeRecord) -> _Cell:
     """What is broken; sorted upwards, the images with most findings come first."""
-    aspects = ", ".join(dict.fromkeys(each.aspect for each in record.findings))
-    kind = "bad" if aspects else "ok"
-    shown = f'<span class="{kind}" title="{aspects}">{aspects or "ok"}</span>'
+    kind = "bad" if record.findings else "ok"
+    shown = f'<span class="{kind}" title="{record.breached}">{record.breached or "ok"}</span>'
     return _Cell(shown, -len(record.findings), "text contract")
 
 

@@ -55,6 +55,11 @@ class ChallengeRecord:
         return self.scores[0].f1 if self.scores else None
 
     @property
+    def breached(self) -> str:
+        """Which parts of the contract are broken, in words; empty if none is."""
+        return ", ".join(dict.fromkeys(each.aspect for each in self.findings))
+
+    @property
     def peak_memory_bytes(self) -> int | None:
         """Most host memory, as measured or else as the engine's own ledger tells."""
         told = self.ledger.get("peak_memory_bytes", {}).get("host")
@@ -166,7 +171,7 @@ def _table_row(record: ChallengeRecord) -> tuple[str, ...]:
         _or_dash(record.counted_s, 2),
         _or_dash(peak and peak / _GIB, 2),
         _or_dash(record.f1, 3),
-        ", ".join(dict.fromkeys(each.aspect for each in record.findings)) or "ok",
+        record.breached or "ok",
     )
 
 
