@@ -172,7 +172,7 @@ class ContainerLauncher:
         try:
             child = _run_child(
                 self.command_line(name, work / "inputs", work / "outputs"),
-                work / "log.txt", self.timeout_s, end=lambda: self._call("kill", name),
+                work / "log.txt", self.timeout_s, end=lambda: self._call("kill", name), folder=work,
             )  # fmt: skip
             was_killed, limit = self._inspect(name)
         finally:
@@ -243,6 +243,7 @@ def _run_child(
     *,
     end: Callable[[], object],
     environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> _Child:
     """Run a command to its end, its printing into a file.
 
@@ -252,6 +253,8 @@ def _run_child(
         timeout_s: when it is ended; none never.
         end: ends what the command began elsewhere, before the command itself is killed.
         environment: of the command; none is that of this process.
+        folder: in which it runs, and where podman leaves a mark when memory is used up; none is
+            that of this process.
 
     Raises:
         BaseException: whatever interrupts the wait, after command and container are ended.
@@ -273,7 +276,7 @@ def _run_child(
         # begin at the peak of this process. The session keeps Ctrl-C from the child.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            preexec_fn=os.setsid, env=environment,
+            preexec_fn=os.setsid, env=environment, cwd=folder,
         )  # fmt: skip
         timer = threading.Timer(
             threading.TIMEOUT_MAX if timeout_s is None else timeout_s, stop_late
