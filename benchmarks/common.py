@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
 
+from mediar_infer.challenge.machine import processor_name
 from mediar_infer.devices import usable_cores
 from mediar_infer.runner import package_versions
 
@@ -25,19 +26,11 @@ def metadata(**more: object) -> dict[str, object]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit,
-        "machine": _cpu_name(),
+        "machine": processor_name(),
         "platform": platform.platform(),
         "cores": usable_cores(),
         "versions": package_versions(),
     } | more
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

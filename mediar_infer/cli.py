@@ -20,7 +20,11 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 _COMMANDS = {
     "predict": ("mediar_infer.predict_command", "segment every image of a folder"),
     "evaluate": ("mediar_infer.evaluate", "score label files as the challenge does"),
-    "benchmark": ("mediar_infer.benchmark_command", "time one fresh process per image"),
+    "challenge": (
+        "mediar_infer.challenge_command",
+        "judge a submission as the organisers do",
+    ),
+    "submission": ("mediar_infer.submission_command", "zip a checked set of label files"),
     "weights": ("mediar_infer.weights_command", "list, verify or convert weight files"),
     "info": ("mediar_infer.info_command", "show device, versions, memory and models"),
     "grand-challenge": (

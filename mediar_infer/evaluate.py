@@ -93,7 +93,7 @@ def evaluate_folders(
     bad = [threshold for threshold in thresholds if not 0 < threshold <= 1]
     if bad or not thresholds:
         raise UsageError(f"thresholds {list(thresholds)}; expected IoU values above 0 and up to 1")
-    predicted, true = _list_label_files(predicted_dir), _list_label_files(true_dir)
+    predicted, true = list_label_files(predicted_dir), list_label_files(true_dir)
     stems = sorted(predicted.keys() | true.keys() if images is None else set(images))
     scored: list[ImageScores] = []
     errors: dict[str, str] = {}
@@ -223,8 +223,12 @@ def _read_selection(args: argparse.Namespace) -> tuple[dict[str, str] | None, li
     return groups, images
 
 
-def _list_label_files(folder: Path) -> dict[str, list[Path]]:
-    """Map stem → label files of that stem; more than one is an error of that image."""
+def list_label_files(folder: Path) -> dict[str, list[Path]]:
+    """Map stem → its ``<stem>_label.tif(f)`` files; more than one is an error of that image.
+
+    Raises:
+        UsageError: if the folder does not exist.
+    """
     if not folder.is_dir():
         raise UsageError(f"{folder}: not a folder; expected one of <stem>_label.tiff files")
     files: dict[str, list[Path]] = {}

@@ -26,6 +26,7 @@ _TILE = 256
 _STRIP_BYTES = 2**18
 _BIGTIFF_FROM_BYTES = 4 * 10**9
 _N_CELLS: Final = "n_cells"
+_MAX_DESCRIPTION: Final = 2**16
 _N_CELLS_DIGITS: Final = 10  # of 2³² - 1
 _ZLIB_LEVEL = 1
 """Labels are runs of equal numbers: 3 % of the size at 480 MB/s, against 1.4 % at 110 (level 6)."""
@@ -140,14 +141,24 @@ def read_label_header(path: Path) -> LabelHeader | None:
             height, width, text = page.imagelength, page.imagewidth, page.description
     except (OSError, ImageReadError):
         return None
-    try:
-        facts = json.loads(text)
-    except ValueError:
-        facts = None
-    if not isinstance(facts, dict):
-        facts = {}
+    facts = parse_description(text)
     n_cells = facts.pop(_N_CELLS, None)
     return LabelHeader(height, width, n_cells if isinstance(n_cells, int) else None, facts)
+
+
+def parse_description(text: str) -> dict[str, Any]:
+    """Facts in the description of a TIFF file; empty if it is anything but an object in JSON."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    if len(text) > _MAX_DESCRIPTION:
+        return {}
+    try:
+        facts = json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError):  # a description may be anything
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def read_labels(path: Path) -> npt.NDArray[np.integer[Any]]:

@@ -25,6 +25,7 @@ _HUE_STEP = (math.sqrt(5) - 1) / 2
 _Image = npt.NDArray[Any]
 _Labels = npt.NDArray[np.integer[Any]]
 _Rgb = npt.NDArray[np.uint8]
+_Rgba = npt.NDArray[np.uint8]
 
 
 def draw_overlay(image: _Image, labels: _Labels, *, max_side: int = MAX_SIDE) -> _Rgb:
@@ -47,18 +48,61 @@ def draw_overlay(image: _Image, labels: _Labels, *, max_side: int = MAX_SIDE) ->
             f"image of shape {image.shape} and labels of shape {labels.shape}; expected (H, W, 3) "
             "and (H, W) of one size"
         )
+    drawn = draw_picture(image, max_side=max_side)
+    outlines = draw_outlines(labels, max_side=max_side)
+    outline = outlines[..., 3] > 0
+    drawn[outline] = outlines[outline, :3]
+    return drawn
+
+
+def draw_picture(image: _Image, *, max_side: int = MAX_SIDE) -> _Rgb:
+    """Draw the image alone: contrast-stretched, and reduced if it is larger than ``max_side``.
+
+    Args:
+        image: ``(H, W, 3)`` of any real dtype, in any range. Not modified.
+        max_side: longest side of the result in pixels.
+
+    Returns:
+        ``(h, w, 3)`` uint8 RGB.
+    """
     drawn = _stretch_contrast(image)
+    size = _drawn_size(image.shape, max_side)
+    if size == drawn.shape[:2]:
+        return drawn
+    reduced: _Rgb = cv2.resize(drawn, size[::-1], interpolation=cv2.INTER_AREA)
+    return reduced
+
+
+def draw_outlines(labels: _Labels, *, max_side: int = MAX_SIDE) -> _Rgba:
+    """Draw the outline of every cell on a transparent ground, of the size of ``draw_picture``.
+
+    Args:
+        labels: ``(H, W)`` integer, 0 = background. Not modified.
+        max_side: longest side of the result in pixels.
+
+    Returns:
+        ``(h, w, 4)`` uint8 RGBA, opaque on outlines and zero elsewhere.
+    """
     height, width = labels.shape
-    scale = max_side / max(height, width, 1)
-    if scale < 1:
-        small = (max(1, round(height * scale)), max(1, round(width * scale)))
-        drawn = cv2.resize(drawn, small[::-1], interpolation=cv2.INTER_AREA)
-        rows = ((np.arange(small[0]) + 0.5) * height / small[0]).astype(np.intp)
-        columns = ((np.arange(small[1]) + 0.5) * width / small[1]).astype(np.intp)
+    size = _drawn_size(labels.shape, max_side)
+    if size != labels.shape:
+        rows = ((np.arange(size[0]) + 0.5) * height / size[0]).astype(np.intp)
+        columns = ((np.arange(size[1]) + 0.5) * width / size[1]).astype(np.intp)
         labels = labels[rows[:, None], columns]
     outline = find_inner_boundary(labels)
-    drawn[outline] = compute_colours(labels[outline])
+    drawn = np.zeros((*labels.shape, 4), np.uint8)
+    drawn[outline, :3] = compute_colours(labels[outline])
+    drawn[outline, 3] = 255
     return drawn
+
+
+def _drawn_size(shape: tuple[int, ...], max_side: int) -> tuple[int, int]:
+    """Height and width at which an image of a shape ``(H, W, …)`` is drawn."""
+    height, width = shape[:2]
+    scale = min(1.0, max_side / max(height, width, 1))
+    if scale == 1:
+        return height, width
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def write_overlay(path: Path, image: _Image, labels: _Labels, *, max_side: int = MAX_SIDE) -> None:

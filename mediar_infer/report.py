@@ -311,6 +311,22 @@ def console_table(records: Sequence[ImageRecord]) -> str:
         f"{n_late} late",
         statuses or "none",
     )
+    return lay_out_table(header, rows, totals)
+
+
+def lay_out_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], totals: Sequence[str]
+) -> str:
+    """Align the cells of a plain-text table: first and last column left, all others right.
+
+    Args:
+        header: names of the columns.
+        rows: cells of each row.
+        totals: cells of the last row, below a rule.
+
+    Returns:
+        Lines without a newline at the end.
+    """
     table = [header, *rows, totals]
     widths = [max(_columns(row[column]) for row in table) for column in range(len(header))]
     rule = "  ".join("-" * width for width in widths)
@@ -318,12 +334,16 @@ def console_table(records: Sequence[ImageRecord]) -> str:
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
+def printable_name(name: str, max_columns: int = _NAME_COLUMNS) -> str:
+    """Give a file's name as one short line: it may hold line breaks, or bytes that no one shows."""
+    plain = "".join(each if each.isprintable() else "?" for each in name)
+    return plain if len(plain) <= max_columns else plain[: max_columns - 1] + "…"
+
+
 def _table_row(record: ImageRecord) -> tuple[str, ...]:
     unknown = record.height is None or record.width is None
-    # File names may hold line breaks, and bytes that no terminal can show.
-    name = "".join(each if each.isprintable() else "?" for each in record.file)
     return (
-        name if len(name) <= _NAME_COLUMNS else name[: _NAME_COLUMNS - 1] + "…",
+        printable_name(record.file),
         "-" if unknown else f"{record.height}×{record.width}",
         "-" if record.n_cells is None else str(record.n_cells),
         f"{record.wall_s:.1f}",

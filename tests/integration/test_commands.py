@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import json
 import re
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from folder_helpers import (
     ROOT,
     latest_records,
     names_of,
-    noise,
     slide,
     subprocess_environment,
     write_image,
@@ -52,7 +50,7 @@ def test_help_lists_every_command(capsys):
         _run("--help")
     assert stopped.value.code == 0
     out = capsys.readouterr().out
-    for command in ("predict", "evaluate", "benchmark", "weights", "info", "demo"):
+    for command in ("predict", "evaluate", "challenge", "submission", "weights", "info", "demo"):
         assert re.search(rf"^ +{command}\b", out, re.MULTILINE)
 
 
@@ -163,37 +161,6 @@ def test_evaluate_scores_what_predict_wrote(predict, tmp_path, capsys):
 def test_evaluate_of_a_missing_folder_ends_with_two(tmp_path, capsys):
     assert _run("evaluate", tmp_path / "no", tmp_path, "-o", tmp_path / "scores") == 2
     assert "no: not a folder; expected one of <stem>_label.tiff files" in capsys.readouterr().err
-
-
-def test_benchmark_times_one_process_per_image(weights_dir, tmp_path, capsys):
-    write_image(tmp_path / "in" / "a.png", noise(40, 50))
-    report = tmp_path / "report.json"
-    options = ("--", "--weights", weights_dir, "--plan", "fast", "--threads", "1")
-    code = _run("benchmark", "-i", tmp_path / "in", "-o", report, *options)
-    result = json.loads(report.read_text())
-    (image,) = result["images"]
-    assert (image["file"], image["height"], image["width"]) == ("a.png", 40, 50)
-    assert image["exit_code"] == 0
-    assert image["tolerance_s"] == 10
-    assert 0 < sum(image["stages_s"].values()) < image["wall_s"]
-    assert result["counted_s"] == max(0, image["wall_s"] - 10)
-    assert code == (result["counted_s"] > 0)
-    assert "1 images, counted time" in capsys.readouterr().out
-
-
-def test_benchmark_reports_a_process_that_failed(tmp_path, capsys):
-    write_image(tmp_path / "in" / "a.png", noise(40, 50))
-    report = tmp_path / "report.json"
-    assert _run("benchmark", "-i", tmp_path / "in", "-o", report, "--", "--overlap", "2") == 1
-    (image,) = json.loads(report.read_text())["images"]
-    assert image["exit_code"] == 2
-    assert "found overlap 2.0" in image["error"]
-    assert "a.png: exit code 2" in capsys.readouterr().err
-
-
-def test_benchmark_without_images_ends_with_two(tmp_path, capsys):
-    assert _run("benchmark", "-i", tmp_path, "-o", tmp_path / "report.json") == 2
-    assert "found no image, expected one or more" in capsys.readouterr().err
 
 
 def test_demo_segments_real_and_generated_images_and_says_where(weights_dir, tmp_path, capsys):

@@ -5,7 +5,9 @@ import pytest
 from mediar_infer.errors import OutputError, ShapeError
 from mediar_infer.overlay import (
     compute_colours,
+    draw_outlines,
     draw_overlay,
+    draw_picture,
     find_inner_boundary,
     write_overlay,
 )
@@ -132,3 +134,15 @@ def test_range_beyond_that_of_float64_keeps_its_contrast():
     drawn = draw_overlay(image, np.zeros((10, 10), np.int32))
     assert (drawn.min(), drawn.max()) == (0, 255)
     assert len(np.unique(drawn)) > 90
+
+
+def test_layers_together_are_the_overlay(rng):
+    image = rng.integers(0, 255, (300, 200, 3), dtype=np.uint8)
+    labels = np.kron(np.arange(24).reshape(6, 4), np.ones((50, 50), int))
+    picture = draw_picture(image, max_side=120)
+    outlines = draw_outlines(labels, max_side=120)
+    assert (picture.shape, outlines.shape) == ((120, 80, 3), (120, 80, 4))
+    assert set(np.unique(outlines[..., 3])) == {0, 255}
+    shown = outlines[..., 3:] == 255
+    together = np.where(shown, outlines[..., :3], picture)
+    np.testing.assert_array_equal(together, draw_overlay(image, labels, max_side=120))

@@ -1,0 +1,302 @@
+"""One image, one fresh container or process: started, timed, stopped, and asked how it ended."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+from mediar_infer.errors import UsageError
+from mediar_infer.predict_command import LEDGER_VARIABLE
+
+ContainerEngine = Literal["docker", "podman"]
+ORGANISERS_COMMAND: Final = "sh predict.sh"
+"""What the organisers run in the container, by ``/bin/bash -c``."""
+LEDGER_DIR: Final = "ledger"
+"""Folder beside inputs and outputs for the ledger of this package's own runs."""
+
+_INPUTS, _OUTPUTS = "/workspace/inputs/", "/workspace/outputs/"
+_LOG_BYTES = 4000
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """How one container or process went."""
+
+    exit_code: int
+    """Its exit status; negative for a process that was ended by that signal."""
+    wall_s: float
+    """Seconds from its start to its end; for a container with its removal."""
+    timed_out: bool = False
+    """Whether it was stopped for taking too long."""
+    out_of_memory: bool = False
+    """Whether the kernel ended it, or a process in it, for its memory limit."""
+    peak_memory_bytes: int | None = None
+    """Most resident memory; unknown for containers."""
+    memory_limit_bytes: int | None = None
+    """Limit in force for a container, 0 without one; none for processes and where unknown."""
+    log: str = ""
+    """End of what it printed."""
+
+
+class Launcher(Protocol):
+    """A way to run the submission on a folder."""
+
+    def describe(self) -> dict[str, Any]:
+        """Tell what is run and how, ready for JSON."""
+
+    def run(self, work: Path) -> RunOutcome:
+        """Run once on ``work/inputs``, with ``work/outputs`` for the results."""
+
+
+def parse_bytes(text: str) -> int:
+    """Turn ``28g``, ``512m`` or a plain number into bytes, by powers of 1024 as engines do.
+
+    Raises:
+        UsageError: if it is none of these.
+    """
+    number = text.lower().removesuffix("b") if len(text) > 1 else text.lower()
+    unit = number[-1:] if number[-1:].isalpha() else ""
+    digits = number.removesuffix(unit)
+    if unit not in _UNITS or not digits.isdecimal() or int(digits) == 0:
+        raise UsageError(f"found memory limit {text!r}, expected a size such as 28g or 512m")
+    return int(digits) * _UNITS[unit]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessLauncher:
+    """This package's ``predict`` as a process of its own, on this machine."""
+
+    options: tuple[str, ...] = ()
+    """Further options of ``predict``."""
+    timeout_s: float | None = None
+    """When a run is stopped."""
+
+    def describe(self) -> dict[str, Any]:
+        """Tell what is run and how, ready for JSON."""
+        return {
+            "engine": "process",
+            "command": shlex.join(["python", *self._arguments(Path("INPUTS"), Path("OUTPUTS"))]),
+            "timeout_s": self.timeout_s,
+        }
+
+    def run(self, work: Path) -> RunOutcome:
+        """Run once on ``work/inputs``; the ledger goes to ``work/ledger``."""
+        environment = os.environ | {LEDGER_VARIABLE: str(work / LEDGER_DIR)}
+        child = _run_child(
+            [sys.executable, *self._arguments(work / "inputs", work / "outputs")],
+            work / "log.txt", self.timeout_s, end=lambda: None, environment=environment,
+        )  # fmt: skip
+        return RunOutcome(
+            exit_code=child.exit_code,
+            wall_s=child.wall_s,
+            timed_out=child.timed_out,
+            out_of_memory=child.exit_code == -signal.SIGKILL and not child.timed_out,
+            peak_memory_bytes=child.peak_bytes,
+            log=_read_end(work / "log.txt"),
+        )
+
+    def _arguments(self, inputs: Path, outputs: Path) -> list[str]:
+        return [
+            "-m", "mediar_infer", "predict", "--quiet",
+            "-i", str(inputs), "-o", str(outputs), *self.options,
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerLauncher:
+    """Any image under the organisers' command line."""
+
+    engine: ContainerEngine
+    """Its command-line tool, which is all that is used of it."""
+    image: str
+    """Name of the image."""
+    command: str = ORGANISERS_COMMAND
+    """Shell command in the container."""
+    memory: str = "28g"
+    """Memory limit as the tool takes it."""
+    gpus: str | None = None
+    """As for ``docker run --gpus``."""
+    network: str | None = "none"
+    """Network of the container; none leaves it to the engine."""
+    timeout_s: float | None = None
+    """When a run is stopped."""
+
+    def describe(self) -> dict[str, Any]:
+        """Tell what is run and how, ready for JSON.
+
+        Raises:
+            UsageError: if the tool or the image is not there.
+        """
+        command = self.command_line("NAME", Path("INPUTS"), Path("OUTPUTS"))
+        return {
+            "engine": self.engine,
+            "engine_version": self._ask("--version"),
+            "image": self.image,
+            "image_id": self._ask("image", "inspect", "--format", "{{.Id}}", self.image),
+            "command": shlex.join(command),
+            "timeout_s": self.timeout_s,
+        }
+
+    def command_line(self, name: str, inputs: Path, outputs: Path) -> list[str]:
+        """The organisers' command, with the container's end left to be looked at.
+
+        Their ``--rm`` is done as a step of its own, ``--network`` and the read-only mount are
+        added, and ``--gpus`` is said in podman's way where podman is asked.
+        """
+        gpus = [] if self.gpus is None else ["--gpus", self.gpus]
+        if self.gpus is not None and self.engine == "podman":
+            numbers = self.gpus.removeprefix("device=").split(",")
+            gpus = [part for each in numbers for part in ("--device", f"nvidia.com/gpu={each}")]
+        network = [] if self.network is None else ["--network", self.network]
+        return [
+            self.engine, "container", "run", *gpus, "-m", self.memory, "--name", name, *network,
+            "-v", f"{inputs}:{_INPUTS}:ro", "-v", f"{outputs}:{_OUTPUTS}",
+            self.image, "/bin/bash", "-c", self.command,
+        ]  # fmt: skip
+
+    def run(self, work: Path) -> RunOutcome:
+        """Run a fresh container on ``work/inputs`` and remove it, whatever happens."""
+        name = f"challenge-{uuid.uuid4().hex[:12]}"
+        try:
+            child = _run_child(
+                self.command_line(name, work / "inputs", work / "outputs"),
+                work / "log.txt", self.timeout_s, end=lambda: self._call("kill", name), folder=work,
+            )  # fmt: skip
+            was_killed, limit = self._inspect(name)
+        finally:
+            started = time.perf_counter()
+            self._call("rm", "--force", "--volumes", name)
+            removal_s = time.perf_counter() - started
+        return RunOutcome(
+            exit_code=child.exit_code,
+            wall_s=child.wall_s + removal_s,
+            timed_out=child.timed_out,
+            out_of_memory=was_killed
+            or (child.exit_code == 128 + signal.SIGKILL and not child.timed_out),
+            memory_limit_bytes=limit,
+            log=_read_end(work / "log.txt"),
+        )
+
+    def _inspect(self, name: str) -> tuple[bool, int | None]:
+        """Whether the kernel killed in it for memory, and the limit that was in force."""
+        answer = self._call(
+            "inspect", "--format", "{{.State.OOMKilled}} {{.HostConfig.Memory}}", name
+        )
+        fields = answer.stdout.split()
+        if answer.returncode != 0 or len(fields) != 2:
+            return False, None  # it never came to be; its exit status says so
+        return fields[0] == "true", int(fields[1]) if fields[1].isdecimal() else None
+
+    def _call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Do something with a container; failing is an answer too."""
+        return subprocess.run(
+            [self.engine, "container", *arguments], stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=False, start_new_session=True,
+        )  # fmt: skip
+
+    def _ask(self, *arguments: str) -> str:
+        try:
+            done = subprocess.run(
+                [self.engine, *arguments], stdin=subprocess.DEVNULL, capture_output=True,
+                text=True, check=False,
+            )  # fmt: skip
+        except OSError as error:
+            raise UsageError(
+                f"{self.engine}: cannot be started ({error.strerror}), expected a container engine;"
+                " install it or choose another one with --engine"
+            ) from error
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise UsageError(
+                f"{self.engine} {shlex.join(arguments)}: exit status {done.returncode} ({reason});"
+                " expected an engine that answers and an image that is there; build or load it"
+            )
+        return done.stdout.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """How a child process ended."""
+
+    exit_code: int
+    wall_s: float
+    timed_out: bool
+    peak_bytes: int
+
+
+def _run_child(
+    command: Sequence[str],
+    log_path: Path,
+    timeout_s: float | None,
+    *,
+    end: Callable[[], object],
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> _Child:
+    """Run a command to its end, its printing into a file.
+
+    Args:
+        command: program and arguments.
+        log_path: file for its standard output and error.
+        timeout_s: when it is ended; none never.
+        end: ends what the command began elsewhere, before the command itself is killed.
+        environment: of the command; none is that of this process.
+        folder: in which it runs, and where podman leaves a mark when memory is used up; none is
+            that of this process.
+
+    Raises:
+        BaseException: whatever interrupts the wait, after command and container are ended.
+    """
+    timed_out = threading.Event()
+
+    def stop() -> None:
+        end()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def stop_late() -> None:
+        timed_out.set()
+        stop()
+
+    with log_path.open("wb") as log:
+        started = time.perf_counter()
+        # A function to call makes this a fork: after a vfork the child's peak of memory would
+        # begin at the peak of this process. The session keeps Ctrl-C from the child.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            preexec_fn=os.setsid, env=environment, cwd=folder,
+        )  # fmt: skip
+        timer = threading.Timer(
+            threading.TIMEOUT_MAX if timeout_s is None else timeout_s, stop_late
+        )
+        timer.daemon = True
+        timer.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+            wall_s = time.perf_counter() - started
+        except BaseException:
+            timer.cancel()
+            stop()
+            process.wait()
+            raise
+        timer.cancel()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _Child(process.returncode, wall_s, timed_out.is_set(), usage.ru_maxrss * unit)
+
+
+def _read_end(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - _LOG_BYTES))
+        return file.read().decode("utf-8", "replace").strip()

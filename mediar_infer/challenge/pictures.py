@@ -1,0 +1,114 @@
+"""Small pictures for the page: the image, and the outlines of its cells as a layer of their own."""
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mediar_infer.errors import ImageReadError
+from mediar_infer.images import open_image
+from mediar_infer.label_files import read_labels
+from mediar_infer.overlay import draw_outlines, draw_picture
+from mediar_infer.sources import ImageSource
+
+_SIDES = (512, 400, 320, 240, 160)
+_MAX_BYTES = 72_000
+"""Of both layers of an image together; in base64 they take a third more, under 100 kB."""
+_PICTURE_QUALITY = 80
+_LOSSLESS = 101
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Pictures of one image as ``data:`` addresses; empty where there is none."""
+
+    picture: str = ""
+    """The image, contrast-stretched."""
+    outlines: str = ""
+    """Coloured outlines on a transparent ground, of the same size."""
+
+
+def draw_layers(image: Path | None, labels: Path | None) -> Layers:
+    """Draw both layers of an image as large as they may be.
+
+    Args:
+        image: the image; none, or one that cannot be read, leaves its picture out.
+        labels: the label file; none, or one that cannot be read, leaves the outlines out.
+
+    Returns:
+        The layers, of at most 100 kB together unless even the smallest size takes more.
+    """
+    pixels = _read_pixels(image)
+    cells = _read_cells(labels)
+    encoded: list[bytes] = []
+    for side in _SIDES:
+        encoded = [
+            b"" if pixels is None else _encode_picture(draw_picture(pixels, max_side=side)),
+            b"" if cells is None else _encode_outlines(draw_outlines(cells, max_side=side)),
+        ]
+        if sum(map(len, encoded)) <= _MAX_BYTES:
+            break
+    return Layers(*map(_to_address, encoded))
+
+
+def _read_pixels(path: Path | None) -> npt.NDArray[Any] | None:
+    if path is None:
+        return None
+    try:
+        with open_image(path) as source:
+            return read_reduced(source, _SIDES[0])
+    except ImageReadError:  # a finding says so
+        return None
+
+
+def _read_cells(path: Path | None) -> npt.NDArray[np.integer[Any]] | None:
+    if path is None:
+        return None
+    try:
+        return read_labels(path)
+    except ImageReadError:  # not 2-D or no integers: a finding says so
+        return None
+
+
+def read_reduced(source: ImageSource, side: int) -> npt.NDArray[Any]:
+    """Read an image in bands, each reduced at once, so that a slide never is in memory whole.
+
+    Args:
+        source: the image.
+        side: a length in pixels.
+
+    Returns:
+        ``(h, w, 3)``: the image as it is if its longer side is below twice ``side``, else reduced
+        by a whole factor to between once and twice that, as float32.
+    """
+    factor = max(source.height, source.width) // side
+    if factor < 2:
+        return source.read_rows(0, source.height)
+    width = max(1, source.width // factor)
+    n_rows = max(1, 256 // factor) * factor
+    bands = []
+    for top in range(0, source.height, n_rows):
+        band = source.read_rows(top, min(top + n_rows, source.height)).astype(np.float32)
+        size = (width, max(1, len(band) // factor))
+        bands.append(cv2.resize(band, size, interpolation=cv2.INTER_AREA))
+    return np.concatenate(bands)
+
+
+def _encode_picture(picture: npt.NDArray[np.uint8]) -> bytes:
+    options = [cv2.IMWRITE_WEBP_QUALITY, _PICTURE_QUALITY]
+    _, encoded = cv2.imencode(".webp", picture[..., ::-1], options)
+    return encoded.tobytes()
+
+
+def _encode_outlines(outlines: npt.NDArray[np.uint8]) -> bytes:
+    options = [cv2.IMWRITE_WEBP_QUALITY, _LOSSLESS]
+    _, encoded = cv2.imencode(".webp", outlines[..., [2, 1, 0, 3]], options)
+    return encoded.tobytes()
+
+
+def _to_address(data: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}" if data else ""

@@ -1,0 +1,157 @@
+"""The organisers' protocol on one image: an input folder of its own, a run, and all checks."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from mediar_infer.challenge.checks import (
+    Finding,
+    LabelFacts,
+    check_outputs,
+    check_run,
+    check_time,
+    to_image_finding,
+)
+from mediar_infer.challenge.launchers import LEDGER_DIR, Launcher
+from mediar_infer.challenge.records import ChallengeRecord
+from mediar_infer.errors import ImageReadError, MediarError, UsageError
+from mediar_infer.evaluate import list_label_files
+from mediar_infer.images import open_image
+from mediar_infer.label_files import check_collisions, label_path, read_labels
+from mediar_infer.metrics import Scores, evaluate_labels
+from mediar_infer.report import Ledger
+
+LABELS_DIR: Final = "labels"
+"""Folder of the results that gathers the label files."""
+
+
+def check_images(images: Sequence[Path]) -> None:
+    """Raise UsageError if there is no image, or two would have one label file."""
+    if not images:
+        raise UsageError("found no image, expected a folder of one or more; check --input")
+    for name, inputs in check_collisions(images).items():
+        names = " and ".join(path.name for path in inputs)
+        raise UsageError(f"found {names}, whose labels are both named {name}; rename one of them")
+
+
+def find_truth(images: Sequence[Path], truth_dir: Path) -> dict[str, Path]:
+    """Find the true label file of every image.
+
+    Returns:
+        Name of the image → file.
+
+    Raises:
+        UsageError: if one has none, or more than one.
+    """
+    files = list_label_files(truth_dir)
+    truth = {}
+    for path in images:
+        stem = label_path(Path(), path).name.removesuffix("_label.tiff")
+        found = files.get(stem, [])
+        if len(found) != 1:
+            names = ", ".join(each.name for each in found) or "nothing"
+            raise UsageError(
+                f"{truth_dir}: found {names} for {path.name}, expected one file {stem}_label.tiff"
+            )
+        truth[path.name] = found[0]
+    return truth
+
+
+def judge_image(
+    path: Path,
+    launcher: Launcher,
+    output_dir: Path,
+    *,
+    memory_limit_bytes: int,
+    truth: Path | None = None,
+) -> ChallengeRecord:
+    """Run a submission on one image and check everything that the challenge expects.
+
+    Args:
+        path: the image.
+        launcher: how the submission is run.
+        output_dir: existing folder; the label file goes to its ``labels`` folder, whatever is wrong
+            with it, as long as it can be read.
+        memory_limit_bytes: what the run may take.
+        truth: true labels, for the score.
+
+    Returns:
+        The record of the image.
+
+    Raises:
+        UsageError: if the image cannot be put into a folder of its own.
+    """
+    size, findings = _read_size(path)
+    with tempfile.TemporaryDirectory(
+        prefix=".run-", dir=output_dir, ignore_cleanup_errors=True
+    ) as folder:
+        work = Path(folder).resolve()
+        _make_folders(path, work)
+        outcome = launcher.run(work)
+        findings += check_run(path.name, outcome, memory_limit_bytes)
+        findings += check_time(path.name, outcome.wall_s, size)
+        label, more = check_outputs(path.name, work / "outputs", size)
+        findings += more
+        labels_dir = output_dir / LABELS_DIR
+        if label is not None:
+            (work / "outputs" / label.name).replace(labels_dir / label.name)
+        ledger = _read_ledger(work / LEDGER_DIR, path.name)
+    scores: tuple[Scores, ...] = ()
+    if truth is not None and label is not None:
+        scores, more = _score(path.name, labels_dir, label, truth)
+        findings += more
+    return ChallengeRecord(
+        image=path.name,
+        size=size,
+        outcome=outcome,
+        label=label,
+        scores=scores,
+        findings=tuple(findings),
+        ledger=ledger,
+    )
+
+
+def _read_size(path: Path) -> tuple[tuple[int, int] | None, list[Finding]]:
+    """Height and width of the decoded image, by which everything is judged."""
+    try:
+        with open_image(path) as source:
+            return (source.height, source.width), []
+    except ImageReadError as error:
+        return None, [to_image_finding(path, error)]
+
+
+def _make_folders(path: Path, work: Path) -> None:
+    """Make the folder of inputs with nothing but the image, and an empty one of outputs."""
+    (work / "inputs").mkdir()
+    (work / "outputs").mkdir()
+    target = work / "inputs" / path.name
+    try:
+        with suppress(OSError):  # another file system, or one without links
+            os.link(path.resolve(), target)
+        if not target.exists():
+            shutil.copyfile(path, target)
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be copied for its run ({error.strerror}), expected a readable image"
+            " and space in the output folder"
+        ) from error
+
+
+def _read_ledger(folder: Path, image: str) -> dict[str, Any]:
+    record = Ledger(folder).read().latest.get(image)
+    return {} if record is None else record.to_dict()
+
+
+def _score(
+    image: str, labels_dir: Path, label: LabelFacts, truth: Path
+) -> tuple[tuple[Scores, ...], list[Finding]]:
+    """Scores at all thresholds, or why there are none."""
+    try:
+        true, predicted = read_labels(truth), read_labels(labels_dir / label.name)
+        return tuple(evaluate_labels(true, predicted)), []
+    except MediarError as error:
+        return (), [Finding(image, "score", str(error), "labels that fit the true ones")]

@@ -1,0 +1,121 @@
+"""The set of label files for the challenge's validation phase: checked, and zipped flat."""
+
+import re
+import zipfile
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from mediar_infer.challenge.checks import Finding, check_label_file, to_image_finding
+from mediar_infer.errors import ImageReadError, UsageError
+from mediar_infer.images import list_images, open_image
+from mediar_infer.label_files import check_collisions, label_path
+from mediar_infer.output_files import replacing, to_output_error
+from mediar_infer.report import LEDGER_NAME, SUMMARY_NAME
+from mediar_infer.runner import OVERLAY_DIR
+
+_LABEL_NAME = re.compile(r"[^.]+_label\.tiff", re.DOTALL)
+_NOT_SUBMITTED = (LEDGER_NAME, SUMMARY_NAME, OVERLAY_DIR)
+_DATE = (1980, 1, 1, 0, 0, 0)
+"""The same labels make the same archive, byte by byte."""
+
+
+def find_label_files(folder: Path) -> tuple[list[Path], list[Finding]]:
+    """List the label files of a folder, and what has no place in a submission.
+
+    Args:
+        folder: label files; what ``predict`` writes beside them is passed over.
+
+    Returns:
+        Files of the right name by name, and a finding for every other entry and for names that
+        differ in case only, which some systems unpack over each other.
+
+    Raises:
+        UsageError: if the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: found no folder, expected one of NAME_label.tiff files")
+    files, findings = [], []
+    for path in sorted(folder.iterdir()):
+        if _LABEL_NAME.fullmatch(path.name):
+            files.append(path)
+        elif path.name not in _NOT_SUBMITTED:
+            findings.append(
+                Finding(path.name, "output", "this name", "NAME_label.tiff without further dots")
+            )
+    doubled: dict[str, list[str]] = defaultdict(list)
+    for path in files:
+        doubled[path.name.casefold()].append(path.name)
+    findings += [
+        Finding(names[0], "output", f"also {', '.join(names[1:])}", "one file of that name")
+        for names in doubled.values()
+        if len(names) > 1
+    ]
+    if not files:
+        findings.append(Finding(folder.name, "output", "no label file", "one for each image"))
+    return files, findings
+
+
+def check_submission(labels_dir: Path, images_dir: Path | None) -> tuple[list[Path], list[Finding]]:
+    """Check a whole set of label files.
+
+    Args:
+        labels_dir: the label files.
+        images_dir: the images that they belong to; none leaves out what needs them.
+
+    Returns:
+        The label files, and everything that is wrong with them.
+
+    Raises:
+        UsageError: if a folder does not exist.
+    """
+    files, findings = find_label_files(labels_dir)
+    images: Mapping[str, Path] = {}
+    if images_dir is not None:
+        paths, _ = list_images(images_dir)
+        for name, inputs in check_collisions(paths).items():
+            names = " and ".join(path.name for path in inputs)
+            findings.append(Finding(names, "output", f"one name, {name}", "a name for each"))
+        images = {label_path(Path(), path).name: path for path in paths}
+        given = {path.name for path in files}
+        findings += [
+            Finding(path.name, "output", "no label file", name)
+            for name, path in images.items()
+            if name not in given
+        ]
+        findings += [
+            Finding(path.name, "image", "none of that name", f"one in {images_dir.name}")
+            for path in files
+            if path.name not in images
+        ]
+    for path in files:
+        findings += _check_file(path, images.get(path.name))
+    return files, findings
+
+
+def write_submission(path: Path, files: list[Path]) -> None:
+    """Write the zip archive, complete or not at all.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    try:
+        with replacing(path) as target, zipfile.ZipFile(target, "w") as archive:
+            for file in files:
+                entry = zipfile.ZipInfo(file.name, _DATE)
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED)
+    except OSError as error:
+        raise to_output_error(path, error) from error
+
+
+def _check_file(path: Path, image: Path | None) -> list[Finding]:
+    size = None
+    findings = []
+    if image is not None:
+        try:
+            with open_image(image) as source:
+                size = source.height, source.width
+        except ImageReadError as error:
+            findings.append(to_image_finding(image, error))
+    return findings + check_label_file(path.name, path, size)[1]

@@ -1,0 +1,43 @@
+"""The ``submission`` command: a flat zip archive of a checked set of label files."""
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+from mediar_infer.challenge.submission import check_submission, write_submission
+from mediar_infer.errors import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the ``submission`` command."""
+    parser.add_argument("archive", type=Path, metavar="OUT.zip", help="archive to write")
+    parser.add_argument(
+        "-l", "--labels", type=Path, required=True, help="folder of NAME_label.tiff files"
+    )
+    parser.add_argument(
+        "-i", "--input", type=Path, help="folder of the images, to check names and sizes against"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the archive if nothing is wrong with the set; 1 if something is.
+
+    Raises:
+        UsageError: if the archive's name does not end with ``.zip`` or a folder does not exist.
+        OutputError: if it cannot be written.
+    """
+    if args.archive.suffix.lower() != ".zip":
+        raise UsageError(f"found archive {args.archive}, expected a name that ends with .zip")
+    files, findings = check_submission(args.labels, args.input)
+    if findings:
+        lines = [*map(str, findings), f"REFUSED: {len(findings)} findings, nothing was written"]
+        sys.stdout.write("\n".join(lines) + "\n")
+        return 1
+    write_submission(args.archive, files)
+    data = args.archive.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    sys.stdout.write(
+        f"{args.archive}: {len(files)} label files, {len(data)} bytes, SHA-256 {digest}\n"
+    )
+    return 0
