@@ -14,8 +14,8 @@ GC_IMAGE ?= mediar-grand-challenge:latest
 VERSION = $(shell sed -n 's/^__version__.*"\(.*\)"/\1/p' mediar_infer/_version.py)
 LABELS = --label org.opencontainers.image.version=$(VERSION) \
     --label org.opencontainers.image.revision=$(shell git describe --always --dirty 2>/dev/null)
-ARCHIVE = dist/$(subst /,-,$(subst :latest,,$(IMAGE))).tar
-GC_ARCHIVE = dist/$(subst /,-,$(subst :latest,,$(GC_IMAGE))).tar
+ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(IMAGE))))
+GC_ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(GC_IMAGE))))
 
 .PHONY: help demo test lint image image-check submission gc-image gc-test gc-save clean
 
@@ -25,10 +25,10 @@ help:
 	@echo "make lint         check style, types and the import contract"
 	@echo "make image        build the image $(IMAGE)"
 	@echo "make image-check  run it as the challenge does on $(CHECK_INPUT), and by every other form"
-	@echo "make submission   write it to $(ARCHIVE).gz with its checksum"
+	@echo "make submission   write it to dist/$(ARCHIVE).tar.gz with its checksum"
 	@echo "make gc-image     build the image for grand-challenge.org, $(GC_IMAGE)"
 	@echo "make gc-test      run it as the platform does"
-	@echo "make gc-save      write it and its weights to $(GC_ARCHIVE).gz and dist/model.tar.gz"
+	@echo "make gc-save      write it and its weights to dist/, as two archives"
 	@echo "make clean        remove $(VENV), demo/ and dist/"
 
 demo: $(VENV)/.ready
@@ -52,16 +52,20 @@ image-check: $(VENV)/.ready image
 	    -o dist/image-check
 	MEDIAR_ENGINE=$(DOCKER) MEDIAR_IMAGE=$(IMAGE) $(PY) -m pytest tests/container
 
-# The name with its registry, which podman would leave out: docker load then tags it $(IMAGE).
-submission: image
+# $(call save,IMAGE,ARCHIVE): dist/ARCHIVE.tar.gz, its checksum and size. The name with its registry,
+# which podman would leave out: docker load then tags it IMAGE.
+define save
 	mkdir -p dist
-	$(DOCKER) tag $(IMAGE) docker.io/library/$(IMAGE)
-	rm -f $(ARCHIVE) $(ARCHIVE).gz
-	$(DOCKER) save --output $(ARCHIVE) docker.io/library/$(IMAGE)
-	gzip -1 $(ARCHIVE)
-	cd dist && sha256sum $(notdir $(ARCHIVE)).gz > $(notdir $(ARCHIVE)).gz.sha256
-	@ls -lh $(ARCHIVE).gz
-	@cat $(ARCHIVE).gz.sha256
+	$(DOCKER) tag $(1) docker.io/library/$(1)
+	rm -f dist/$(2).tar dist/$(2).tar.gz
+	$(DOCKER) save --output dist/$(2).tar docker.io/library/$(1)
+	gzip -1 dist/$(2).tar
+	cd dist && sha256sum $(2).tar.gz > $(2).tar.gz.sha256 && cat $(2).tar.gz.sha256
+	@ls -lh dist/$(2).tar.gz
+endef
+
+submission: image
+	$(call save,$(IMAGE),$(ARCHIVE))
 
 gc-image:
 	$(DOCKER) build --platform linux/amd64 --target grand-challenge --tag $(GC_IMAGE) $(LABELS) \
@@ -72,15 +76,10 @@ gc-test: gc-image
 
 # The platform wants code and weights apart; weights lie at the root of their archive.
 gc-save: gc-image
-	mkdir -p dist
-	$(DOCKER) tag $(GC_IMAGE) docker.io/library/$(GC_IMAGE)
-	rm -f $(GC_ARCHIVE) $(GC_ARCHIVE).gz
-	$(DOCKER) save --output $(GC_ARCHIVE) docker.io/library/$(GC_IMAGE)
-	gzip -1 $(GC_ARCHIVE)
+	$(call save,$(GC_IMAGE),$(GC_ARCHIVE))
 	tar --create --gzip --file dist/model.tar.gz --owner=0 --group=0 --directory weights \
 	    $(notdir $(wildcard weights/*))
-	cd dist && for file in $(notdir $(GC_ARCHIVE)).gz model.tar.gz; do \
-	    sha256sum $$file > $$file.sha256; cat $$file.sha256; done
+	cd dist && sha256sum model.tar.gz > model.tar.gz.sha256 && cat model.tar.gz.sha256
 
 # Written last, so that a set-up that was stopped is taken up again.
 $(VENV)/.ready: requirements.txt pyproject.toml mediar_infer/kernels/label_kernels.c

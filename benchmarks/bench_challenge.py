@@ -1,0 +1,86 @@
+"""The challenge's protocol on this machine: a fresh container per image, held-out and large images.
+
+Held-out images are taken in turn from their modalities; the large ones are generated. The page and
+its data are made without pictures, as most of the images may not be passed on.
+
+    python benchmarks/bench_challenge.py --data DIR --engine podman --image NAME \
+        --output benchmarks/results/challenge
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from itertools import zip_longest
+from pathlib import Path
+
+import tifffile
+from bench_val_f1 import read_val_rows
+
+from mediar_infer.label_files import write_labels
+from mediar_infer.scenes import SceneKind, make_scene
+
+LARGE: dict[str, tuple[SceneKind, int, int]] = {
+    "large_5000": ("fluorescence", 5000, 5000),
+    "large_3000x4000": ("stained", 3000, 4000),
+    "large_8415x10496": ("fluorescence", 8415, 10496),
+}
+"""Name → kind, height and width; the last is the largest image of the challenge."""
+
+
+def choose(rows: list[dict[str, str]], n_images: int) -> list[dict[str, str]]:
+    """Rows of the manifest in turn from the modalities."""
+    by_modality = defaultdict(list)
+    for row in rows:
+        by_modality[row["modality"]].append(row)
+    turns = zip_longest(*by_modality.values())
+    return [row for turn in turns for row in turn if row is not None][:n_images]
+
+
+def make_inputs(data: Path, work: Path, n_images: int) -> None:
+    """Write ``work/images`` and ``work/truth``."""
+    images, truth = work / "images", work / "truth"
+    images.mkdir()
+    truth.mkdir()
+    for row in choose(read_val_rows(data), n_images):
+        shutil.copy(data / row["image"], images)
+        shutil.copy(data / row["label"], truth)
+    for seed, (name, (kind, height, width)) in enumerate(LARGE.items()):
+        pixels, labels = make_scene(kind, height, width, seed)
+        rgb = pixels.ndim == 3
+        tifffile.imwrite(
+            images / f"{name}.tif", pixels, compression="zlib",
+            photometric="rgb" if rgb else "minisblack",
+        )  # fmt: skip
+        write_labels(truth / f"{name}_label.tiff", [labels], height=height, width=width)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
+    parser.add_argument("--engine", choices=("docker", "podman", "process"), default="docker")
+    parser.add_argument("--image", help="image of the container")
+    parser.add_argument("--images", type=int, default=32, metavar="N", help="held-out images")
+    parser.add_argument("--output", type=Path, required=True, help="folder for page and data")
+    parser.add_argument("options", nargs="*", help="behind --: passed on to predict")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        make_inputs(args.data, work, args.images)
+        command = [
+            sys.executable, "-m", "mediar_infer", "challenge", "-i", work / "images",
+            "-o", work / "judged", "--gt", work / "truth", "--without-images",
+            "--engine", args.engine, *(("--image", args.image) if args.image else ()),
+            *(("--", *args.options) if args.options else ()),
+        ]  # fmt: skip
+        code = subprocess.run(command).returncode
+        args.output.mkdir(parents=True, exist_ok=True)
+        for name in ("challenge.json", "report.html"):
+            shutil.copy(work / "judged" / name, args.output)
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
