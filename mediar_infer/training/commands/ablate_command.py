@@ -13,7 +13,7 @@ from mediar_infer.training.ablation import (
 )
 from mediar_infer.training.ablation_report import write_report
 from mediar_infer.training.commands.run_options import add_execution_arguments, execution_of
-from mediar_infer.training.recipe import find_recipe, read_values
+from mediar_infer.training.recipe import find_recipe, merge_values, read_values
 from mediar_infer.training.table import read_table
 
 
@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="default: 2")
     parser.add_argument(
         "--scale", type=float, default=1.0, metavar="FACTOR", help="of all lengths; 0.01 is a trial"
+    )
+    parser.add_argument(
+        "--crop-size", type=int, metavar="PX", help="of all stages (default: that of the recipe)"
     )
     parser.add_argument("--rows", nargs="+", default=[], metavar="KEY", help="only these rows")
     parser.add_argument(
@@ -47,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     """
     table, recipe_path = read_ablation(find_table(args.ablation)), find_recipe(args.recipe)
     values = read_values(recipe_path)
+    if args.crop_size is not None:
+        values = merge_values(values, {"defaults": {"crop_size": args.crop_size}})
     records = read_table(args.table)
     if args.hide_labels:
         records = hide_labels(records, args.hide_labels, int(values.get("seed", 0)))
@@ -62,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     metadata = {
         "recipe": values.get("name"),
         "scale": args.scale,
+        "crop size": values["defaults"]["crop_size"],
         "seeds": args.seeds,
         "images": len(records),
         "hidden labels": args.hide_labels,
