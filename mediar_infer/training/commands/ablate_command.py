@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     table, recipe_path = read_ablation(find_table(args.ablation)), find_recipe(args.recipe)
     values = read_values(recipe_path)
     if args.crop_size is not None:
-        values = merge_values(values, {"defaults": {"crop_size": args.crop_size}})
+        sizes = {name: {"crop_size": args.crop_size} for name in values["stages"]}
+        values = merge_values(values, {"stages": sizes})
     records = read_table(args.table)
     if args.hide_labels:
         records = hide_labels(records, args.hide_labels, int(values.get("seed", 0)))
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     metadata = {
         "recipe": values.get("name"),
         "scale": args.scale,
-        "crop size": values["defaults"]["crop_size"],
+        "crop size": args.crop_size or "of the recipe",
         "seeds": args.seeds,
         "images": len(records),
         "hidden labels": args.hide_labels,
