@@ -264,15 +264,15 @@ def test_command_writes_table_json_and_plot(tmp_path, capsys):
     ablate_command.add_arguments(parser)
     options = ["6", "--recipe", str(tmp_path / "tiny.toml"), "--table", str(tmp_path / "table.csv")]
     options += ["--run", str(tmp_path / "runs"), "--seeds", "1", "--rows", "plain"]
-    options += ["--crop-size", "32"]
+    options += ["--crop-size", "96"]
     assert ablate_command.run(parser.parse_args([*options, "--device", "cpu"])) == 0
     assert str(tmp_path / "runs" / "table6.md") in capsys.readouterr().out
     assert (
-        json.loads((tmp_path / "runs" / "table6.json").read_text())["metadata"]["crop size"] == 32
+        json.loads((tmp_path / "runs" / "table6.json").read_text())["metadata"]["crop size"] == 96
     )
     (trained,) = (tmp_path / "runs").glob("seed_*/plain/recipe.json")
     stages = json.loads(trained.read_text())["recipe"]["stages"]
-    assert {stage["crop_size"] for stage in stages} == {32}
+    assert {stage["crop_size"] for stage in stages} == {96}
 
 
 def to_toml(values, table=""):
