@@ -75,10 +75,7 @@ def label_bands(
     if config.blocks == "stitched" or (config.blocks == "auto" and large):
         stitched = StitchedLabels(height, width, config, kernels)
         for maps in bands:
-            with stopwatch("labels"):
-                labels = stitched.push(maps)
-            if len(labels):
-                yield labels
+            yield from stopwatch.each("labels", stitched.add(maps))
     elif config.blocks == "paper" and large:
         size, n_cells = config.block_size or PAPER_BLOCK_SIZE, 0
         for maps in gather_rows(bands, size):

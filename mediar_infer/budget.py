@@ -4,13 +4,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
+_Item = TypeVar("_Item")
 SECONDS_PER_MEGAPIXEL: Final = 10.0
 """The challenge grants this much per million pixels, and never less than for one million."""
 
@@ -124,6 +125,16 @@ class Stopwatch:
             with self._lock:
                 self._charge(stages)
                 stages.open.remove(entry)
+
+    def each(self, stage: str, items: Iterable[_Item]) -> Iterator[_Item]:
+        """Pass items on, charging to a stage the time that it takes to make each."""
+        iterator = iter(items)
+        while True:
+            with self(stage):
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -10,11 +10,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mediar_infer.backends import Backend
@@ -23,12 +23,16 @@ from mediar_infer.config import EngineConfig, FlipName
 from mediar_infer.errors import PredictionError
 from mediar_infer.images import ImageSource
 from mediar_infer.preprocess import Scaling
+from mediar_infer.row_buffer import RowBuffer
 from mediar_infer.tta import flip_inputs, unflip_logits
 from mediar_infer.types import Float32Array
 from mediar_infer.windows import WindowGrid, normalised_importance
 
 logger = logging.getLogger(__name__)
 
+BAND_ROWS: Final = 64
+"""Most rows of a band: what is made of one is held beside the rows that wait."""
+_ROWS_READ_AT_ONCE: Final = 16
 _MAX_BLANK = 4
 """Colours whose logits are kept for further windows of one colour; 3 MiB each."""
 _WindowKey = tuple[int, ...] | int
@@ -56,35 +60,28 @@ class Window:
 
 
 class InputRows:
-    """Normalised rows of the image, each read and normalised once."""
+    """Normalised rows of the image from ``top`` on, each read and normalised once."""
 
-    def __init__(self, source: ImageSource, scaling: Scaling, stopwatch: Stopwatch) -> None:
+    def __init__(
+        self, source: ImageSource, scaling: Scaling, stopwatch: Stopwatch, top: int = 0
+    ) -> None:
         self._source, self._scaling, self._stopwatch = source, scaling, stopwatch
-        self._top = 0
-        self._rows = np.empty((0, source.width, 3), dtype=np.uint8)
+        normalised = scaling.apply(np.zeros((0, source.width, 3), source.dtype))
+        self._rows = RowBuffer((3, source.width), normalised.dtype, top)
 
     def move_to(self, top: int, bottom: int) -> None:
         """Hold rows ``top`` … ``bottom`` of the image; must not move up."""
-        held_to = self._top + len(self._rows)
-        with self._stopwatch("read"):
-            fresh = self._source.read_rows(max(held_to, top), max(bottom, held_to))
-        with self._stopwatch("preprocess"):
-            kept = self._rows[top - self._top :]
-            self._rows = np.concatenate([kept, self._scaling.apply(fresh)])
-        self._top = top
+        self._rows.drop_above(top)
+        for first in range(self._rows.bottom, bottom, _ROWS_READ_AT_ONCE):
+            with self._stopwatch("read"):
+                fresh = self._source.read_rows(first, min(first + _ROWS_READ_AT_ONCE, bottom))
+            with self._stopwatch("preprocess"):
+                self._rows.append(self._scaling.apply(fresh).transpose(2, 0, 1))
 
     def crop(self, window: Window) -> Tensor:
         """``(3, roi, roi)`` uint8, zero outside the image."""
         size = window.grid.roi_size
-        width = self._rows.shape[1]
-        first, last = window.top - self._top, window.top - self._top + size
-        left, right = window.left, window.left + size
-        inside = self._rows[max(first, 0) : last, max(left, 0) : right]
-        padding = (
-            max(-left, 0), max(right - width, 0),
-            max(-first, 0), max(last - len(self._rows), 0),
-        )  # fmt: skip
-        return F.pad(torch.from_numpy(inside).permute(2, 0, 1), padding)
+        return torch.from_numpy(self._rows.crop(window.top, window.left, size, size))
 
 
 class RingOfRows:
@@ -272,7 +269,6 @@ def predict_bands(
     """
     height, width = source.height, source.width
     start, stop = rows or (0, height)
-    inputs = InputRows(source, scaling, stopwatch)
     ensemble = Members(members, config)
     ring = RingOfRows(config.roi_size, width, ensemble.device)
     by_top = {
@@ -285,17 +281,21 @@ def predict_bands(
     n_passes = len(members) * len(config.plan.flips)
     tops = [max(top, 0) for top in by_top]
     done = tops[0]
+    inputs = InputRows(source, scaling, stopwatch, done)
     for (top, windows), end in zip(by_top.items(), [*tops[1:], stop], strict=True):
         inputs.move_to(max(top, 0), min(top + config.roi_size, height))
         with stopwatch("network"):
             for window, weighted in ensemble.predict(windows, inputs, source):
                 ring.add(window, weighted, height, width)
-            maps = ring.take(done, end)[:, max(start - done, 0) :]
-        if maps.shape[1]:
-            maps /= n_passes
-            check_finite(maps, source.name, end - maps.shape[1])
-            yield MapBand(end - maps.shape[1], maps)
-        done = end
+        while done < end:
+            bottom = min(done + BAND_ROWS, end)
+            with stopwatch("network"):
+                maps = ring.take(done, bottom)[:, max(start - done, 0) :]
+                maps /= n_passes
+            done = bottom
+            if maps.shape[1]:
+                check_finite(maps, source.name, done - maps.shape[1])
+                yield MapBand(done - maps.shape[1], maps)
 
 
 def check_finite(maps: npt.NDArray[np.float32], name: str, top: int) -> None:

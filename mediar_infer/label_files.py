@@ -294,11 +294,11 @@ def _write_tiff(
     else:
         n_rows, columns = max(1, min(height, _STRIP_BYTES // (width * dtype.itemsize))), width
         layout = {"rowsperstrip": n_rows}
-    groups = _regroup(chain([first], bands), n_rows)
+    groups = _regroup(chain([first], bands), np.empty((n_rows, width), dtype))
     is_big = height * width * dtype.itemsize > _BIGTIFF_FROM_BYTES
     with tifffile.TiffWriter(file, bigtiff=is_big) as tif:
         tif.write(
-            _compressed(groups, dtype, n_rows=n_rows, columns=columns, is_tiled="tile" in layout),
+            _compressed(groups, n_rows=n_rows, columns=columns, is_tiled="tile" in layout),
             shape=(height, width),
             dtype=dtype,
             photometric="minisblack",
@@ -310,27 +310,24 @@ def _write_tiff(
         )
 
 
-def _regroup(bands: Iterable[AnyArray], n_rows: int) -> Iterator[AnyArray]:
-    """Bands of any heights as bands of ``n_rows`` rows, the last one shorter."""
-    waiting: list[AnyArray] = []
-    n_waiting = 0
+def _regroup(bands: Iterable[AnyArray], group: AnyArray) -> Iterator[AnyArray]:
+    """Fill ``group`` with rows of the bands, again and again; the last time only its first rows."""
+    n_held = 0
     for band in bands:
         start = 0
-        while n_waiting + len(band) - start >= n_rows:
-            stop = start + n_rows - n_waiting
-            yield np.concatenate([*waiting, band[start:stop]])
-            waiting, n_waiting, start = [], 0, stop
-        if start < len(band):
-            # a copy: the caller may reuse the memory of its band
-            waiting.append(band[start:].copy())
-            n_waiting += len(band) - start
-    if waiting:
-        yield np.concatenate(waiting)
+        while start < len(band):
+            stop = min(start + len(group) - n_held, len(band))
+            group[n_held : n_held + stop - start] = band[start:stop]
+            n_held, start = n_held + stop - start, stop
+            if n_held == len(group):
+                yield group
+                n_held = 0
+    if n_held:
+        yield group[:n_held]
 
 
 def _compressed(
     groups: Iterable[AnyArray],
-    dtype: np.dtype[Any],
     *,
     n_rows: int,
     columns: int,
@@ -339,7 +336,7 @@ def _compressed(
     """Deflated strips or tiles in file order; tifffile takes strips as bytes only."""
     for group in groups:
         for left in range(0, group.shape[1], columns):
-            block = group[:, left : left + columns].astype(dtype)
+            block = group[:, left : left + columns]
             if is_tiled and block.shape != (n_rows, columns):
                 padding = [(0, n_rows - block.shape[0]), (0, columns - block.shape[1])]
                 block = np.pad(block, padding)

@@ -18,7 +18,15 @@ import torch
 from mediar_infer.backends import Backend
 from mediar_infer.budget import Stopwatch
 from mediar_infer.config import EngineConfig, FlipName, Plan
-from mediar_infer.engine import InputRows, MapBand, Members, RingOfRows, Window, check_finite
+from mediar_infer.engine import (
+    BAND_ROWS,
+    InputRows,
+    MapBand,
+    Members,
+    RingOfRows,
+    Window,
+    check_finite,
+)
 from mediar_infer.images import ImageSource
 from mediar_infer.pacing import Pacer, Work
 from mediar_infer.preprocess import Scaling
@@ -140,8 +148,8 @@ class _Sweep:
         each.ring.add(window, weighted, self._height, self._width)
 
     def take_rows(self) -> Float32Array:
-        """Merged maps ``(3, rows, W)`` of the rows that are finished and not taken yet."""
-        end = self.finished_to
+        """Merged maps ``(3, rows, W)`` of some rows that are finished and not taken yet."""
+        end = min(self.done + BAND_ROWS, self.finished_to)
         merged = np.zeros((_N_MAPS, end - self.done, self._width), dtype=np.float32)
         for each in self.passes:
             sums = each.ring.take(self.done, end)
@@ -188,8 +196,9 @@ def predict_paced_bands(
         runner.read_to = min(top + config.roi_size, source.height)
         with stopwatch("network"):
             runner.run_row(top)
-            row, maps = sweep.done, sweep.take_rows()
-        if maps.shape[1]:
+        while (row := sweep.done) < sweep.finished_to:
+            with stopwatch("network"):
+                maps = sweep.take_rows()
             check_finite(maps, source.name, row)
             yield MapBand(row, maps)
 

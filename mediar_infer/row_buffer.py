@@ -1,27 +1,31 @@
 """Rows of a tall image that are held while they are needed."""
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+_RESERVED_ROWS: Final = 1024
+"""Rows that there is room for at first; memory that is never touched costs nothing."""
 
 
 class RowBuffer:
     """Consecutive rows of an array ``(..., rows, W)``, addressed by image row.
 
-    Rows are added below and forgotten above; the memory is reused, so that a buffer never holds
-    much more than the rows it was asked to hold at once.
+    Rows are added below and forgotten above; the memory is reused, so that a buffer never touches
+    much more than an eighth above the rows it was asked to hold at once.
 
     Args:
         shape: leading dimensions, then the width; ``(W,)`` or ``(2, W)``.
         dtype: type of the values.
+        top: image row of the first row to be added.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike, top: int = 0) -> None:
         *leading, width = shape
-        self._memory: npt.NDArray[Any] = np.empty((*leading, 0, width), dtype=dtype)
+        self._memory: npt.NDArray[Any] = np.empty((*leading, _RESERVED_ROWS, width), dtype=dtype)
         self._offset = self._n_rows = 0
-        self.top = 0
+        self.top = top
         """First row held."""
 
     @property
@@ -46,13 +50,12 @@ class RowBuffer:
         """Add rows of any content and give them to be filled."""
         needed = self._n_rows + n_rows
         if needed > self._memory.shape[-2]:
-            # A quarter more than needed: memory that is never touched costs nothing.
             held = self._held
-            shape = (*held.shape[:-2], needed + max(needed // 4, 16), held.shape[-1])
+            shape = (*held.shape[:-2], needed + needed // 2, held.shape[-1])
             self._memory = np.empty(shape, dtype=held.dtype)
             self._memory[..., : self._n_rows, :] = held
             self._offset = 0
-        elif self._offset + needed > self._memory.shape[-2]:
+        elif self._offset > self._n_rows // 8 or self._offset + needed > self._memory.shape[-2]:
             # Moved up in pieces that do not overlap, so that no second copy is made.
             for row in range(0, self._n_rows, self._offset):
                 piece = self._held[..., row : row + self._offset, :]

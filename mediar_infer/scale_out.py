@@ -36,7 +36,7 @@ from mediar_infer.budget import Stopwatch
 from mediar_infer.checkpoints import compute_digest, find_weights
 from mediar_infer.config import LARGE_IMAGE_PIXELS, EngineConfig
 from mediar_infer.devices import select_device, usable_cores
-from mediar_infer.engine import list_window_rows, predict_bands
+from mediar_infer.engine import BAND_ROWS, list_window_rows, predict_bands
 from mediar_infer.errors import ClusterError, MediarError, UsageError
 from mediar_infer.images import ImageSource, open_image
 from mediar_infer.kernels.selection import select_kernels
@@ -485,8 +485,8 @@ class _SpreadSegmenter:
                 self.workers.add(found.worker)
                 known = set(source.warnings)
                 source.warnings += [each for each in found.warnings if each not in known]
-                for top in range(0, found.maps.shape[1], config.roi_size):
-                    yield found.maps[:, top : top + config.roi_size]
+                for top in range(0, found.maps.shape[1], BAND_ROWS):
+                    yield found.maps[:, top : top + BAND_ROWS]
         finally:
             self._cluster.cancel(under_way)
 

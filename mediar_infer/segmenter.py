@@ -228,7 +228,8 @@ class Segmenter:
         if pacer is not None:
             map_bands = predict_paced_bands(*inputs, pacer)
         else:
-            map_bands = _timed(prepared.bands, stopwatch) or predict_bands(*inputs)
+            ahead = prepared.bands
+            map_bands = stopwatch.each("wait", ahead) if ahead else predict_bands(*inputs)
 
         def maps() -> Iterator[Float32Array]:
             for band in map_bands:
@@ -270,23 +271,6 @@ class Segmenter:
             warnings=tuple(source.warnings),
             budget=pacer.report() if pacer else None,
         )
-
-
-def _timed(bands: BandsAhead | None, stopwatch: Stopwatch) -> Iterator[MapBand] | None:
-    """The same bands; waiting for them is a stage."""
-    if bands is None:
-        return None
-
-    def taken(ahead: BandsAhead) -> Iterator[MapBand]:
-        iterator = iter(ahead)
-        while True:
-            with stopwatch("wait"):
-                band = next(iterator, None)
-            if band is None:
-                return
-            yield band
-
-    return taken(bands)
 
 
 def _build_members(

@@ -15,6 +15,7 @@ from the whole image or block is taken per cell (the iterations of its pseudo-di
 whole image (the 90 % rule), and ids follow the row-major order of the seeds, as they do there.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,12 +33,12 @@ REACH: Final = 256
 """No track is longer."""
 MAX_SPEED: Final = (REACH - 2) / N_STEPS
 """Pixels per step; trained flows have unit length, so only outliers are shortened."""
-DEFAULT_ROWS: Final = 64
 _TILE_ROWS: Final = 64
 _TILE_COLUMNS: Final = 1024
 _SEED_MARGIN: Final = BASIN_STEPS + 3
 _PIXELS_AT_ONCE: Final = 1 << 21
 _ROWS_AT_ONCE: Final = 64
+"""Each step does so many rows in a round."""
 
 
 @dataclass(slots=True)
@@ -110,7 +111,7 @@ class StitchedLabels:
         self._tracked = self._seeded = self._summed = self._measured = self._emitted = 0
         self._n_complete = self._n_decided = 0
         self._n_final = 0
-        self._rows_at_once = config.block_size or DEFAULT_ROWS
+        self._rows_at_once = config.block_size or _ROWS_AT_ONCE
         self._worked_on = 0
 
     @property
@@ -119,30 +120,49 @@ class StitchedLabels:
         return self._n_final
 
     def push(self, maps: Float32Array) -> LabelArray:
-        """Take the next rows of the maps and give the rows of labels that are finished.
+        """Do as :meth:`add`, for callers that want the finished rows in one array.
 
         Args:
             maps: ``(3, rows, W)``, directly below those given before.
 
         Returns:
-            ``(rows, W)`` int32, directly below those returned before; often none. After the last
-            rows of the image, all that are left.
+            ``(rows, W)`` int32, directly below those returned before; often none.
+        """
+        return np.concatenate([np.zeros((0, self._width), np.int32), *self.add(maps)])
+
+    def add(self, maps: Float32Array) -> Iterator[LabelArray]:
+        """Take the next rows of the maps and give the rows of labels that are finished.
+
+        Args:
+            maps: ``(3, rows, W)``, directly below those given before.
+
+        Yields:
+            ``(rows, W)`` int32, directly below those given before; after the last rows of the
+            image, all that are left.
         """
         threshold = self._config.cellprob_threshold
         self._raw.append(foreground_of(maps[CELLPROB], threshold))
         self._flow.append(_cap_speed(maps[:CELLPROB]))
         n_waiting = self._raw.bottom - self._worked_on
         if n_waiting < self._rows_at_once and self._raw.bottom < self._height:
-            return np.zeros((0, self._width), dtype=np.int32)
+            return
         self._worked_on = self._raw.bottom
         self._clean()
-        self._track()
-        self._find_seeds()
-        self._label_pixels()
-        self._diffuse_complete_cells()
-        self._measure_errors()
-        self._decide()
-        return self._emit()
+        # Round by round, so that no step gets far ahead of the ones that let go of its rows.
+        reached: tuple[int, ...] = ()
+        while reached != (reached := self._progress()):
+            self._track()
+            self._find_seeds()
+            self._label_pixels()
+            self._diffuse_complete_cells()
+            self._measure_errors()
+            self._decide()
+            finished = self._emit()
+            if len(finished):
+                yield finished
+
+    def _progress(self) -> tuple[int, ...]:
+        return self._tracked, self._seeded, self._labels.bottom, self._measured, self._emitted
 
     def _reached(self, row: int, lag: int) -> int:
         """Row reached by a step that lags behind another one, which ends at the image's end."""
@@ -160,18 +180,17 @@ class StitchedLabels:
         self._raw.drop_above(stop - margin)
 
     def _track(self) -> None:
-        """Track rows of tiles whose surroundings within reach are clean."""
-        while self._tracked < self._height and self._foreground.bottom >= min(
-            self._tracked + _TILE_ROWS + REACH, self._height
-        ):
-            top, bottom = self._tracked, min(self._tracked + _TILE_ROWS, self._height)
-            self._shift.extend_to(bottom)
-            for left in range(0, self._width, _TILE_COLUMNS):
-                self._track_tile(top, left)
-            farthest = self._shift.rows(top, bottom)[0].max(axis=1)
-            self._lowest.append((np.arange(top, bottom) + farthest)[:, None])
-            self._count_hits(top, bottom)
-            self._tracked = bottom
+        """Track a row of tiles whose surroundings within reach are clean."""
+        top, bottom = self._tracked, min(self._tracked + _TILE_ROWS, self._height)
+        if top == bottom or self._foreground.bottom < min(top + _TILE_ROWS + REACH, self._height):
+            return
+        self._shift.extend_to(bottom)
+        for left in range(0, self._width, _TILE_COLUMNS):
+            self._track_tile(top, left)
+        farthest = self._shift.rows(top, bottom)[0].max(axis=1)
+        self._lowest.append((np.arange(top, bottom) + farthest)[:, None])
+        self._count_hits(top, bottom)
+        self._tracked = bottom
         self._foreground.drop_above(self._tracked - REACH)
 
     def _track_tile(self, top: int, left: int) -> None:
@@ -208,11 +227,11 @@ class StitchedLabels:
 
     def _find_seeds(self) -> None:
         """Find seeds where the histogram is complete, and grow their basins."""
-        complete = self._reached(self._tracked, REACH)
-        start, stop = self._seeded, self._reached(complete, _SEED_MARGIN)
+        complete, start = self._reached(self._tracked, REACH), self._seeded
+        stop = min(self._reached(complete, _SEED_MARGIN), start + _ROWS_AT_ONCE)
         if stop <= start:
             return
-        first = max(start - _SEED_MARGIN, 0)
+        first, complete = max(start - _SEED_MARGIN, 0), min(stop + _SEED_MARGIN, complete)
         cells = self._cells
         seeds, basins = self._kernels.find_basins(
             self._hits.rows(first, complete), start - first, stop - first,
@@ -228,14 +247,12 @@ class StitchedLabels:
 
     def _expect_sizes(self) -> None:
         """Add up the hits of basins, in rows that no later seed reaches: the sizes of the cells."""
-        start, stop = self._summed, self._reached(self._seeded, BASIN_STEPS)
-        for top in range(start, stop, _ROWS_AT_ONCE):
-            rows = (top, min(top + _ROWS_AT_ONCE, stop))
-            basins = self._basins.rows(*rows)
-            inside = basins > 0
-            hits = self._hits.rows(*rows)[inside]
-            np.add.at(self._cells.expected, basins[inside] - self._cells.base - 1, hits)
-        self._summed = max(start, stop)
+        rows = self._summed, self._reached(self._seeded, BASIN_STEPS)
+        basins = self._basins.rows(*rows)
+        inside = basins > 0
+        hits = self._hits.rows(*rows)[inside]
+        np.add.at(self._cells.expected, basins[inside] - self._cells.base - 1, hits)
+        self._summed = rows[1]
 
     def _label_pixels(self) -> None:
         """Give each pixel the basin that it ends in, where all basins in reach are complete."""
@@ -243,22 +260,21 @@ class StitchedLabels:
         complete = self._reached(self._seeded, BASIN_STEPS)
         waits = self._lowest.rows(start, self._tracked).ravel() >= complete
         stop = start + int(waits.argmax()) if waits.any() else self._tracked
-        cells = self._cells
-        for top in range(start, stop, _ROWS_AT_ONCE):
-            bottom = min(top + _ROWS_AT_ONCE, stop)
-            origin = self._basins.top
-            held = self._basins.rows(origin, self._basins.bottom)
-            labels = held.ravel()[self._ends(top, bottom, origin)]
-            self._labels.append(labels)
-            found = self._kernels.measure_cells(cells.index(labels), len(cells.size))
-            present = found["size"] > 0
-            cells.size += found["size"]
-            cells.top[present] = np.minimum(cells.top[present], found["top"][present] + top)
-            cells.bottom[present] = found["bottom"][present] + top - 1
-        if stop > start:
-            self._shift.drop_above(stop)
-            self._lowest.drop_above(stop)
-            self._basins.drop_above(stop - REACH)
+        stop = min(stop, start + _ROWS_AT_ONCE)
+        if stop <= start:
+            return
+        cells, origin = self._cells, self._basins.top
+        basins = self._basins.rows(origin, self._basins.bottom)
+        labels = basins.ravel()[self._ends(start, stop, origin)]
+        self._labels.append(labels)
+        found = self._kernels.measure_cells(cells.index(labels), len(cells.size))
+        present = found["size"] > 0
+        cells.size += found["size"]
+        cells.top[present] = np.minimum(cells.top[present], found["top"][present] + start)
+        cells.bottom[present] = found["bottom"][present] + start - 1
+        self._shift.drop_above(stop)
+        self._lowest.drop_above(stop)
+        self._basins.drop_above(stop - REACH)
 
     def _diffuse_complete_cells(self) -> None:
         """Diffuse cells that have as many labelled pixels as their basins have hits."""
@@ -335,10 +351,10 @@ class StitchedLabels:
     def _emit(self) -> LabelArray:
         start = self._emitted
         stop = self._cells.first_row_after(self._n_decided, self._measured)
+        stop = max(start, min(stop, start + _ROWS_AT_ONCE))
         final = np.concatenate([np.zeros(1, np.int32), self._cells.final_id])
-        rows = self._labels.rows(start, max(stop, start))
-        finished: LabelArray = final[self._cells.index(rows)]
-        self._emitted = max(stop, start)
+        finished: LabelArray = final[self._cells.index(self._labels.rows(start, stop))]
+        self._emitted = stop
         self._labels.drop_above(self._emitted)
         self._forget_cells()
         return finished

@@ -20,7 +20,7 @@ from mediar_infer.tiff_rows import (
     reading_tiff,
 )
 
-CACHE_BYTES = 128 * 2**20
+CACHE_BYTES = 64 * 2**20
 """Decoded strips or tile rows kept for the next read; one row of tiles is kept in any case."""
 _MAX_WORKERS = 8
 

@@ -116,6 +116,22 @@ def test_stage_of_a_generator_is_exclusive_of_its_consumer(stopwatch, clock):
     assert stopwatch.seconds == {"write": 3, "network": 30}
 
 
+def test_items_are_passed_on_and_only_making_them_counts(stopwatch, clock):
+    def bands():
+        for top in range(3):
+            clock.pass_s(10)
+            yield top
+        clock.pass_s(5)
+
+    with stopwatch("write"):
+        tops = []
+        for top in stopwatch.each("labels", bands()):
+            clock.pass_s(1)
+            tops.append(top)
+    assert tops == [0, 1, 2]
+    assert stopwatch.seconds == {"write": 3, "labels": 35}
+
+
 def test_stage_held_open_across_a_yield_may_end_last(stopwatch, clock):
     def bands():
         with stopwatch("network"):

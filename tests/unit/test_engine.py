@@ -131,6 +131,21 @@ def test_every_row_is_read_once_and_no_earlier_than_needed(image):
     assert (source.n_reads == 1).all()
 
 
+@pytest.mark.parametrize("rows", [(0, 101), (13, 60)])
+def test_bands_are_low_and_leave_no_row_out(monkeypatch, image, rows):
+    monkeypatch.setattr(engine, "BAND_ROWS", 5)
+    bands = list(
+        predict_bands(
+            ArraySource(image), BYTES, [FunctionBackend(identity)], config_of(), Stopwatch(), rows
+        )
+    )
+    assert max(band.maps.shape[1] for band in bands) == 5
+    tops = [band.top for band in bands]
+    assert [*tops[1:], rows[1]] == [band.top + band.maps.shape[1] for band in bands]
+    found = np.concatenate([band.maps for band in bands], axis=1)
+    np.testing.assert_allclose(found, as_maps(image)[:, slice(*rows)], rtol=0, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("batch", [1, 3, 7, 1000])
 def test_result_does_not_depend_on_the_batch(image, batch):
     reference = maps_of(image, [FunctionBackend(equivariant, batch=4)], config_of(ALL_FLIPS))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mediar_infer import row_buffer
 from mediar_infer.row_buffer import RowBuffer
 
 
@@ -84,8 +85,26 @@ def test_leading_dimensions_are_kept():
     assert held.crop(-1, -1, 4, 5).shape == (2, 4, 5)
 
 
+def test_the_first_row_to_be_added_may_lie_anywhere():
+    held = RowBuffer((4,), np.int32, top=7)
+    held.append(numbered(7, 9))
+    assert (held.top, held.bottom) == (7, 9)
+    np.testing.assert_array_equal(held.rows(8, 9), numbered(8, 9))
+
+
+def test_memory_touched_is_little_more_than_the_rows_held():
+    held = RowBuffer((1,), np.int32)
+    held._memory[...] = -1
+    for top in range(0, 4000, 64):
+        held.extend_to(top + 64)
+        held.drop_above(top + 64 - 600)
+    assert np.count_nonzero(held._memory != -1) <= 600 + 600 // 8 + 2 * 64
+
+
+@pytest.mark.parametrize("n_reserved", [0, 60, 1024])
 @pytest.mark.parametrize("seed", range(5))
-def test_any_order_of_steps_holds_what_was_added(seed):
+def test_any_order_of_steps_holds_what_was_added(monkeypatch, seed, n_reserved):
+    monkeypatch.setattr(row_buffer, "_RESERVED_ROWS", n_reserved)
     rng = np.random.default_rng(seed)
     held, rows, top = RowBuffer((2, 3), np.int32), np.zeros((2, 0, 3), np.int32), 0
     for step in range(200):

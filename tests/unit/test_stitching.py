@@ -283,6 +283,18 @@ def test_rows_are_given_before_the_last_ones_are_taken(rng):
     assert most_waiting < 6 * REACH
 
 
+def test_the_end_of_the_image_comes_in_low_bands_too(rng):
+    maps = maps_of_labels(draw_cells(rng, 900, 60))
+    stitched = StitchedLabels(900, 60, MaskConfig())
+    bands, most_rows = [], 0
+    for labels in stitched.add(maps):
+        bands.append(labels)
+        most_rows = max(most_rows, stitched._labels.bottom - stitched._labels.top)
+    assert max(map(len, bands)) <= 64
+    assert most_rows < REACH
+    np.testing.assert_array_equal(np.concatenate(bands), stitch(maps))
+
+
 def test_maps_are_not_modified(rng):
     maps = maps_of_labels(draw_cells(rng, 100, 60))
     maps.flags.writeable = False
