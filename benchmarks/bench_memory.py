@@ -1,11 +1,13 @@
 """Peak memory of ``predict`` on slides of growing size, default pair, a fresh process each.
 
 The peak is the kernel's (``ru_maxrss`` of the child); beside it that of ``import torch`` alone.
-The peak grows with the width; from some 1,500 rows on the height adds nothing. One pass of one model
-is quick. With ``--cell-columns`` the rest of the slide is blank, so that few of its windows are
-predicted and the full plan is quick, too; rows that are held are as wide as ever.
+The peak grows with the width; from some 1,500 rows on the height adds nothing. One pass of one
+model is quick. With ``--cell-columns`` the rest of the slide is blank, so that few of its windows
+are predicted and the full plan is quick, too; rows that are held are as wide as ever.
 
-    python benchmarks/bench_memory.py --output benchmarks/results/memory.json
+    python benchmarks/bench_memory.py --sizes 8415x10496 --output benchmarks/results/memory.json
+    python benchmarks/bench_memory.py --sizes 2000x40000 \\
+        --output benchmarks/results/memory_wide.json
     python benchmarks/bench_memory.py --sizes 1600x40000 --cell-columns 1500 \\
         --output benchmarks/results/memory_paper.json -- --plan paper
 """
