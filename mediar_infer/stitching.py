@@ -119,17 +119,6 @@ class StitchedLabels:
         """Cells whose final id is known."""
         return self._n_final
 
-    def push(self, maps: Float32Array) -> LabelArray:
-        """Do as :meth:`add`, for callers that want the finished rows in one array.
-
-        Args:
-            maps: ``(3, rows, W)``, directly below those given before.
-
-        Returns:
-            ``(rows, W)`` int32, directly below those returned before; often none.
-        """
-        return np.concatenate([np.zeros((0, self._width), np.int32), *self.add(maps)])
-
     def add(self, maps: Float32Array) -> Iterator[LabelArray]:
         """Take the next rows of the maps and give the rows of labels that are finished.
 

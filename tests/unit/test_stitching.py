@@ -23,8 +23,9 @@ def stitch(maps, block_size=0, rows_at_a_time=204, **settings):
     config = MaskConfig(blocks="stitched", block_size=block_size, **settings)
     stitched = StitchedLabels(height, width, config)
     bands = [
-        stitched.push(maps[:, top : top + rows_at_a_time])
+        labels
         for top in range(0, height, rows_at_a_time)
+        for labels in stitched.add(maps[:, top : top + rows_at_a_time])
     ]
     labels = np.concatenate(bands)
     assert labels.shape == (height, width)
@@ -277,7 +278,7 @@ def test_rows_are_given_before_the_last_ones_are_taken(rng):
     n_given, most_waiting = 0, 0
     stitched = StitchedLabels(2000, 60, MaskConfig(block_size=64))
     for top in range(0, 2000, 64):
-        n_given += len(stitched.push(maps[:, top : top + 64]))
+        n_given += sum(len(labels) for labels in stitched.add(maps[:, top : top + 64]))
         most_waiting = max(most_waiting, min(top + 64, 2000) - n_given)
     assert n_given == 2000
     assert most_waiting < 6 * REACH
