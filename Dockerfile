@@ -1,7 +1,7 @@
 # Targets: the default one (folders, the challenge), and grand-challenge for grand-challenge.org.
 # Build arguments:
 #   BASE_IMAGE   another base with Python 3.11 or newer
-#   WEIGHTS      folder of weights inside this one, such as weights/published
+#   WEIGHTS      the folder weights, or one in it such as weights/published
 #   OPTIONS      of predict.py for every run, such as --fit-budget
 #   PIP_OPTIONS  such as --extra-index-url ADDRESS of PyTorch's builds for CPUs
 #   TORCH        another torch, such as torch==2.12.0

@@ -48,17 +48,24 @@ image:
 
 image-check: $(VENV)/.ready image
 	test -e $(CHECK_INPUT) || $(MAKE) demo
+	rm -rf dist/image-check
 	$(PY) -m mediar_infer challenge --engine $(DOCKER) --image $(IMAGE) -i $(CHECK_INPUT) \
 	    -o dist/image-check
 	MEDIAR_ENGINE=$(DOCKER) MEDIAR_IMAGE=$(IMAGE) $(PY) -m pytest tests/container
 
+# What docker puts before a name: docker.io/library/ before team:latest, docker.io/ before
+# me/team:latest, and nothing where a registry is named.
+HOST = $(if $(findstring /,$(1)),$(firstword $(subst /, ,$(1))))
+IS_REGISTRY = $(or $(findstring .,$(HOST)),$(findstring :,$(HOST)),$(filter localhost,$(HOST)))
+REGISTRY = $(if $(HOST),$(if $(IS_REGISTRY),,docker.io/),docker.io/library/)
+
 # $(call save,IMAGE,ARCHIVE): dist/ARCHIVE.tar.gz, its checksum and size. The name with its registry,
-# which podman would leave out: docker load then tags it IMAGE.
+# which podman would take for localhost: docker load then tags it IMAGE.
 define save
 	mkdir -p dist
-	$(DOCKER) tag $(1) docker.io/library/$(1)
+	$(DOCKER) tag $(1) $(call REGISTRY,$(1))$(1)
 	rm -f dist/$(2).tar dist/$(2).tar.gz
-	$(DOCKER) save --output dist/$(2).tar docker.io/library/$(1)
+	$(DOCKER) save --output dist/$(2).tar $(call REGISTRY,$(1))$(1)
 	gzip -1 dist/$(2).tar
 	cd dist && sha256sum $(2).tar.gz > $(2).tar.gz.sha256 && cat $(2).tar.gz.sha256
 	@ls -lh dist/$(2).tar.gz

@@ -123,11 +123,13 @@ def _make_launcher(args: argparse.Namespace) -> Launcher:
         UsageError: if they do not fit together.
     """
     options = tuple(option for option in args.options if option != "--")
-    if args.timeout is not None and args.timeout <= 0:
+    if args.timeout is not None and not args.timeout > 0:  # NaN too
         raise UsageError(f"found --timeout {args.timeout:g}, expected seconds above 0")
     if args.engine == "process":
-        if args.image or args.gpus:
-            raise UsageError("found --image or --gpus, expected a container; add --engine docker")
+        if args.image or args.gpus or args.shell_command != ORGANISERS_COMMAND:
+            raise UsageError(
+                "found --image, --gpus or --command, expected a container; add --engine docker"
+            )
         return ProcessLauncher(options=options, timeout_s=args.timeout)
     if not args.image:
         raise UsageError(f"found --engine {args.engine} without an image; name it with --image")

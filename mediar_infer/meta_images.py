@@ -201,7 +201,10 @@ def _check_data(file: IO[bytes], header: _Header) -> None:
             while waiting and n_bytes <= header.n_bytes:
                 n_bytes += len(decoder.decompress(waiting, _CHUNK_BYTES))
                 waiting = decoder.unconsumed_tail
-        n_bytes += len(decoder.flush())  # what the limit of the last call held back
+            if waiting:  # not flushed either, which would decompress all that is left at once
+                break
+        else:
+            n_bytes += len(decoder.flush())  # what the limit of the last call held back
     except zlib.error as exc:
         raise _DamagedFileError(str(exc)) from None
     if not decoder.eof or n_bytes != header.n_bytes:

@@ -222,10 +222,7 @@ def run_folder(segmenter: Segmenter, options: RunOptions) -> list[ImageRecord]:
         UsageError: if the input folder does not exist.
         OutputError: if the ledger cannot be written.
     """
-    # The first image is charged with the start of the process, as the challenge does.
-    facts, started_s = EngineFacts.of(segmenter), process_start_s()
-    runner = ImageRunner(segmenter, facts, options, started_s, prepare=segmenter.prepare)
-    return run_images(runner, options)
+    return run_images(_runner_of_process(segmenter, options), options)
 
 
 def run_image(segmenter: Segmenter, options: RunOptions) -> ImageRecord:
@@ -238,9 +235,14 @@ def run_image(segmenter: Segmenter, options: RunOptions) -> ImageRecord:
     Returns:
         Its record; an error is in there.
     """
-    facts, started_s = EngineFacts.of(segmenter), process_start_s()
-    runner = ImageRunner(segmenter, facts, options, started_s, prepare=segmenter.prepare)
+    runner = _runner_of_process(segmenter, options)
     return runner.run(options.input_path, lambda _path, _fraction: None)
+
+
+def _runner_of_process(segmenter: Segmenter, options: RunOptions) -> "ImageRunner":
+    # The first image is charged with the start of the process, as the challenge does.
+    facts, started_s = EngineFacts.of(segmenter), process_start_s()
+    return ImageRunner(segmenter, facts, options, started_s, prepare=segmenter.prepare)
 
 
 def run_images(runner: FolderRunner, options: RunOptions) -> list[ImageRecord]:
@@ -559,20 +561,21 @@ class ImageRunner:
                 yield labels
 
         target = self._options.label_path(path)
+        overlay = _overlay_path(self._options.output_dir, path)
+        # An earlier run's shows other labels. It goes first: were it there beside the new labels
+        # when this run is stopped, --resume would take both for one result.
+        _remove(overlay)
         facts = label_facts(path, self.facts, self._options)
         with stopwatch("write"):
             n_cells = write_labels(
                 target, watched(), height=source.height, width=source.width, facts=facts,
                 geometry=source.geometry,
             )  # fmt: skip
-        overlay = _overlay_path(self._options.output_dir, path)
         if with_overlay:
             with stopwatch("overlay"):
                 write_overlay(overlay, source.read_rows(0, source.height), read_labels(target))
-            return n_cells
-        if self._options.overlays:
+        elif self._options.overlays:
             source.warnings.append("too large for an overlay; open image and labels in a viewer")
-        _remove(overlay)  # an earlier run's shows other labels
         return n_cells
 
     def _remove_results(self, path: Path) -> str:

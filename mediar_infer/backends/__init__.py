@@ -1,11 +1,16 @@
 """Ways to run the network: a window batch in, logits out."""
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+# OpenVINO tells its makers of every import, by a thread and a forked process that start while the
+# weights are loaded. Where this module is not to be had, it does without.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 class Backend(Protocol):

@@ -276,9 +276,8 @@ def _run_child(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             preexec_fn=os.setsid, env=environment, cwd=folder,
         )  # fmt: skip
-        timer = threading.Timer(
-            threading.TIMEOUT_MAX if timeout_s is None else timeout_s, stop_late
-        )
+        limit_s = min(timeout_s or threading.TIMEOUT_MAX, threading.TIMEOUT_MAX)
+        timer = threading.Timer(limit_s, stop_late)
         timer.daemon = True
         timer.start()
         try:

@@ -3,7 +3,7 @@
 # challenge's /bin/bash -c "sh predict.sh".
 #
 # A container that is started as root goes on as the owner of the mounted output folder, so that
-# results belong to whoever started it, unless that owner could not write there either.
+# results belong to whoever started it, unless that owner may not write there or read the inputs.
 set -eu
 
 case "${1-}" in
@@ -11,11 +11,12 @@ case "${1-}" in
   '' | -*) set -- python /workspace/predict.py ${MEDIAR_OPTIONS-} "$@" ;;
 esac
 
-outputs=/workspace/outputs
+inputs=/workspace/inputs outputs=/workspace/outputs
 if [ "$(id -u)" = 0 ] && owner=$(stat -c %u:%g "$outputs" 2>/dev/null) && [ "${owner%:*}" != 0 ]; then
   as_owner="setpriv --reuid=${owner%:*} --regid=${owner#*:} --clear-groups"
-  # shellcheck disable=SC2086  # three options
-  if $as_owner test -w "$outputs" 2>/dev/null; then
+  # shellcheck disable=SC2016,SC2086  # another shell's $1 and $2; three options
+  if $as_owner sh -c 'cd "$1" && test -w . && { test ! -e "$2" || { cd "$2" && test -r .; }; }' \
+      sh "$outputs" "$inputs" 2>/dev/null; then
     exec $as_owner "$@"
   fi
 fi

@@ -127,10 +127,10 @@ def find_interface(
                 f"found {_list(key)}, expected the socket {image_slug} of --image-socket or"
                 " $MEDIAR_IMAGE_SOCKET"
             )
-        results = [each.result for each in interfaces if each.image == image_slug]
-        default = next(iter(results), interfaces[0].result)
+        alike = (each for each in interfaces if each.image == image_slug)
+        default = known or next(alike, interfaces[0])
         others = tuple(slug for slug in key if slug != image_slug)
-        known = Interface(image_slug, default, others)
+        known = Interface(image_slug, default.result, others)
     if known is None:
         keys = "; or ".join(", ".join(each.key) for each in interfaces)
         raise SocketError(

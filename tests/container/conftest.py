@@ -68,10 +68,10 @@ def outputs(tmp_path):
 
 @pytest.fixture(scope="session")
 def expected(inputs, tmp_path_factory):
-    """Label files that a plain process writes, by name."""
+    """Label files that a plain process writes, by name; on the CPU, as containers do."""
     folder = tmp_path_factory.mktemp("plain")
-    command = [sys.executable, "predict.py", "-i", inputs, "-o", folder, "--ledger", "none"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    command = [sys.executable, "predict.py", "-i", inputs, "-o", folder, "--device", "cpu"]
+    subprocess.run([*command, "--ledger", "none"], cwd=ROOT, check=True, capture_output=True)
     return read_files(folder)
 
 

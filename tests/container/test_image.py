@@ -1,6 +1,6 @@
 """A built image: every form in which it is started, and runs that are stopped in the middle."""
 
-import subprocess
+import os
 import time
 
 import pytest
@@ -29,7 +29,7 @@ def test_every_form_writes_the_label_files_of_a_plain_process(
 @pytest.mark.parametrize(
     "options",
     [
-        ("--read-only", "--tmpfs", "/tmp"),
+        ("--read-only",),
         ("--user", f"{_OWNER}:{_OWNER}"),
         ("--user", f"{_OWNER}:{_OWNER}", "--read-only", "--tmpfs", "/tmp", "--shm-size", "64m"),
         ("--cap-drop", "all"),
@@ -42,19 +42,16 @@ def test_restricted_containers_write_the_same(containers, inputs, outputs, expec
     assert read_files(outputs) == expected
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a folder away")
 def test_results_belong_to_the_owner_of_the_output_folder(containers, inputs, outputs):
-    _give_away(outputs)
+    os.chown(outputs, _OWNER, _OWNER)
+    outputs.chmod(0o755)
     finished = containers.run(inputs, outputs)
     assert finished.returncode == 0, finished.stderr
     assert {path.stat().st_uid for path in outputs.iterdir()} == {_OWNER}
 
 
-def _give_away(folder):
-    subprocess.run(["chown", f"{_OWNER}:{_OWNER}", folder], check=True)
-    folder.chmod(0o755)
-
-
-def test_mounted_weights_are_taken_and_named(containers, inputs, outputs, tmp_path):
+def test_mounted_weights_replace_those_of_the_image(containers, inputs, outputs, tmp_path):
     finished = containers.run(inputs, outputs, options=("-v", f"{tmp_path}:/workspace/weights:ro"))
     assert finished.returncode == 2
     assert "found no weights in /opt/ml/model, /workspace/weights" in finished.stderr

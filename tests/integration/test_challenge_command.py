@@ -201,8 +201,10 @@ def test_image_that_is_not_there_ends_with_two(challenge, capsys):
     [
         (("--engine", "docker"), "without an image; name it with --image"),
         (("--image", "good"), "expected a container; add --engine docker"),
+        (("--command", "sh run.sh"), "expected a container; add --engine docker"),
         (("--memory", "much"), "found memory limit 'much', expected a size such as 28g"),
         (("--timeout", "0"), "found --timeout 0, expected seconds above 0"),
+        (("--timeout", "nan"), "found --timeout nan, expected seconds above 0"),
     ],
 )
 def test_options_that_do_not_fit_end_with_two(images, tmp_path, capsys, options, message):

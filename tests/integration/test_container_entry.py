@@ -73,5 +73,14 @@ def test_root_stays_root_where_the_owner_cannot_write(start, outputs):
 
 
 @needs_root
+@pytest.mark.parametrize(("mode", "user"), [(0o700, 0), (0o600, 0), (0o755, _OTHER_USER)])
+def test_root_stays_root_where_the_owner_cannot_read_the_inputs(start, outputs, mode, user):
+    inputs = outputs.with_name("inputs")
+    inputs.mkdir()
+    inputs.chmod(mode)
+    assert start("id", "-u").stdout == f"{user}\n"
+
+
+@needs_root
 def test_root_stays_root_without_an_output_folder(start):
     assert start("id", "-u").stdout == "0\n"

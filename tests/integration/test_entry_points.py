@@ -177,6 +177,22 @@ def test_make_does_not_set_up_twice(make, tmp_path):
     assert "pip install" not in make("--dry-run", "test").stdout
 
 
+@pytest.mark.parametrize(
+    ("image", "saved"),
+    [
+        ("team:latest", "docker.io/library/team:latest"),
+        ("me/team:1", "docker.io/me/team:1"),
+        ("localhost/team:1", "localhost/team:1"),
+        ("host:5000/team", "host:5000/team"),
+        ("some.host/me/team:1", "some.host/me/team:1"),
+    ],
+)
+def test_make_submission_saves_the_name_that_docker_means(make, image, saved):
+    steps = make("--dry-run", "submission", f"IMAGE={image}", "DOCKER=engine").stdout
+    assert f"engine tag {image} {saved}\n" in steps
+    assert re.search(rf"engine save --output dist/\S+\.tar {re.escape(saved)}\n", steps)
+
+
 @pytest.mark.parametrize("version", ["Python 3.10.4", None])
 def test_make_with_an_old_or_missing_python_says_what_to_do(make, tmp_path, version):
     program = tmp_path / "python3"

@@ -274,6 +274,24 @@ def test_overlay_of_earlier_labels_does_not_stay_beside_new_ones(predict, small_
 
 
 @pytest.mark.usefixtures("perfect_network")
+def test_overlay_of_earlier_labels_is_made_again_after_a_stop_before_the_new_one(
+    predict, small_inputs, tmp_path, monkeypatch
+):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    changed = ("--overlays", "--block-size", "100")
+    predict(small_inputs, tmp_path / "out", "--overlays")
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "write_overlay", stop)
+        assert predict(small_inputs, tmp_path / "out", *changed) == 130
+    assert names_of(tmp_path / "out" / "overlays") == ["b_label.png"]
+    assert predict(small_inputs, tmp_path / "out", "--resume", *changed) == 0
+    assert _statuses(tmp_path / "out") == ["done"] * 4
+    assert names_of(tmp_path / "out" / "overlays") == ["a_label.png", "b_label.png"]
+
+
+@pytest.mark.usefixtures("perfect_network")
 def test_unfinished_overlay_of_a_killed_run_is_removed(predict, small_inputs, tmp_path):
     overlays = tmp_path / "out" / "overlays"
     overlays.mkdir(parents=True)

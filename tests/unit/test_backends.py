@@ -1,5 +1,7 @@
 """Every backend gives the network's own numbers and leaves its input alone."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -17,6 +19,15 @@ from mediar_infer.model import MediarFormer
 
 TINY = Architecture((8, 16, 40, 64), (1, 1, 1, 1), (16, 16, 8, 8, 8), 4)
 ROI = 64
+
+
+def test_openvino_tells_nobody_of_its_import():
+    code = (
+        "import mediar_infer.backends, openvino, sys, threading\n"
+        "assert sys.modules['openvino_telemetry'] is None\n"
+        "assert threading.active_count() == 1"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.fixture(scope="module")

@@ -110,6 +110,8 @@ def test_given_image_socket_is_taken_whatever_comes_with_it():
     assert found == Interface("cells", CELLS_AND_AGE.result, ("a", "b"))
     found = find_interface(["other"], [CELLS], image_slug="other")
     assert found == Interface("other", CELLS.result)
+    known = [CELLS, CELLS_AND_AGE]
+    assert find_interface(["age", "cells"], known, image_slug="cells") == CELLS_AND_AGE
     with pytest.raises(SocketError, match="input sockets cells, expected the socket other of"):
         find_interface(["cells"], [CELLS], image_slug="other")
 

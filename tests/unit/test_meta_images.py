@@ -1,5 +1,9 @@
 """MHA images: what SimpleITK writes comes back, and no damaged file becomes an image."""
 
+import re
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 import SimpleITK
@@ -157,6 +161,22 @@ def test_file_that_expands_beyond_its_size_is_refused(tmp_path):
     (tmp_path / "a.mha").write_bytes(data.replace(b"80 60", b"80 59"))
     with pytest.raises(ImageReadError, match="9,440 bytes of pixels needed, 9,600 decompressed"):
         open_image(tmp_path / "a.mha")
+
+
+def test_file_that_expands_far_beyond_its_size_is_not_decompressed_whole(tmp_path):
+    path = write_mha(tmp_path / "a.mha", GREY, compressed=True)
+    header = path.read_bytes().partition(b"ElementDataFile = LOCAL\n")[0]
+    header = re.sub(rb"CompressedDataSize = \d+\n", b"", header)
+    bomb = zlib.compress(bytes(2**28))
+    path.write_bytes(header + b"ElementDataFile = LOCAL\n" + bomb)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageReadError, match="9,600 bytes of pixels needed"):
+            open_image(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**24
 
 
 def placed(pixels, spacing, origin, direction):
