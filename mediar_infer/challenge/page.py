@@ -58,7 +58,7 @@ def write_page(
     Raises:
         OutputError: if it cannot be written.
     """
-    totals = summarise(records)
+    totals, rows = summarise(records), _known(records)
     parts = {
         "title": escape_text(f"{_HEADLINES[verdict]}: {totals['n_images']} images"),
         "style": _asset("page.css"),
@@ -71,8 +71,8 @@ def write_page(
         "findings": _findings(records),
         "plot": draw_plot(_points(records)),
         "unit": "process" if head.get("engine") == "process" else "container",
-        "columns": _columns(records),
-        "rows": "\n".join(_row(index, record, records) for index, record in enumerate(records)),
+        "columns": _columns(rows),
+        "rows": "\n".join(_row(index, row) for index, row in enumerate(rows)),
         "facts": _pairs(_run_facts(head)),
         "pictures": "\n".join(
             _hidden_parts(
@@ -160,23 +160,21 @@ def _points(records: Sequence[ChallengeRecord]) -> list[Point]:
     ]
 
 
-def _cells(record: ChallengeRecord, with_f1: bool) -> list[tuple[str, _Cell]]:
+def _cells(record: ChallengeRecord) -> dict[str, _Cell]:
     """Column name → cell, in order."""
     wall_s, size, peak = record.outcome.wall_s, record.size, record.peak_memory_bytes
     n_cells = record.label.n_cells if record.label else None
-    cells = [
-        ("image", _Cell(escape_text(record.image), record.image, "text")),
-        ("contract", _contract_cell(record)),
-        ("size", _size_cell(size)),
-        ("seconds", _Cell(f"{wall_s:.2f}{_share_bar(record)}", wall_s)),
-        ("tolerance", _number(record.tolerance_s, ".1f", "minor")),
-        ("counted", _number(record.counted_s, ".2f", "minor")),
-        ("GiB", _number(peak and peak / _GIB, ".2f", "minor")),
-        ("cells", _number(n_cells, ",")),
-    ]
-    if with_f1:
-        cells.append(("F1", _number(record.f1, ".3f")))
-    return cells
+    return {
+        "image": _Cell(escape_text(record.image), record.image, "text"),
+        "contract": _contract_cell(record),
+        "size": _size_cell(size),
+        "seconds": _Cell(f"{wall_s:.2f}{_share_bar(record)}", wall_s),
+        "tolerance": _number(record.tolerance_s, ".1f", "minor"),
+        "counted": _number(record.counted_s, ".2f", "minor"),
+        "GiB": _number(peak and peak / _GIB, ".2f", "minor"),
+        "cells": _number(n_cells, ","),
+        "F1": _number(record.f1, ".3f"),
+    }
 
 
 def _contract_cell(record: ChallengeRecord) -> _Cell:
@@ -206,24 +204,26 @@ def _share_bar(record: ChallengeRecord) -> str:
     return f'<span class="{kind}" title="{text}"><i style="width:{width}"></i></span>'
 
 
-def _with_f1(records: Sequence[ChallengeRecord]) -> bool:
-    return any(record.scores for record in records)
+def _known(records: Sequence[ChallengeRecord]) -> list[dict[str, _Cell]]:
+    """Cells of all rows, without columns in which nothing is known."""
+    rows = [_cells(record) for record in records]
+    known = {name for row in rows for name, cell in row.items() if cell.value is not None}
+    return [{name: row[name] for name in row if name in known} for row in rows]
 
 
-def _columns(records: Sequence[ChallengeRecord]) -> str:
-    if not records:
-        return ""
+def _columns(rows: Sequence[dict[str, _Cell]]) -> str:
     return "\n".join(
         f'<th scope="col" class="{cell.kind}"><button type="button">{name}</button></th>'
-        for name, cell in _cells(records[0], _with_f1(records))
+        for row in rows[:1]
+        for name, cell in row.items()
     )
 
 
-def _row(index: int, record: ChallengeRecord, records: Sequence[ChallengeRecord]) -> str:
-    (_, name), *others = _cells(record, _with_f1(records))
+def _row(index: int, row: dict[str, _Cell]) -> str:
+    name, *others = row.values()
     pin = f'<button type="button" class="pin" aria-pressed="false">{name.html}</button>'
     cells = [f'<th scope="row" data-value="{name.html}" title="{name.html}">{pin}</th>']
-    for _, cell in others:
+    for cell in others:
         value = "" if cell.value is None else escape_text(str(cell.value))
         cells.append(f'<td class="{cell.kind}" data-value="{value}">{cell.html}</td>')
     return f'<tr id="{_target(index)}">{"".join(cells)}</tr>'

@@ -85,8 +85,15 @@ def test_numbers_are_sorted_by_their_values(tmp_path):
     assert page.count('<th scope="col"') == page.count("<td") + page.count('<th scope="row"')
 
 
-def test_f1_is_left_out_where_nothing_was_scored(tmp_path):
-    assert ">F1</button>" not in page_of(tmp_path, [record()])
+def test_columns_in_which_nothing_is_known_are_left_out(tmp_path):
+    page = page_of(tmp_path, [record()])
+    assert ">seconds</button>" in page
+    assert ">F1</button>" not in page
+    assert ">GiB</button>" not in page
+    measured = RunOutcome(exit_code=0, wall_s=3.5, peak_memory_bytes=2**31)
+    page = page_of(tmp_path, [record(), record("b.png", outcome=measured)])
+    assert ">GiB</button>" in page
+    assert page.count('<td class="minor" data-value="2.0">2.00</td>') == 1
 
 
 def test_engine_ledger_is_shown_where_there_is_one(tmp_path):
