@@ -30,7 +30,7 @@ from mediar_infer.kernels.compiled import CompiledKernels, load_library
 from mediar_infer.kernels.tensors import TorchKernels
 from mediar_infer.masks import compute_labels, foreground_of, remove_small
 from mediar_infer.metrics import evaluate_labels
-from mediar_infer.runner import package_versions
+from mediar_infer.provenance import package_versions
 from mediar_infer.scenes import Placement, place_cells
 from mediar_infer.types import CELLPROB, FLOW_SCALE
 

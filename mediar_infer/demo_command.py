@@ -22,7 +22,8 @@ from mediar_infer.metrics import evaluate_labels
 from mediar_infer.output_files import write_bytes
 from mediar_infer.predict_command import add_engine_arguments, engine_config
 from mediar_infer.report import LEDGER_NAME, SUMMARY_NAME, ImageRecord, console_table
-from mediar_infer.runner import OVERLAY_DIR, RunOptions, exit_code, run_folder
+from mediar_infer.run_options import OVERLAY_DIR, RunOptions
+from mediar_infer.runner import exit_code, run_folder
 from mediar_infer.scenes import SceneKind, make_scene
 from mediar_infer.segmenter import Segmenter
 

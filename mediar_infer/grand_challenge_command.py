@@ -145,7 +145,8 @@ def run(args: argparse.Namespace) -> int:
         if job.ignored:
             logger.info("not read: input sockets %s", ", ".join(job.ignored))
         segmenter = load_segmenter(_find_weights(args), config)
-        from mediar_infer.runner import RunOptions, exit_code, log_record, run_image
+        from mediar_infer.run_options import RunOptions
+        from mediar_infer.runner import exit_code, log_record, run_image
 
         options = RunOptions(
             input_path=job.image,

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from mediar_infer.devices import describe_device, select_device
-    from mediar_infer.runner import package_versions
+    from mediar_infer.provenance import package_versions
 
     lines = [
         f"platform   {platform.platform()}",

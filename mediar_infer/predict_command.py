@@ -233,7 +233,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.input}: there is no such folder or file; give it with --input")
     segmenter = load_segmenter(args.weights, config) if args.dask is None else None
     from mediar_infer.report import console_table
-    from mediar_infer.runner import RunOptions, exit_code, run_folder
+    from mediar_infer.run_options import RunOptions
+    from mediar_infer.runner import exit_code, run_folder
 
     options = RunOptions(
         input_path=args.input,

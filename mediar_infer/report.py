@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import NoneType
 from typing import Any, Final, Literal, get_args
@@ -227,6 +228,11 @@ def _parse_line(line: bytes) -> ImageRecord:
     if not isinstance(fields, dict):
         raise ValueError(f"a JSON {type(fields).__name__} was found")
     return ImageRecord.from_dict(fields)
+
+
+def timestamp() -> str:
+    """The time now, as in the ledger: ISO 8601 with zone and milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def summarise(

@@ -38,22 +38,16 @@ from mediar_infer.config import LARGE_IMAGE_PIXELS, EngineConfig
 from mediar_infer.devices import select_device, usable_cores
 from mediar_infer.engine import BAND_ROWS, list_window_rows, predict_bands
 from mediar_infer.errors import ClusterError, MediarError, UsageError
+from mediar_infer.image_runner import ImageRunner, Progress, TooLargeHere, describe_unexpected
 from mediar_infer.images import ImageSource, open_image
 from mediar_infer.kernels.selection import select_kernels
 from mediar_infer.output_files import marking, remove_stale_parts
 from mediar_infer.pacing import Pacer
 from mediar_infer.preprocess import Scaling, compute_scaling
+from mediar_infer.provenance import EngineFacts
 from mediar_infer.report import ImageRecord
-from mediar_infer.runner import (
-    OVERLAY_DIR,
-    EngineFacts,
-    ImageRunner,
-    Progress,
-    RunOptions,
-    TooLargeHere,
-    describe_unexpected,
-    run_images,
-)
+from mediar_infer.run_options import OVERLAY_DIR, RunOptions
+from mediar_infer.runner import run_images
 from mediar_infer.segmenter import Prepared, Segmenter
 from mediar_infer.types import Float32Array, LabelArray
 

@@ -12,7 +12,7 @@ from mediar_infer.images import list_images, open_image
 from mediar_infer.label_files import check_collisions, label_path
 from mediar_infer.output_files import replacing, to_output_error
 from mediar_infer.report import LEDGER_NAME, SUMMARY_NAME
-from mediar_infer.runner import OVERLAY_DIR
+from mediar_infer.run_options import OVERLAY_DIR
 
 _LABEL_NAME = re.compile(r"[^.]+_label\.tiff", re.DOTALL)
 _NOT_SUBMITTED = (LEDGER_NAME, SUMMARY_NAME, OVERLAY_DIR)

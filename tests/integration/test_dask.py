@@ -18,7 +18,8 @@ from preload_perfect_network import perfect_from_weights
 from mediar_infer import scale_out
 from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
 from mediar_infer.label_files import read_labels
-from mediar_infer.runner import RunOptions, run_folder
+from mediar_infer.run_options import RunOptions
+from mediar_infer.runner import run_folder
 from mediar_infer.segmenter import Segmenter
 
 pytest.importorskip("distributed")

@@ -16,7 +16,8 @@ from mediar_infer.config import PLANS, EngineConfig
 from mediar_infer.errors import OutputError
 from mediar_infer.label_files import read_labels
 from mediar_infer.report import Ledger
-from mediar_infer.runner import RunOptions, run_folder
+from mediar_infer.run_options import RunOptions
+from mediar_infer.runner import run_folder
 from mediar_infer.scenes import decode_scene
 from mediar_infer.segmenter import Segmenter
 
@@ -111,7 +112,7 @@ def test_stop_in_the_middle_ends_all_threads(inputs, tmp_path, monkeypatch, is_a
 
 
 def test_large_images_are_not_read_ahead_but_done(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr("mediar_infer.runner.LARGE_IMAGE_PIXELS", 10_000)
+    monkeypatch.setattr("mediar_infer.image_runner.LARGE_IMAGE_PIXELS", 10_000)
     expected = run(inputs, tmp_path / "plain", is_apart=False)
     found = run(inputs, tmp_path / "ahead", is_apart=True)
     assert [record.status for record in found] == [record.status for record in expected]

@@ -10,7 +10,7 @@ import tifffile
 import torch
 from folder_helpers import latest_records, make_read_only, names_of, noise, slide, write_image
 
-from mediar_infer import runner
+from mediar_infer import run_options
 from mediar_infer.label_files import read_labels
 from mediar_infer.segmenter import Segmenter
 
@@ -304,7 +304,7 @@ def test_seventy_thousand_cells_are_written_as_uint32(predict, inputs, tmp_path,
 
 
 def test_overlay_of_a_slide_is_left_out_with_a_warning(predict, inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "MAX_OVERLAY_PIXELS", 100)
+    monkeypatch.setattr(run_options, "MAX_OVERLAY_PIXELS", 100)
     assert predict(inputs, tmp_path / "out", "--overlays") == 0
     assert not (tmp_path / "out" / "overlays").exists()
     assert "too large for an overlay" in latest_records(tmp_path / "out")["good.png"]["warnings"][0]

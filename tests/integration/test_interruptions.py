@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from folder_helpers import latest_records, names_of, noise, read_ledger, write_image
 
-from mediar_infer import runner
+from mediar_infer import image_runner, run_options
 from mediar_infer.label_files import read_labels
 from mediar_infer.report import Ledger
 from mediar_infer.segmenter import Segmenter
@@ -261,7 +261,7 @@ def test_resume_makes_overlays_that_were_not_asked_for_before(
 
     for name in ("a", "b"):
         (outputs / "overlays" / f"{name}_label.png").unlink()
-    monkeypatch.setattr(runner, "MAX_OVERLAY_PIXELS", 100)
+    monkeypatch.setattr(run_options, "MAX_OVERLAY_PIXELS", 100)
     predict(small_inputs, outputs, "--resume", "--overlays")
     assert _statuses(outputs)[-2:] == ["resumed"] * 2
 
@@ -283,7 +283,7 @@ def test_overlay_of_earlier_labels_is_made_again_after_a_stop_before_the_new_one
     changed = ("--overlays", "--block-size", "100")
     predict(small_inputs, tmp_path / "out", "--overlays")
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "write_overlay", stop)
+        patch.setattr(image_runner, "write_overlay", stop)
         assert predict(small_inputs, tmp_path / "out", *changed) == 130
     assert names_of(tmp_path / "out" / "overlays") == ["b_label.png"]
     assert predict(small_inputs, tmp_path / "out", "--resume", *changed) == 0
