@@ -7,7 +7,9 @@ PY := $(VENV)/bin/python
 # make DOCKER=podman … takes another engine.
 DOCKER ?= docker
 IMAGE ?= mediar:latest
-# For instance BUILD_OPTIONS="--build-arg WEIGHTS=weights/mine".
+# The folder weights, or one in it.
+WEIGHTS ?= weights
+# For instance BUILD_OPTIONS="--build-arg OPTIONS=--fit-budget".
 BUILD_OPTIONS ?=
 CHECK_INPUT ?= demo/images
 GC_IMAGE ?= mediar-grand-challenge:latest
@@ -44,7 +46,8 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/lint-imports
 
 image:
-	$(DOCKER) build --platform linux/amd64 --tag $(IMAGE) $(LABELS) $(BUILD_OPTIONS) .
+	$(DOCKER) build --platform linux/amd64 --tag $(IMAGE) $(LABELS) \
+	    --build-arg WEIGHTS=$(WEIGHTS) $(BUILD_OPTIONS) .
 
 image-check: $(VENV)/.ready image
 	test -e $(CHECK_INPUT) || $(MAKE) demo
@@ -76,7 +79,7 @@ submission: image
 
 gc-image:
 	$(DOCKER) build --platform linux/amd64 --target grand-challenge --tag $(GC_IMAGE) $(LABELS) \
-	    $(BUILD_OPTIONS) .
+	    --build-arg WEIGHTS=$(WEIGHTS) $(BUILD_OPTIONS) .
 
 gc-test: gc-image
 	bash .ci/gc-test "$(DOCKER)" $(GC_IMAGE)
@@ -84,8 +87,8 @@ gc-test: gc-image
 # The platform wants code and weights apart; weights lie at the root of their archive.
 gc-save: gc-image
 	$(call save,$(GC_IMAGE),$(GC_ARCHIVE))
-	tar --create --gzip --file dist/model.tar.gz --owner=0 --group=0 --directory weights \
-	    $(notdir $(wildcard weights/*))
+	tar --create --gzip --file dist/model.tar.gz --owner=0 --group=0 --directory $(WEIGHTS) \
+	    $(notdir $(wildcard $(WEIGHTS)/*))
 	cd dist && sha256sum model.tar.gz > model.tar.gz.sha256 && cat model.tar.gz.sha256
 
 # Written last, so that a set-up that was stopped is taken up again.
