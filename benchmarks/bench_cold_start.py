@@ -25,7 +25,8 @@ WATCHED_CALLS = {
     "mediar_infer.loading": ("read_checkpoint", "check_entries"),
     "mediar_infer.backends.openvino_graph": ("read_graph", "compile_graph"),
     "mediar_infer.segmenter": ("compute_scaling",),
-    "mediar_infer.runner": ("run_folder", "open_image", "write_labels", "package_versions"),
+    "mediar_infer.runner": ("run_folder",),
+    "mediar_infer.image_runner": ("open_image", "write_labels", "package_versions"),
 }
 TARGET_RATIO = 1.3
 
