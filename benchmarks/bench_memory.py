@@ -10,6 +10,8 @@ are predicted and the full plan is quick, too; rows that are held are as wide as
         --output benchmarks/results/memory_wide.json
     python benchmarks/bench_memory.py --sizes 1600x40000 --cell-columns 1500 \\
         --output benchmarks/results/memory_paper.json -- --plan paper
+    python benchmarks/bench_memory.py --sizes 40000x40000 --cell-columns 3000 \\
+        --output benchmarks/results/memory_40000.json
 """
 
 import argparse
