@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -16,6 +16,8 @@ from mediar_infer.errors import CheckpointError, MediarError, UsageError
 from mediar_infer.host_memory import return_large_blocks
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+_STOPPED = 128
+"""This plus the number of a signal is the exit code of a process that it stopped."""
 
 _COMMANDS = {
     "predict": ("mediar_infer.predict_command", "segment every image of a folder"),
@@ -81,7 +83,7 @@ def set_up_logging(level: int) -> None:
 
 def _stop(signum: int, _frame: FrameType | None) -> NoReturn:
     # Leaving through an exception lets the open label file remove its temporary copy.
-    raise SystemExit(128 + signum)
+    raise SystemExit(_STOPPED + signum)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,19 +127,34 @@ def run_command(module: str, args: argparse.Namespace, stopped: str) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         logging.getLogger(__name__).error("%s", stopped)
-        return 128 + signal.SIGINT
+        return _STOPPED + signal.SIGINT
     return code
 
 
-def run_process() -> NoReturn:
+def run_process(command: Callable[[], int] = main) -> NoReturn:
     """Run the command of this process and leave it.
 
     Once all results are on disk and no thread is left, what is in memory is left to the system,
-    which frees it at once: the interpreter and the libraries would take a third of a second.
+    which frees it at once: the interpreter and the libraries would take a third of a second. A
+    process that was stopped is left at once, too: taking libraries apart whose threads are still
+    computing can crash it.
+
+    Args:
+        command: gives the exit code.
     """
-    code = main()
-    if threading.active_count() > 1:
+    try:
+        code = command()
+    except SystemExit as stop:
+        if not isinstance(stop.code, int) or stop.code < _STOPPED:
+            raise
+        # here and not below, as what is at work lives as long as this exception does
+        _leave(stop.code)
+    if code < _STOPPED and threading.active_count() > 1:
         raise SystemExit(code)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from mediar_infer.cli import add_logging_options, run_command
+from mediar_infer.cli import add_logging_options, run_command, run_process
 
 _MODULES: Final = "mediar_infer.training.commands"
 
@@ -63,4 +63,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_process(main)

@@ -275,3 +275,21 @@ def test_numbered_devices_other_than_cuda_are_wrong_use(tmp_path, weights_dir, c
     options = ("-i", tmp_path, "-o", tmp_path / "out", "--weights", weights_dir, "--device", name)
     assert _run("predict", *options) == 2
     assert f"found device '{name}', expected auto, cpu, cuda" in capsys.readouterr().err
+
+
+_LEAVE = """
+import atexit, sys
+from mediar_infer.cli import run_process
+atexit.register(print, "taken apart")
+def command():
+    raise SystemExit(int(sys.argv[1]))
+run_process(command)
+"""
+
+
+@pytest.mark.parametrize(("code", "shown"), [(143, ""), (130, ""), (2, "taken apart\n")])
+def test_stopped_process_is_left_without_taking_libraries_apart(code, shown):
+    done = subprocess.run(
+        [sys.executable, "-c", _LEAVE, str(code)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, shown, "")
