@@ -19,7 +19,12 @@ from mediar_infer.grand_challenge.interfaces import (
     result_path,
 )
 from mediar_infer.grand_challenge.sockets import find_image, read_sockets
-from mediar_infer.predict_command import add_engine_arguments, engine_config, load_segmenter
+from mediar_infer.predict_command import (
+    add_engine_arguments,
+    add_reading_arguments,
+    engine_config,
+    load_segmenter,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=("auto", *_SUFFIXES), default="auto",
         help="of the labels (default: as the image)",
     )  # fmt: skip
-    parser.add_argument("--plane", type=int, metavar="N", help="plane to take from z/t-stacks")
-    parser.add_argument(
-        "--max-pixels", type=int, metavar="N", help="refuse larger images (decompression bombs)"
-    )
+    add_reading_arguments(parser)
     add_engine_arguments(parser)
 
 

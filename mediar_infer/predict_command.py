@@ -75,6 +75,14 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that decide how images are read; other commands share them."""
+    parser.add_argument("--plane", type=int, metavar="N", help="plane to take from z/t-stacks")
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N", help="refuse larger images (decompression bombs)"
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``predict`` command."""
     parser.add_argument(
@@ -110,10 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="spread the work over a Dask cluster: address of its scheduler, or local:N for N"
         " processes on this machine",
     )  # fmt: skip
-    parser.add_argument("--plane", type=int, metavar="N", help="plane to take from z/t-stacks")
-    parser.add_argument(
-        "--max-pixels", type=int, metavar="N", help="refuse larger images (decompression bombs)"
-    )
+    add_reading_arguments(parser)
     add_engine_arguments(parser)
 
 

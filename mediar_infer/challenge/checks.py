@@ -13,6 +13,7 @@ import tifffile
 from mediar_infer.budget import counted_s, tolerance_s
 from mediar_infer.challenge.launchers import RunOutcome
 from mediar_infer.errors import ImageReadError
+from mediar_infer.images import open_image
 from mediar_infer.label_files import label_path, parse_description
 from mediar_infer.report import printable_name
 from mediar_infer.tiff_rows import reading_tiff
@@ -65,10 +66,20 @@ class LabelFacts:
     """What the file says of its making, if it does so by JSON in its description."""
 
 
-def to_image_finding(path: Path, error: ImageReadError) -> Finding:
-    """Turn the error of an image into a finding, which says itself what was expected."""
-    found = str(error).removeprefix(f"{path.name}: ").removeprefix("found ")
-    return Finding(path.name, "image", found.partition(", expected")[0], "an image to be read")
+def read_size(path: Path) -> tuple[tuple[int, int] | None, list[Finding]]:
+    """Height and width of the decoded image, by which everything is judged.
+
+    Returns:
+        The size, or none and a finding if the image cannot be read.
+    """
+    try:
+        with open_image(path) as source:
+            return (source.height, source.width), []
+    except ImageReadError as error:
+        # the error says itself what was expected
+        found = str(error).removeprefix(f"{path.name}: ").removeprefix("found ")
+        found = found.partition(", expected")[0]
+        return None, [Finding(path.name, "image", found, "an image to be read")]
 
 
 def check_run(image: str, outcome: RunOutcome, memory_limit_bytes: int) -> list[Finding]:

@@ -14,13 +14,12 @@ from mediar_infer.challenge.checks import (
     check_outputs,
     check_run,
     check_time,
-    to_image_finding,
+    read_size,
 )
 from mediar_infer.challenge.launchers import LEDGER_DIR, Launcher
 from mediar_infer.challenge.records import ChallengeRecord
-from mediar_infer.errors import ImageReadError, MediarError, UsageError
+from mediar_infer.errors import MediarError, UsageError
 from mediar_infer.evaluate import list_label_files
-from mediar_infer.images import open_image
 from mediar_infer.label_files import check_collisions, label_path, read_labels
 from mediar_infer.metrics import Scores, evaluate_labels
 from mediar_infer.report import Ledger
@@ -85,7 +84,7 @@ def judge_image(
     Raises:
         UsageError: if the image cannot be put into a folder of its own.
     """
-    size, findings = _read_size(path)
+    size, findings = read_size(path)
     with tempfile.TemporaryDirectory(
         prefix=".run-", dir=output_dir, ignore_cleanup_errors=True
     ) as folder:
@@ -113,15 +112,6 @@ def judge_image(
         findings=tuple(findings),
         ledger=ledger,
     )
-
-
-def _read_size(path: Path) -> tuple[tuple[int, int] | None, list[Finding]]:
-    """Height and width of the decoded image, by which everything is judged."""
-    try:
-        with open_image(path) as source:
-            return (source.height, source.width), []
-    except ImageReadError as error:
-        return None, [to_image_finding(path, error)]
 
 
 def _make_folders(path: Path, work: Path) -> None:

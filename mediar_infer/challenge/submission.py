@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from mediar_infer.challenge.checks import Finding, check_label_file, to_image_finding
-from mediar_infer.errors import ImageReadError, UsageError
-from mediar_infer.images import list_images, open_image
+from mediar_infer.challenge.checks import Finding, check_label_file, read_size
+from mediar_infer.errors import UsageError
+from mediar_infer.images import list_images
 from mediar_infer.label_files import check_collisions, label_path
 from mediar_infer.output_files import replacing, to_output_error
 from mediar_infer.report import LEDGER_NAME, SUMMARY_NAME
@@ -89,7 +89,9 @@ def check_submission(labels_dir: Path, images_dir: Path | None) -> tuple[list[Pa
             if path.name not in images
         ]
     for path in files:
-        findings += _check_file(path, images.get(path.name))
+        image = images.get(path.name)
+        size, unread = read_size(image) if image else (None, [])
+        findings += unread + check_label_file(path.name, path, size)[1]
     return files, findings
 
 
@@ -107,15 +109,3 @@ def write_submission(path: Path, files: list[Path]) -> None:
                 archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED)
     except OSError as error:
         raise to_output_error(path, error) from error
-
-
-def _check_file(path: Path, image: Path | None) -> list[Finding]:
-    size = None
-    findings = []
-    if image is not None:
-        try:
-            with open_image(image) as source:
-                size = source.height, source.width
-        except ImageReadError as error:
-            findings.append(to_image_finding(image, error))
-    return findings + check_label_file(path.name, path, size)[1]
