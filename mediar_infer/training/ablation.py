@@ -7,6 +7,9 @@ trained once per seed. Everything is kept in folders: a stopped table goes on wh
     RUN/seed_S/shared/STAGE/    stages that rows start from
     RUN/seed_S/ROW/STAGE/       stages of a row
     RUN/seed_S/ROW/scores.json  its score on the held-out images
+
+Networks are scored in windows of the size of their training crops: what is attended to or averaged
+over the whole input then has its usual range. The paper's crops and windows are both 512.
 """
 
 import csv
@@ -27,7 +30,7 @@ from mediar_infer.checkpoints import compute_digest
 from mediar_infer.devices import select_device
 from mediar_infer.errors import UsageError
 from mediar_infer.training.discovery import prepare_clusters
-from mediar_infer.training.networks import build_network
+from mediar_infer.training.networks import bind_windows, build_network
 from mediar_infer.training.recipe import (
     RECIPES_DIR,
     Recipe,
@@ -443,12 +446,11 @@ def _divide_decoder(recipe: Recipe, divisor: int) -> Recipe:
 
 
 def _load_network(recipe: Recipe, stage_name: str, weights: Path) -> nn.Module:
-    network = build_network(
-        recipe.model.network,
-        recipe.model.architecture,
-        crop_size=recipe.stage(stage_name).crop_size,
-    )
+    """A row's network, which is scored in windows of the size of its training crops."""
+    size = recipe.stage(stage_name).crop_size
+    network = build_network(recipe.model.network, recipe.model.architecture, crop_size=size)
     load_entries(network, load_file(weights), weights)
+    bind_windows(network, size)
     return network.eval().requires_grad_(False)
 
 

@@ -95,8 +95,18 @@ class ReconstructingFormer(MediarFormer):
         return {f"reconstruction_head.{name}": value for name, value in head.items()}
 
 
+def bind_windows(network: nn.Module, size: int) -> None:
+    """Let a network be given windows of a size of its own where it is scored.
+
+    Args:
+        network: modified.
+        size: side in pixels, a multiple of 32.
+    """
+    setattr(network, _WINDOW_SIZE, size)
+
+
 def window_size(network: nn.Module) -> int:
-    """Side of the windows that a network is given: 512, or what it is bound to (``unetr``)."""
+    """Side of the windows that a network is given: 512, or what it is bound to."""
     bound: int = getattr(network, _WINDOW_SIZE, _DEFAULT_WINDOW)
     return bound
 
@@ -191,7 +201,7 @@ def _unetr(architecture: Architecture, crop_size: int, drop_path: float) -> nn.M
         # would wait for these.
         for name, parameter in network.named_parameters():
             parameter.requires_grad_("norm_cross_attn" not in name)
-        setattr(network, _WINDOW_SIZE, crop_size)
+        bind_windows(network, crop_size)
         return network
 
     return _with_packages("unetr", build)

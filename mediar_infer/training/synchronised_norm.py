@@ -1,10 +1,12 @@
 """BatchNorm over all processes, on CPUs and GPUs (torch's own one is for GPUs only)."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+_Norm = TypeVar("_Norm", bound=nn.BatchNorm2d)
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -51,20 +53,30 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         # Squared distances from the common mean, not a difference of large numbers.
         centred = values - mean.view(shape)
         variance = _sum_over_processes((centred * centred).sum((0, 2, 3))) / count
-        self._update_statistics(mean.detach(), variance.detach(), float(count))
+        update_statistics(self, mean.detach(), variance.detach(), float(count))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         result = centred * scale.view(shape) + self.bias.view(shape)
         return result.to(input.dtype)
 
-    @torch.no_grad()
-    def _update_statistics(self, mean: Tensor, variance: Tensor, count: float) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+
+@torch.no_grad()
+def update_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: float) -> None:
+    """Move the running statistics of a norm towards those of a batch.
+
+    Args:
+        norm: modified.
+        mean: ``(C,)`` of the batch.
+        variance: ``(C,)`` of the batch, with ``count`` as divisor.
+        count: pixels of the batch.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    norm.num_batches_tracked.add_(1)
+    norm.running_mean.lerp_(mean.to(norm.running_mean), norm.momentum)
+    unbiased = variance * (count / max(count - 1, 1))
+    norm.running_var.lerp_(unbiased.to(norm.running_var), norm.momentum)
 
 
 def synchronise_norms(model: nn.Module) -> None:
@@ -76,14 +88,16 @@ def synchronise_norms(model: nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
-                setattr(module, name, _synchronised(child))
+                setattr(module, name, copy_norm(child, SynchronisedBatchNorm))
 
 
-def _synchronised(norm: nn.BatchNorm2d) -> SynchronisedBatchNorm:
-    made = SynchronisedBatchNorm(norm.num_features, norm.eps, norm.momentum)
+def copy_norm(norm: nn.BatchNorm2d, kind: type[_Norm]) -> _Norm:
+    """Make a norm of another kind that shares weights and statistics with a given one."""
+    made = kind(norm.num_features, norm.eps, norm.momentum)
     made.weight, made.bias = norm.weight, norm.bias
     made.running_mean, made.running_var = norm.running_mean, norm.running_var
     made.num_batches_tracked = norm.num_batches_tracked
+    made.train(norm.training)
     return made
 
 

@@ -29,6 +29,7 @@ from mediar_infer.devices import select_device
 from mediar_infer.errors import TrainingError, UsageError
 from mediar_infer.output_files import write_bytes
 from mediar_infer.training.averaging import WeightAverage
+from mediar_infer.training.fused_norms import fuse_norms
 from mediar_infer.training.loader import Batch
 from mediar_infer.training.losses import compute_loss
 from mediar_infer.training.optimisation import (
@@ -122,8 +123,21 @@ def _build_precision(precision: str, device_type: str) -> Precision:
     if precision == "float16":
         return MixedPrecision("16-mixed", device_type, GradScaler(device_type))
     if precision == "bfloat16":
+        if device_type == "cpu" and not _has_cpu_bfloat16():
+            logger.warning(
+                "this processor has no bfloat16 instructions, so that a step takes many times as"
+                ' long as in float32; set precision = "float32"'
+            )
         return MixedPrecision("bf16-mixed", device_type)
     return Precision()
+
+
+def _has_cpu_bfloat16() -> bool:
+    """Whether the CPU computes in bfloat16; true where that cannot be told (not x86)."""
+    capabilities = torch.cpu.get_capabilities()
+    if capabilities["architecture"] != "x86_64":
+        return True
+    return bool(capabilities["avx512_bf16"] or capabilities["amx_bf16"])
 
 
 @dataclass(slots=True)
@@ -216,6 +230,8 @@ class Trainer:
         self._name_images, self._validate, self._extra_loss = name_images, validate, extra_loss
         if fabric.world_size > 1:
             synchronise_norms(model)
+        else:
+            fuse_norms(model)
         # nn.Module.to is typed without a memory format together with a device
         model = model.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._plain_model = model
