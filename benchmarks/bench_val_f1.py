@@ -3,7 +3,10 @@
 Rows: one model, + flips, + ensemble, and Otsu threshold with a distance-transform watershed as the
 floor. Scores are the challenge's (IoU 0.5, border cells removed), mean over images, per modality.
 
-    python benchmarks/bench_val_f1.py --data DIR --output benchmarks/results/val_f1.json
+    python benchmarks/bench_val_f1.py --data DIR --weights weights/from_phase1.safetensors \
+        weights/from_phase2.safetensors --output benchmarks/results/val_f1.json
+
+``--before`` names another pair, whose rows stand beside.
 """
 
 import argparse
@@ -27,6 +30,8 @@ from skimage.morphology import remove_small_objects
 from skimage.segmentation import watershed
 
 from mediar_infer import EngineConfig, Plan, RuntimeConfig, Segmenter
+from mediar_infer.checkpoints import compute_digest
+from mediar_infer.errors import UsageError
 from mediar_infer.images import open_image
 from mediar_infer.metrics import THRESHOLDS, evaluate_labels
 from mediar_infer.preprocess import normalise_image
@@ -51,20 +56,29 @@ def otsu_watershed(image: np.ndarray) -> np.ndarray:
     return watershed(-distance, markers, mask=foreground)
 
 
-def build_methods(weights: list[Path]) -> dict[str, Method]:
-    """Name → function from image to labels."""
+def build_ladder(weights: list[Path], prefix: str = "") -> dict[str, Method]:
+    """Name → function from image to labels, for each row of the ladder of a pair."""
     single, flips = Plan("single", 1, ("identity",)), Plan("flips", 1)
-    methods: dict[str, Method] = {"otsu + watershed": otsu_watershed}
+    methods: dict[str, Method] = {}
     members = Segmenter.from_weights(weights, EngineConfig(plan=Plan())).members
     for path, member in zip(weights, members, strict=True):
         for plan in (single, flips):
             config = replace(EngineConfig(), plan=plan)
             segmenter = Segmenter([member], config)
-            methods[f"{path.stem}, {plan.name}"] = labels_of(segmenter)
-    methods["ensemble, flips"] = labels_of(Segmenter(members, EngineConfig(plan=Plan())))
-    half = EngineConfig(plan=Plan(), runtime=RuntimeConfig(precision="bfloat16"))
-    methods["ensemble, flips, bfloat16"] = labels_of(Segmenter.from_weights(weights, half))
+            methods[f"{prefix}{path.stem}, {plan.name}"] = labels_of(segmenter)
+    methods[f"{prefix}ensemble, flips"] = labels_of(Segmenter(members, EngineConfig(plan=Plan())))
     return methods
+
+
+def build_methods(weights: list[Path], before: list[Path]) -> dict[str, Method]:
+    """The floor, the ladder, the ensemble in bfloat16, and the ladder of the pair before."""
+    methods = {"otsu + watershed": otsu_watershed} | build_ladder(weights)
+    half = EngineConfig(plan=Plan(), runtime=RuntimeConfig(precision="bfloat16"))
+    try:
+        methods["ensemble, flips, bfloat16"] = labels_of(Segmenter.from_weights(weights, half))
+    except UsageError as error:
+        print(f"left out: {error}", flush=True)
+    return methods | (build_ladder(before, "before: ") if before else {})
 
 
 def labels_of(segmenter: Segmenter) -> Method:
@@ -120,13 +134,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="images/, labels/, manifest.csv")
     parser.add_argument("--weights", type=Path, nargs=2, required=True)
+    parser.add_argument("--before", type=Path, nargs=2, default=[], help="another pair to compare")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--limit", type=int, help="only the first images, for a trial")
     args = parser.parse_args()
     results, per_image = score_methods(
-        build_methods(args.weights), args.data, read_val_rows(args.data, args.limit)
+        build_methods(args.weights, args.before),
+        args.data,
+        read_val_rows(args.data, args.limit),
     )
-    metadata = common.metadata(split="val")
+    digests = {path.name: compute_digest(path) for path in args.weights}
+    before = {path.name: compute_digest(path) for path in args.before}
+    metadata = common.metadata(split="val", weights=digests, before=before)
     args.output.write_text(
         json.dumps({"metadata": metadata, "results": results, "images": per_image}, indent=1) + "\n"
     )

@@ -3,7 +3,7 @@
 ``[defaults]`` and ``[augmentation]`` hold what all stages share; ``[stages.NAME]`` and
 ``[stages.NAME.augmentation]`` what one stage has of its own. An unknown key, a wrong type or a
 value out of range is an error that names file, table and key.
-``paper.toml``, ``small.toml`` and ``finetune.toml`` come with the package, in ``recipes/``.
+``paper.toml``, ``small.toml`` and others come with the package, in ``recipes/``.
 """
 
 import math

@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="labelled images, or a data table, of what must not be forgotten",
     )
     parser.add_argument("--recipe", default=defaults.recipe, help=f"default: {defaults.recipe}")
-    parser.add_argument("--steps", type=int, default=0, metavar="N", help="at most; default: 300")
+    parser.add_argument(
+        "--steps", type=int, default=0, metavar="N", help="at most (default: that of the recipe)"
+    )
     parser.add_argument(
         "--hold-out",
         type=float,

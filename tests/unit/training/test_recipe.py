@@ -5,6 +5,7 @@ from dataclasses import fields
 import pytest
 from small_runs import STAGE, VALUES, make_recipe
 
+from mediar_infer.config import EngineConfig
 from mediar_infer.errors import UsageError
 from mediar_infer.training.augmentation import Augmentation
 from mediar_infer.training.recipe import (
@@ -24,7 +25,7 @@ def refuse(changes, match):
 
 
 def test_packaged_recipes_are_read():
-    assert PACKAGED == ["finetune", "paper", "small"]
+    assert PACKAGED == ["comparison", "finetune", "pair", "paper", "small"]
     for name in PACKAGED:
         assert read_recipe(find_recipe(name)).name == name
 
@@ -68,6 +69,16 @@ def test_small_recipe_makes_both_models_in_the_steps_of_the_default_pair():
     assert recipe.model.architecture.name == "mit_b0"
     assert all(stage.ema_decay == 0.995 for stage in recipe.stages)
     assert recipe.stage("broaden_phase1").augmentation.zoom_range == (0.4, 2.2)
+
+
+@pytest.mark.parametrize("name", ["finetune", "pair"])
+def test_recipes_for_the_engine_end_on_crops_of_its_windows_size(name):
+    recipe = read_recipe(find_recipe(name))
+    followed = {stage.start.removeprefix("stage:") for stage in recipe.stages}
+    last = [stage for stage in recipe.stages if stage.name not in followed]
+    for stage in last:
+        assert stage.crop_size == EngineConfig().roi_size
+        assert stage.freeze_norm_statistics
 
 
 @pytest.mark.parametrize(
@@ -130,7 +141,7 @@ def test_missing_key_is_named():
 
 
 def test_unknown_recipe_lists_the_packaged_ones(tmp_path):
-    with pytest.raises(UsageError, match="one of finetune, paper, small"):
+    with pytest.raises(UsageError, match="one of comparison, finetune, pair, paper, small"):
         find_recipe("medium")
     (tmp_path / "x.toml").write_text("name = ")
     with pytest.raises(UsageError, match=r"x\.toml: found no TOML"):

@@ -98,7 +98,7 @@ def test_memory_is_replayed_and_judged(folder, options, tmp_path, monkeypatch):
     assert result.start.memory_f1 is not None
     summary = json.loads((tmp_path / "mine.run" / "tune" / "summary.json").read_text())
     stage = summary["description"]["stage"]
-    assert (stage["memory_roles"], stage["memory_per_batch"]) == (["public"], 2)
+    assert (stage["memory_roles"], stage["memory_per_batch"]) == (["public"], 1)
 
 
 def test_one_image_is_too_few(options, tmp_path):

@@ -1,0 +1,122 @@
+"""Fine-tuning on ten images of a source that a network has not seen: F1 there and elsewhere.
+
+    python -m mediar_infer.training index DATA -o table.csv --hold-out 0 \
+        --role-of dsb=public bbbc039=public omnipose=public yeastvision=public
+    python -m mediar_infer.training train benchmarks/tune_start.toml --table table.csv --run START
+    python benchmarks/bench_tune.py --table table.csv --start START/windows/model.safetensors \
+        --source oist/Usiigaci --work WORK --json benchmarks/results/tune.json
+
+The start has only seen public images. The ten images are drawn from the training images of the
+source; all others of it, and the held-out public images, are scored before and after. Tuned is by
+the command that users run, with the public images as memory and without any.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import common
+import numpy as np
+
+from mediar_infer.training.selection import ImageScore, score_weights
+from mediar_infer.training.table import ImageRecord, read_table, select_records, write_table
+
+_HOLD_OUT = 10
+"""One image of the memory in so many is held out."""
+
+
+def write_user_folder(records: list[ImageRecord], folder: Path) -> None:
+    """The ten images as a user has them: NAME.png with NAME_label.tiff beside it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for record in records:
+        assert record.label_path is not None
+        shutil.copy(record.image_path, folder)
+        shutil.copy(record.label_path, folder)
+
+
+def run_tune(folder: Path, start: Path, output: Path, more: list[str]) -> dict[str, object]:
+    """Run the command; its seconds and what it printed."""
+    for path in (output, output.with_suffix(".run")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    command = ["tune", str(folder), "-o", str(output), "--weights", str(start), "--no-graph", *more]
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "mediar_infer.training", *command], capture_output=True, text=True
+    )
+    print(done.stderr[-2000:] if done.returncode else done.stdout, flush=True)
+    return {
+        "seconds": round(time.perf_counter() - started, 1),
+        "exit_code": done.returncode,
+        "printed": done.stdout.splitlines()[-1:] or done.stderr.splitlines()[-1:],
+    }
+
+
+def summarise(scores: list[ImageScore]) -> dict[str, object]:
+    """Mean F1 at IoU 0.5 of all images, and of each modality."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for score in scores:
+        groups[score.record.modality].append(score.f1)
+    return {
+        "n_images": len(scores),
+        "f1": round(fmean(score.f1 for score in scores), 4),
+        "f1_of_modality": {name: round(fmean(f1s), 4) for name, f1s in sorted(groups.items())},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--start", type=Path, required=True, help="weights that know the public")
+    parser.add_argument(
+        "--source", required=True, help="of the table, which the start has not seen"
+    )
+    parser.add_argument("--images", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--work", type=Path, required=True, help="folder for weights and runs")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    records = read_table(args.table)
+    public = [r for r in records if r.role == "public" and r.source != args.source]
+    own = [r for r in records if r.source == args.source]
+    trained = select_records(own, ("target",), "train")
+    picked = np.random.default_rng(args.seed).permutation(len(trained))[: args.images]
+    chosen = [trained[index] for index in sorted(picked)]
+    rest = [record for record in own if record not in chosen]
+    known = [record for record in public if record.split == "val"]
+    folder, memory = args.work / "images", args.work / "memory.csv"
+    write_user_folder(chosen, folder)
+    # The held-out public images judge at the end only; the memory holds out some of its own.
+    replayed = select_records(public, ("public",), "train")
+    write_table(
+        [replace(r, split="val") if i % _HOLD_OUT == 0 else r for i, r in enumerate(replayed)],
+        memory,
+    )
+
+    def score(weights: Path) -> dict[str, object]:
+        result = {
+            "other images of the source": summarise(score_weights(weights, rest)),
+            "held-out public images": summarise(score_weights(weights, known)),
+        }
+        print(weights.name, {name: value["f1"] for name, value in result.items()}, flush=True)
+        return result
+
+    results: dict[str, object] = {"before": score(args.start)}
+    threads = ["--threads", str(args.threads)]
+    for name, more in (("with memory", ["--memory", str(memory)]), ("without memory", [])):
+        output = args.work / f"{name.replace(' ', '_')}.safetensors"
+        told = run_tune(folder, args.start, output, [*more, *threads])
+        results[name] = told | (score(output) if output.exists() else {})
+    metadata = common.metadata(source=args.source, n_images=len(chosen))
+    common.write_report(args.json, metadata, results)
+
+
+if __name__ == "__main__":
+    main()
