@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, Protocol
 
@@ -46,6 +46,7 @@ from mediar_infer.training.run_folder import (
     save_state,
     write_json,
 )
+from mediar_infer.training.stopping import StopLater
 from mediar_infer.training.synchronised_norm import freeze_statistics, synchronise_norms
 
 logger = logging.getLogger(__name__)
@@ -281,15 +282,20 @@ class Trainer:
         if self.progress.step < self.plan.n_steps and not self._is_out_of_patience:
             self._open_writer()
             try:
+                batches: Any = make_batches(self.progress.step)
                 # the generator ends its threads or processes when it is closed
-                with closing(make_batches(self.progress.step)) as batches:  # type: ignore[type-var]
-                    self._train(batches)
+                with closing(batches), self._stop_later() as stop:
+                    self._train(batches, stop)
             finally:
                 if self._writer is not None:
                     self._writer.close()
         self._finish()
 
-    def _train(self, batches: Iterator[Batch]) -> None:
+    def _stop_later(self) -> AbstractContextManager[StopLater | None]:
+        """Signals wait for the end of a step; with several processes none knows another's step."""
+        return StopLater() if self.fabric.world_size == 1 else nullcontext()
+
+    def _train(self, batches: Iterator[Batch], stop: StopLater | None) -> None:
         progress = self.progress
         is_shown = self.fabric.is_global_zero and sys.stderr.isatty()
         with tqdm(
@@ -310,6 +316,8 @@ class Trainer:
                 bar.update()
                 bar.set_postfix(loss=f"{losses[0]:.4f}", refresh=False)
                 self._validate_and_save()
+                if stop is not None:
+                    stop.obey(self._save)
                 if self._is_out_of_patience:
                     logger.info(
                         "%s: %d validations without improvement, ended at step %d of %d",

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import signal
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from mediar_infer.errors import TrainingError, UsageError
 from mediar_infer.training.loader import Batch
 from mediar_infer.training.run_folder import StageFolder
+from mediar_infer.training.stopping import StopLater
 from mediar_infer.training.trainer import Trainer, build_fabric, plan_stage
 
 STAGE = replace(make_recipe().stages[0], steps=3)
@@ -64,6 +66,53 @@ def test_loss_falls_when_one_batch_is_repeated(tmp_path):
     losses = [float(line.split(",")[2]) for line in lines[1:]]
     assert len(losses) == 30
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_interrupt_waits_for_the_step_and_saves_it(tmp_path):
+    def interrupt(step):
+        if step == 1:
+            signal.raise_signal(signal.SIGINT)
+            assert not (tmp_path / "stopped" / "checkpoint.pt").exists()
+        return make_batch(step)
+
+    config = replace(STAGE, steps=4, checkpoint_every=100)
+    expected = run(tmp_path / "whole", config)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", config, batches=interrupt)
+    assert signal.getsignal(signal.SIGINT) is handler
+    content = StageFolder(tmp_path / "stopped").load_checkpoint({"seed": 1})
+    assert content["progress"]["step"] == 2
+    model = make_model()
+    trainer = make_trainer(tmp_path / "stopped", model, config)
+    trainer.restore()
+    trainer.run(lambda first: (make_batch(step) for step in range(first, 4)))
+    torch.testing.assert_close(model.state_dict(), expected, rtol=0, atol=0)
+
+
+def test_second_interrupt_is_obeyed_at_once():
+    reached = []
+
+    def interrupt_twice():
+        with StopLater():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("after the first")
+            signal.raise_signal(signal.SIGINT)
+            reached.append("after the second")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_twice()
+    assert reached == ["after the first"]
+
+
+def test_interrupt_after_the_last_step_is_not_lost():
+    def interrupt():
+        with StopLater() as stop:
+            stop.obey()
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])

@@ -1,0 +1,59 @@
+"""Ctrl-C and SIGTERM that wait for the end of a training step, so that nothing of it is lost."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Final, Self
+
+logger = logging.getLogger(__name__)
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopLater:
+    """Notes the first stop signal inside a ``with`` block in place of obeying it.
+
+    A second one is obeyed at once. Outside the main thread signals are left as they are.
+    """
+
+    def __init__(self) -> None:
+        self._noted: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._restore()
+        if error is None:
+            self.obey()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._noted = number
+        self._restore()
+        logger.info("stopping after this step; once more stops at once")
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def obey(self, before: Callable[[], None] = lambda: None) -> None:
+        """Do what the noted signal asks for; nothing if there is none.
+
+        Args:
+            before: called first, to save what is to be kept.
+        """
+        if self._noted is not None:
+            number, self._noted = self._noted, None
+            before()
+            signal.raise_signal(number)
