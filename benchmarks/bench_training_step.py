@@ -20,7 +20,8 @@ from mediar_infer.training.fused_norms import fuse_norms
 from mediar_infer.training.losses import compute_loss
 from mediar_infer.training.networks import build_network
 from mediar_infer.training.optimisation import build_optimizer
-from mediar_infer.training.recipe import StageConfig, find_recipe, read_recipe
+from mediar_infer.training.recipe import find_recipe, read_recipe
+from mediar_infer.training.stage_config import StageConfig
 
 
 def build_step(

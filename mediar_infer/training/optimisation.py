@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from mediar_infer.training.recipe import StageConfig
+from mediar_infer.training.stage_config import StageConfig
 
 
 def build_optimizer(model: nn.Module, config: StageConfig) -> torch.optim.AdamW:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mediar_infer.errors import UsageError
 from mediar_infer.training.loader import Draw
-from mediar_infer.training.recipe import StageConfig
+from mediar_infer.training.stage_config import StageConfig
 from mediar_infer.training.table import ImageRecord
 
 _MEMORY_SEED = 1

@@ -23,11 +23,12 @@ from mediar_infer.training.encoders import load_encoder
 from mediar_infer.training.initialise import initialise_weights
 from mediar_infer.training.loader import Batch, iterate_batches
 from mediar_infer.training.networks import ReconstructingFormer, build_network
-from mediar_infer.training.recipe import Recipe, StageConfig
+from mediar_infer.training.recipe import Recipe
 from mediar_infer.training.run_folder import StageFolder, check_same, save_state, write_json
 from mediar_infer.training.samples import SampleStore
 from mediar_infer.training.sampling import StepSampler, build_sampler, read_clusters
 from mediar_infer.training.selection import build_segmenter, score_image
+from mediar_infer.training.stage_config import StageConfig
 from mediar_infer.training.table import ImageRecord, select_records
 from mediar_infer.training.trainer import (
     ExtraLoss,

@@ -37,7 +37,6 @@ from mediar_infer.training.optimisation import (
     compute_learning_rate,
     set_learning_rate,
 )
-from mediar_infer.training.recipe import StageConfig
 from mediar_infer.training.run_folder import (
     LOG_COLUMNS,
     VALIDATION_COLUMNS,
@@ -46,6 +45,7 @@ from mediar_infer.training.run_folder import (
     save_state,
     write_json,
 )
+from mediar_infer.training.stage_config import StageConfig
 from mediar_infer.training.stopping import StopLater
 from mediar_infer.training.synchronised_norm import freeze_statistics, synchronise_norms
 
