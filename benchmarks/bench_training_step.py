@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mediar_infer.architecture import Architecture
-from mediar_infer.training.fused_norms import fuse_norms
+from mediar_infer.training.fused_norms import fuse_norms, load_library
 from mediar_infer.training.losses import compute_loss
 from mediar_infer.training.networks import build_network
 from mediar_infer.training.optimisation import build_optimizer
@@ -54,6 +54,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="of each kind, after one to warm up")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if load_library() is None:
+        parser.error("the fused layers were not compiled; install the package with a C compiler")
     recipe = read_recipe(find_recipe(args.recipe))
     config = recipe.stages[0]
     results = []

@@ -3,7 +3,7 @@
     python -m mediar_infer.training index DATA -o table.csv --hold-out 0 \
         --role-of dsb=public bbbc039=public omnipose=public yeastvision=public
     python -m mediar_infer.training train benchmarks/tune_start.toml --table table.csv --run START
-    python benchmarks/bench_tune.py --table table.csv --start START/windows/model.safetensors \
+    python benchmarks/bench_tune.py --table table.csv --start START/windows/weights.safetensors \
         --source oist/Usiigaci --work WORK --json benchmarks/results/tune.json
 
 The start has only seen public images. The ten images are drawn from the training images of the
@@ -24,6 +24,7 @@ from statistics import fmean
 import common
 import numpy as np
 
+from mediar_infer.checkpoints import compute_digest
 from mediar_infer.training.selection import ImageScore, score_weights
 from mediar_infer.training.table import ImageRecord, read_table, select_records, write_table
 
@@ -114,7 +115,12 @@ def main() -> None:
         output = args.work / f"{name.replace(' ', '_')}.safetensors"
         told = run_tune(folder, args.start, output, [*more, *threads])
         results[name] = told | (score(output) if output.exists() else {})
-    metadata = common.metadata(source=args.source, n_images=len(chosen))
+    metadata = common.metadata(
+        source=args.source,
+        n_images=len(chosen),
+        seed=args.seed,
+        start=compute_digest(args.start),
+    )
     common.write_report(args.json, metadata, results)
 
 

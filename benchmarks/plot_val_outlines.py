@@ -28,7 +28,7 @@ _GREEN, _DARK_GREEN, _MAGENTA = (190, 235, 190), (60, 150, 60), (200, 0, 160)
 
 
 def choose_images(rows: list[dict[str, str]], f1: dict[str, float]) -> dict[str, list[str]]:
-    """Modality → ids of the worst, the median and the best image, each once."""
+    """Modality → ids of the best, the median and the worst image, each once."""
     groups: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         groups[row["modality"]].append(row["id"])
@@ -69,9 +69,12 @@ def main() -> None:
     parser.add_argument("--with-images", action="store_true")
     args = parser.parse_args()
     rows = {row["id"]: row for row in bench_val_f1.read_val_rows(args.data)}
-    images = json.loads(args.scores.read_text())["images"]
+    scores = json.loads(args.scores.read_text())
+    images = scores["images"]
     f1 = {name: images[name]["ensemble, flips"] for name in rows}
     segmenter = Segmenter.from_weights(config=EngineConfig())
+    if segmenter.digests != scores["metadata"]["weights"]:
+        parser.error(f"{args.scores} is of other weights than {sorted(segmenter.digests)}")
     lines = []
     for modality, names in choose_images(list(rows.values()), f1).items():
         tiles = []

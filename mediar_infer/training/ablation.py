@@ -395,18 +395,22 @@ class _SeedRun:
         weights = StageFolder(self.path / teacher.key / teacher.stages[-1]).weights_path
         folder = self.path / row.key / "pseudo_labels"
         images = select_records(records, ("unlabelled",), "train")
-        decisions = relabel(load_predictor([weights], device=device), images, folder)
+        crop_size = self.recipe(teacher).stage(teacher.stages[-1]).crop_size
+        predictor = load_predictor([weights], device=device, roi_size=crop_size)
+        decisions = relabel(predictor, images, folder)
         return replace_labels(records, find_label_paths(folder, decisions))
 
     def _score(self, row: Row, recipe: Recipe, weights: Path, device: str) -> RowResult:
         path, digest = self.path / row.key / _SCORES_NAME, compute_digest(weights)
         records = select_records(self.setting.records, self.table.roles, "val")
         images = {record.image_id: record.digest for record in records}
+        scored = {"images": images, "roi_size": recipe.stage(row.stages[-1]).crop_size}
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             found = {}
-        if found.get("images") == images and found["result"]["digest"] == digest:
+        is_same = all(found.get(key) == value for key, value in scored.items())
+        if is_same and found["result"]["digest"] == digest:
             return RowResult(**found["result"])
         network = _load_network(recipe, row.stages[-1], weights).to(select_device(device))
         scores = score_weights(network, records)
@@ -428,7 +432,7 @@ class _SeedRun:
             path,
             {
                 "result": asdict(result),
-                "images": images,
+                **scored,
                 "f1_of_image": {score.record.image_id: score.f1 for score in scores},
             },
         )

@@ -20,7 +20,8 @@
 /* Longest row, and rows that are added up in float32 before the sum goes on in float64. */
 enum { MAX_LENGTH = 1024, ROWS_PER_SUM = 64 };
 
-/* e^x for x <= 20, relative error below 3e-7; 0 below -87. Cephes' expf, without branches. */
+/* e^x, x taken for -87 below and for 20 above; relative error below 3e-7. Cephes' expf, without
+ * branches. */
 static inline float exponential(float x)
 {
     x = x < 20.0f ? x : 20.0f;
@@ -64,16 +65,19 @@ static inline void add_up(float *part, double *sum, int64_t length)
     }
 }
 
-/* Sums of x and of its squares per place of a row; added to what is there. */
-FOR_EACH_CPU void mediar_moments(const float *restrict x, int64_t length, int64_t first,
-                                 int64_t last, double *sum, double *sum_of_squares)
+/* Sums of x - pivot and of its squares per place of a row; added to what is there. A pivot near the
+ * mean keeps the digits that a difference of large sums would lose. */
+FOR_EACH_CPU void mediar_moments(const float *restrict x, const float *restrict pivot,
+                                 int64_t length, int64_t first, int64_t last, double *sum,
+                                 double *sum_of_squares)
 {
     float part[MAX_LENGTH] = {0}, part_of_squares[MAX_LENGTH] = {0};
     for (int64_t row = first; row < last; row++) {
         const float *restrict in = x + row * length;
         for (int64_t i = 0; i < length; i++) {
-            part[i] += in[i];
-            part_of_squares[i] += in[i] * in[i];
+            float distance = in[i] - pivot[i];
+            part[i] += distance;
+            part_of_squares[i] += distance * distance;
         }
         if ((row - first) % ROWS_PER_SUM == ROWS_PER_SUM - 1 || row == last - 1) {
             add_up(part, sum, length);

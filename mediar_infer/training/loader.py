@@ -6,6 +6,7 @@ resumed run, and a run of several processes, train on the batches of an uninterr
 
 import contextlib
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -238,3 +239,5 @@ def _run_workers(
 
 def _start_worker(_number: int) -> None:
     cv2.setNumThreads(1)
+    # Ctrl-C reaches all processes; the one that trains finishes its step and then ends these.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

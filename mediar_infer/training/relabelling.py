@@ -69,7 +69,7 @@ class Decision:
 
 
 def load_predictor(
-    weights: Sequence[Path], plan: str = "single", device: str = "auto"
+    weights: Sequence[Path], plan: str = "single", device: str = "auto", roi_size: int = 512
 ) -> Segmenter:
     """Load the engine that predicts the new labels.
 
@@ -77,11 +77,13 @@ def load_predictor(
         weights: one or two files, or a folder of them.
         plan: ``single`` runs the first model once; ``paper`` both, with flips.
         device: as for inference.
+        roi_size: side of the windows; best that of the crops which the weights were trained on.
 
     Raises:
         CheckpointError: if weights are missing or no MEDIAR-Former.
     """
-    config = EngineConfig(plan=PLANS[plan], runtime=RuntimeConfig(device=device))
+    runtime = RuntimeConfig(device=device)
+    config = EngineConfig(plan=PLANS[plan], runtime=runtime, roi_size=roi_size)
     return Segmenter.from_weights(list(weights), config)
 
 
@@ -225,6 +227,7 @@ def _describe(
     return {
         "weights": sorted(segmenter.digests.values()),
         "plan": segmenter.config.plan.name,
+        "roi_size": segmenter.config.roi_size,
         "min_f1": min_f1,
         "images": {
             record.image_id: [
@@ -343,6 +346,7 @@ def prepare_labels(
     device: str = "auto",
 ) -> dict[str, Path]:
     """Relabel images for a stage of a recipe; see :func:`relabel`."""
-    segmenter = load_predictor([weights], device=device)
+    crop_size = recipe.stage(recipe.relabelling.from_stage).crop_size
+    segmenter = load_predictor([weights], device=device, roi_size=crop_size)
     decisions = relabel(segmenter, records, folder, min_f1=recipe.relabelling.min_f1)
     return find_label_paths(folder, decisions)

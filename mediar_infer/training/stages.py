@@ -300,7 +300,7 @@ def _need_stage(run_path: Path, name: str, config: StageConfig, table: str) -> P
     if not name:
         raise UsageError(
             f"stage {config.name}: found no [{table}] from_stage, expected the stage whose network"
-            " is used"
+            " is used" + (", or a table of clusters (--clusters)" if table == "discovery" else "")
         )
     return _stage_weights(run_path, name)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM that wait for the end of a training step, so that nothing of it is lost."""
+"""Ctrl-C and SIGTERM that wait for a good moment: the end of a training step."""
 
 import logging
 import signal
@@ -24,7 +24,10 @@ class StopLater:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            # what is ignored (a job in the background) or not Python's own stays as it is
+            left = (signal.SIG_IGN, None)
+            taken = [each for each in _SIGNALS if signal.getsignal(each) not in left]
+            self._handlers = {number: signal.signal(number, self._note) for number in taken}
         return self
 
     def __exit__(

@@ -134,11 +134,11 @@ def _build_precision(precision: str, device_type: str) -> Precision:
 
 
 def _has_cpu_bfloat16() -> bool:
-    """Whether the CPU computes in bfloat16; true where that cannot be told (not x86)."""
-    capabilities = torch.cpu.get_capabilities()
-    if capabilities["architecture"] != "x86_64":
+    """Whether the CPU computes in bfloat16; true where that is not known (older torch, not x86)."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    if capabilities.get("architecture") != "x86_64":
         return True
-    return bool(capabilities["avx512_bf16"] or capabilities["amx_bf16"])
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 @dataclass(slots=True)
@@ -292,7 +292,10 @@ class Trainer:
         self._finish()
 
     def _stop_later(self) -> AbstractContextManager[StopLater | None]:
-        """Signals wait for the end of a step; with several processes none knows another's step."""
+        """Signals wait for the end of a step, and of its validation.
+
+        Not with several processes: none knows how far the others are.
+        """
         return StopLater() if self.fabric.world_size == 1 else nullcontext()
 
     def _train(self, batches: Iterator[Batch], stop: StopLater | None) -> None:

@@ -20,7 +20,7 @@ from mediar_infer.training.table import read_table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``ablate`` command."""
     parser.add_argument("ablation", metavar="TABLE", help="table5 … table8, or a TOML file")
-    parser.add_argument("--recipe", default="small", help="paper, small or a TOML file")
+    parser.add_argument("--recipe", default="small", help="comparison, small, paper or a TOML file")
     parser.add_argument("--table", type=Path, required=True, help="data table made by 'index'")
     parser.add_argument(
         "--run", type=Path, required=True, metavar="DIR",

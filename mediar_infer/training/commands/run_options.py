@@ -22,7 +22,7 @@ def add_execution_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add recipe, table, run folder, and where and how to compute."""
-    parser.add_argument("recipe", metavar="RECIPE", help="paper, small, finetune or a TOML file")
+    parser.add_argument("recipe", metavar="RECIPE", help="paper, small, pair or a TOML file")
     parser.add_argument("--table", type=Path, required=True, help="data table made by 'index'")
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on with what the folder holds")

@@ -124,3 +124,15 @@ def test_without_compiled_loops_the_model_stays(monkeypatch):
     fuse_norms(block)
     assert type(block[0]) is nn.BatchNorm2d
     assert type(block[1]) is nn.Mish
+
+
+@needs_library
+@pytest.mark.parametrize("mean", [10.0, 1000.0])
+def test_variance_far_from_zero_keeps_its_digits(mean):
+    torch.manual_seed(0)
+    inputs = torch.randn(2, 8, 20, 20) + mean
+    expected = nn.Sequential(nn.BatchNorm2d(8), nn.Mish()).double()(inputs.double())
+    block = nn.Sequential(nn.BatchNorm2d(8), nn.Mish())
+    fuse_norms(block)
+    # what the input itself has lost: 1000 + 1e-4
+    torch.testing.assert_close(block(inputs).double(), expected, rtol=1e-4, atol=2e-7 * mean)

@@ -105,6 +105,17 @@ def test_second_interrupt_is_obeyed_at_once():
     assert reached == ["after the first"]
 
 
+def test_ignored_signal_stays_ignored():
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopLater() as stop:
+            signal.raise_signal(signal.SIGINT)
+            stop.obey(lambda: pytest.fail("found something to obey"))
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def test_interrupt_after_the_last_step_is_not_lost():
     def interrupt():
         with StopLater() as stop:
