@@ -47,7 +47,7 @@ from mediar_infer.training.relabelling import (
     replace_labels,
 )
 from mediar_infer.training.run_folder import StageFolder, save_state, write_json
-from mediar_infer.training.selection import score_weights
+from mediar_infer.training.selection import build_segmenter, score_weights
 from mediar_infer.training.stages import Execution, Preparations, load_entries, run_recipe
 from mediar_infer.training.table import ROLES, ImageRecord, select_records
 from mediar_infer.training.unlabelled import APPROACHES, build_extra_loss
@@ -412,8 +412,10 @@ class _SeedRun:
         is_same = all(found.get(key) == value for key, value in scored.items())
         if is_same and found["result"]["digest"] == digest:
             return RowResult(**found["result"])
-        network = _load_network(recipe, row.stages[-1], weights).to(select_device(device))
-        scores = score_weights(network, records)
+        network = _load_network(recipe, row.stages[-1], weights)
+        # Small windows with the engine's overlap would take longer to score than to train on.
+        segmenter = build_segmenter(network, select_device(device), plan="fast")
+        scores = score_weights(segmenter, records)
         kinds = [f"{each.record.role}: {each.record.modality or 'unknown'}" for each in scores]
         result = RowResult(
             key=row.key,

@@ -94,7 +94,7 @@ def to_markdown(
         "Δ is against the first row. F1 is the mean over images at IoU 0.5, one model",
         "",
     ]
-    lines[-2] += f" without flips, on {found[first.key][0].n_images} held-out images."
+    lines[-2] += f" without flips, overlap 0.25, on {found[first.key][0].n_images} held-out images."
     lines += ["## Per modality", "", *_modality_lines(rows, found), ""]
     lines += [f"- {key}: {value}" for key, value in metadata.items()]
     return "\n".join(lines) + "\n"

@@ -53,7 +53,10 @@ class ImageScore:
 
 
 def build_segmenter(
-    model: nn.Module, device: torch.device | str = "cpu", precision: Precision = "auto"
+    model: nn.Module,
+    device: torch.device | str = "cpu",
+    precision: Precision = "auto",
+    plan: str = "single",
 ) -> Segmenter:
     """Make the engine run a network in training, in one pass without flips.
 
@@ -61,10 +64,11 @@ def build_segmenter(
         model: ``(N, 3, S, S)`` → logits; put into evaluation mode and moved to the device.
         device: where it runs.
         precision: as for inference.
+        plan: a name of ``mediar_infer.config.PLANS``.
     """
     device = torch.device(device)
     config = EngineConfig(
-        plan=PLANS["single"],
+        plan=PLANS[plan],
         runtime=RuntimeConfig(device=str(device)),
         roi_size=window_size(model),
     )
