@@ -1,7 +1,9 @@
-"""Fine-tuning on ten images of a source that a network has not seen: F1 there and elsewhere.
+r"""Fine-tuning on ten images of a source that a network has not seen: F1 there and elsewhere.
 
     python -m mediar_infer.training index DATA -o table.csv --hold-out 0 \
         --role-of dsb=public bbbc039=public omnipose=public yeastvision=public
+    python -m mediar_infer.training train comparison --table table.csv --run runs/comparison \
+        --stage pretrain_phase1
     python -m mediar_infer.training train benchmarks/tune_start.toml --table table.csv --run START
     python benchmarks/bench_tune.py --table table.csv --start START/windows/weights.safetensors \
         --source oist/Usiigaci --work WORK --json benchmarks/results/tune.json

@@ -1,4 +1,4 @@
-"""F1 of the shipped pair on labelled images it has not seen: the paper's Table 4 ladder.
+r"""F1 of the shipped pair on labelled images it has not seen: the paper's Table 4 ladder.
 
 Rows: one model, + flips, + ensemble, and Otsu threshold with a distance-transform watershed as the
 floor. Scores are the challenge's (IoU 0.5, border cells removed), mean over images, per modality.

@@ -1,4 +1,4 @@
-"""The best, the median and the worst held-out image of each modality, as true and found outlines.
+r"""The best, the median and the worst held-out image of each modality, as true and found outlines.
 
     python benchmarks/plot_val_outlines.py --data DIR --scores benchmarks/results/val_f1.json \
         --output benchmarks/results/val_outlines.png

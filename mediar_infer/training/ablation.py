@@ -396,7 +396,7 @@ class _SeedRun:
         folder = self.path / row.key / "pseudo_labels"
         images = select_records(records, ("unlabelled",), "train")
         crop_size = self.recipe(teacher).stage(teacher.stages[-1]).crop_size
-        predictor = load_predictor([weights], device=device, roi_size=crop_size)
+        predictor = load_predictor([weights], "fast", device, crop_size)
         decisions = relabel(predictor, images, folder)
         return replace_labels(records, find_label_paths(folder, decisions))
 

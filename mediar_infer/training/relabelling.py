@@ -75,7 +75,7 @@ def load_predictor(
 
     Args:
         weights: one or two files, or a folder of them.
-        plan: ``single`` runs the first model once; ``paper`` both, with flips.
+        plan: ``single`` and ``fast`` run the first model once; ``paper`` both, with flips.
         device: as for inference.
         roi_size: side of the windows; best that of the crops which the weights were trained on.
 
@@ -347,6 +347,7 @@ def prepare_labels(
 ) -> dict[str, Path]:
     """Relabel images for a stage of a recipe; see :func:`relabel`."""
     crop_size = recipe.stage(recipe.relabelling.from_stage).crop_size
-    segmenter = load_predictor([weights], device=device, roi_size=crop_size)
+    # Overlap is worth a thousandth of F1 (benchmarks/NOTES.md), and several times the time.
+    segmenter = load_predictor([weights], "fast", device, crop_size)
     decisions = relabel(segmenter, records, folder, min_f1=recipe.relabelling.min_f1)
     return find_label_paths(folder, decisions)
