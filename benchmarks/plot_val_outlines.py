@@ -22,7 +22,7 @@ from mediar_infer.images import open_image
 from mediar_infer.overlay import draw_picture, find_inner_boundary
 from mediar_infer.training.contact_sheet import draw_text, join_tiles
 
-_SIDE = 300
+_SIDE, _COLUMNS = 300, 6
 _CAPTION_HEIGHT = 36
 _GREEN, _DARK_GREEN, _MAGENTA = (190, 235, 190), (60, 150, 60), (200, 0, 160)
 
@@ -75,9 +75,8 @@ def main() -> None:
     segmenter = Segmenter.from_weights(config=EngineConfig())
     if segmenter.digests != scores["metadata"]["weights"]:
         parser.error(f"{args.scores} is of other weights than {sorted(segmenter.digests)}")
-    lines = []
+    tiles = []
     for modality, names in choose_images(list(rows.values()), f1).items():
-        tiles = []
         for name in names:
             with open_image(args.data / rows[name]["image"]) as source:
                 image = source.read_rows(0, source.height)
@@ -86,11 +85,8 @@ def main() -> None:
             tile = draw(image, true, found, with_image=args.with_images)
             caption = (f"{modality.replace('_', ' ')[:38]}", f"{name[:28]}: F1 {f1[name]:.3f}")
             tiles.append(np.vstack([tile, draw_text(caption, _CAPTION_HEIGHT, _SIDE)]))
-        blank = np.full_like(tiles[0], 255)
-        lines.append(tiles + [blank] * (3 - len(tiles)))
-    halves = -(-len(lines) // 2)
-    right = lines[halves:] + [[np.full_like(lines[0][0], 255)] * 3] * (2 * halves - len(lines))
-    sheet = join_tiles([a + b for a, b in zip(lines[:halves], right, strict=True)])
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % _COLUMNS)
+    sheet = join_tiles([tiles[i : i + _COLUMNS] for i in range(0, len(tiles), _COLUMNS)])
     args.output.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(args.output), sheet[..., ::-1])
 
