@@ -94,7 +94,8 @@ class StageConfig:
     validate_roles: tuple[str, ...] = ()
     """Held-out images of these roles are scored; by default those of ``roles``."""
     patience: int = 0
-    """The stage ends after so many validations without improvement; 0 is off."""
+    """The stage ends after so many validations without improvement, counted from the first score
+    above 0; 0 is off."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of the crops."""
 

@@ -440,7 +440,7 @@ class Trainer:
             progress.n_without_gain = 0
             if self.fabric.is_global_zero and self.config.select != "last":
                 save_state(self._result_state(), self.folder.best_path)
-        else:
+        elif progress.best_value > 0:  # before the first right cell there is nothing to lose
             progress.n_without_gain += 1
         progress.last_validated = progress.step
         if not self.fabric.is_global_zero:

@@ -15,7 +15,7 @@ from mediar_infer.errors import TrainingError, UsageError
 from mediar_infer.training.loader import Batch
 from mediar_infer.training.run_folder import StageFolder
 from mediar_infer.training.stopping import StopLater
-from mediar_infer.training.trainer import Trainer, build_fabric, plan_stage
+from mediar_infer.training.trainer import Score, Trainer, build_fabric, plan_stage
 
 STAGE = replace(make_recipe().stages[0], steps=3)
 
@@ -88,6 +88,14 @@ def test_interrupt_waits_for_the_step_and_saves_it(tmp_path):
     trainer.restore()
     trainer.run(lambda first: (make_batch(step) for step in range(first, 4)))
     torch.testing.assert_close(model.state_dict(), expected, rtol=0, atol=0)
+
+
+def test_patience_counts_from_the_first_score_above_zero(tmp_path):
+    config = replace(STAGE, steps=9, validate_every=1, select="f1", patience=2)
+    values = iter([0.0, 0.0, 0.0, 0.3, 0.2, 0.1, 0.5])
+    run(tmp_path, config, validate=lambda _: Score("f1", next(values), 1))
+    lines = (tmp_path / "validation.csv").read_text().splitlines()
+    assert [float(line.split(",")[2]) for line in lines[1:]] == [0.0, 0.0, 0.0, 0.3, 0.2, 0.1]
 
 
 def test_second_interrupt_is_obeyed_at_once():
