@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--recipe", default="finetune", help="of the command")
     parser.add_argument("--work", type=Path, required=True, help="folder for weights and runs")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -112,7 +113,7 @@ def main() -> None:
         return result
 
     results: dict[str, object] = {"before": score(args.start)}
-    threads = ["--threads", str(args.threads)]
+    threads = ["--threads", str(args.threads), "--recipe", args.recipe]
     for name, more in (("with memory", ["--memory", str(memory)]), ("without memory", [])):
         output = args.work / f"{name.replace(' ', '_')}.safetensors"
         told = run_tune(folder, args.start, output, [*more, *threads])
@@ -121,6 +122,7 @@ def main() -> None:
         source=args.source,
         n_images=len(chosen),
         seed=args.seed,
+        recipe=args.recipe,
         start=compute_digest(args.start),
     )
     common.write_report(args.json, metadata, results)

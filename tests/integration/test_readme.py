@@ -14,6 +14,7 @@ from mediar_infer.images import _FORMATS
 from mediar_infer.plans import LADDER
 from mediar_infer.report import ImageRecord
 from mediar_infer.training import __main__ as training
+from mediar_infer.training.recipe import RECIPES_DIR
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -57,6 +58,11 @@ def test_training_command_line_is_accepted(command):
 def test_table_lists_every_training_command():
     listed = _names(row[0] for row in _table("The protocol of the paper"))
     assert sorted(listed) == sorted(training.COMMANDS)
+
+
+def test_table_lists_every_packaged_recipe():
+    listed = _names(row[0] for row in _table("Recipes"))
+    assert sorted(listed) == sorted(path.stem for path in RECIPES_DIR.glob("*.toml"))
 
 
 def test_every_other_command_is_known():
