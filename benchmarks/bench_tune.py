@@ -6,7 +6,8 @@ r"""Fine-tuning on ten images of a source that a network has not seen: F1 there 
         --stage pretrain_phase1
     python -m mediar_infer.training train benchmarks/tune_start.toml --table table.csv --run START
     python benchmarks/bench_tune.py --table table.csv --start START/windows/weights.safetensors \
-        --source oist/Usiigaci --work WORK --json benchmarks/results/tune.json
+        --source oist/Usiigaci --recipe benchmarks/tune_small.toml --work WORK \
+        --json benchmarks/results/tune.json
 
 The start has only seen public images. The ten images are drawn from the training images of the
 source; all others of it, and the held-out public images, are scored before and after. Tuned is by

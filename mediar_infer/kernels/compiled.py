@@ -42,14 +42,23 @@ class _Frame(ctypes.Structure):
 @cache
 def load_library() -> ctypes.CDLL | None:
     """Load the compiled library; ``None`` if the package was installed without a C compiler."""
-    folder = Path(__file__).parent
+    library = open_library(Path(__file__).with_name("_label_kernels"))
+    if library is not None:
+        library.mediar_track.restype = ctypes.c_int64
+        library.mediar_find_seeds.restype = ctypes.c_int64
+    return library
+
+
+def open_library(stem: Path) -> ctypes.CDLL | None:
+    """Open a library that was built with the package; ``None`` if it was not.
+
+    Args:
+        stem: its file without the suffix, which depends on the platform.
+    """
     for suffix in EXTENSION_SUFFIXES:
-        path = folder / f"_label_kernels{suffix}"
+        path = stem.with_name(stem.name + suffix)
         if path.is_file():
-            library = ctypes.CDLL(str(path))
-            library.mediar_track.restype = ctypes.c_int64
-            library.mediar_find_seeds.restype = ctypes.c_int64
-            return library
+            return ctypes.CDLL(str(path))
     return None
 
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mediar_infer.kernels.compiled import open_library
 from mediar_infer.training.synchronised_norm import copy_norm, update_statistics
 
 _MAX_LENGTH: Final = 512
@@ -28,11 +28,7 @@ _MAX_CHANNELS: Final = 1024
 @cache
 def load_library() -> ctypes.CDLL | None:
     """Load the compiled loops; None if the package was installed without a C compiler."""
-    for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_activation_kernels{suffix}")
-        if path.is_file():
-            return ctypes.CDLL(str(path))
-    return None
+    return open_library(Path(__file__).with_name("_activation_kernels"))
 
 
 def _library() -> ctypes.CDLL:
