@@ -282,11 +282,11 @@ class _SeedRun:
         name = str(values.get("name"))
         for changes in (self.table.changes, self.table.recipes.get(name, {})):
             values = merge_values(values, changes)
-        if self.takes_stage_encoder:
-            path = self.shared_path / _ENCODER_NAME
-            values = merge_values(values, {"model": {"encoder_weights": str(path.absolute())}})
         where = f"{self.setting.where} for table {self.table.number}"
         if row is not None:
+            if self.takes_stage_encoder:
+                path = self.shared_path / _ENCODER_NAME
+                values = merge_values(values, {"model": {"encoder_weights": str(path.absolute())}})
             values = merge_values(values, row.changes)
             where = f"{where}, row {row.key}"
         recipe = parse_recipe({**values, "seed": self.seed}, where)

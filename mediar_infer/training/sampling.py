@@ -214,11 +214,7 @@ def _stream(
 def _indices(
     records: Sequence[ImageRecord], config: StageConfig, roles: Sequence[str], key: str
 ) -> list[int]:
-    found = [
-        index
-        for index, record in enumerate(records)
-        if record.role in roles and record.source not in config.exclude_sources
-    ]
+    found = [index for index, record in enumerate(records) if record.role in roles]
     if not found:
         raise UsageError(
             f"stage {config.name}: found no training image with one of the {key}"

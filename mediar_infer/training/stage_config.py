@@ -45,7 +45,7 @@ class StageConfig:
     epochs: float = 0.0
     """Length in epochs: passes over the images of ``roles``, amplified where they are."""
     exclude_sources: tuple[str, ...] = ()
-    """Images of these sources are left out."""
+    """Images of these sources are neither drawn nor scored."""
     memory_roles: tuple[str, ...] = ()
     """Images of these roles are replayed beside those of ``roles``."""
     memory_per_batch: int = 0

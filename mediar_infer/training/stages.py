@@ -191,7 +191,8 @@ def _prepare(
     index = recipe.stages.index(config)
     seed = recipe.seed + _SEED_STEP * index
     roles = {*config.roles, *config.memory_roles}
-    chosen = select_records(records, roles, "train")
+    seen = [record for record in records if record.source not in config.exclude_sources]
+    chosen = select_records(seen, roles, "train")
     clusters = _find_clusters(recipe, config, records, run_path, preparations)
     label_paths = _find_labels(recipe, config, records, run_path, preparations)
     sampler = build_sampler(chosen, config, seed, clusters)
@@ -212,7 +213,7 @@ def _prepare(
         seed=seed,
         run_path=run_path,
         records=chosen,
-        scored=_find_scored(config, records),
+        scored=_find_scored(config, seen),
         sampler=sampler,
         label_paths=label_paths,
         description=description,

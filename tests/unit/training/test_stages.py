@@ -12,7 +12,7 @@ import pytest
 import torch
 from fakes import TINY, tiny_state_dict
 from safetensors.torch import load_file
-from small_runs import make_recipe, make_records
+from small_runs import make_recipe, make_record, make_records
 
 from mediar_infer import output_files
 from mediar_infer.checkpoints import save_weights
@@ -167,6 +167,15 @@ def test_stages_can_be_run_one_by_one(finished, records, tmp_path):
     for name in ("pretrain_phase1", "finetune_phase1"):
         run_recipe(make_recipe(), records, tmp_path, stage_names=[name], execution=CPU)
     assert_same_run(finished, tmp_path)
+
+
+def test_images_of_excluded_sources_change_nothing(finished, records, tmp_path):
+    left_out = make_record(tmp_path / "images", "left_out", source="other")
+    stages = dict.fromkeys(("pretrain_phase1", "finetune_phase1"), {"exclude_sources": ["other"]})
+    run_recipe(
+        make_recipe({"stages": stages}), [left_out, *records], tmp_path / "run", execution=CPU
+    )
+    assert_same_run(finished, tmp_path / "run")
 
 
 def test_best_scored_weights_are_the_result_and_patience_ends_the_stage(
