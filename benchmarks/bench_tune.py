@@ -2,16 +2,14 @@ r"""Fine-tuning on ten images of a source that a network has not seen: F1 there 
 
     python -m mediar_infer.training index DATA -o table.csv --hold-out 0 \
         --role-of dsb=public bbbc039=public omnipose=public yeastvision=public
-    python -m mediar_infer.training train comparison --table table.csv --run runs/comparison \
-        --stage pretrain_phase1
     python -m mediar_infer.training train benchmarks/tune_start.toml --table table.csv --run START
     python benchmarks/bench_tune.py --table table.csv --start START/windows/weights.safetensors \
-        --source oist/Usiigaci --recipe benchmarks/tune_small.toml --work WORK \
-        --json benchmarks/results/tune.json
+        --source oist/Usiigaci --work WORK --json benchmarks/results/tune.json
 
-The start has only seen public images. The ten images are drawn from the training images of the
-source; all others of it, and the held-out public images, are scored before and after. Tuned is by
-the command that users run, with the public images as memory and without any.
+The start has the shipped size and has seen all training images but those of one source. Ten of
+that source are drawn for the command that users run, with the other training images as memory and
+without any; all others of it, and the held-out images of all other sources, are scored before and
+after, and judge nothing on the way.
 """
 
 import argparse
@@ -29,7 +27,13 @@ import numpy as np
 
 from mediar_infer.checkpoints import compute_digest
 from mediar_infer.training.selection import ImageScore, score_weights
-from mediar_infer.training.table import ImageRecord, read_table, select_records, write_table
+from mediar_infer.training.table import (
+    LABELLED_ROLES,
+    ImageRecord,
+    read_table,
+    select_records,
+    write_table,
+)
 
 _HOLD_OUT = 10
 """One image of the memory in so many is held out."""
@@ -77,10 +81,10 @@ def summarise(scores: list[ImageScore]) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", type=Path, required=True)
-    parser.add_argument("--start", type=Path, required=True, help="weights that know the public")
     parser.add_argument(
-        "--source", required=True, help="of the table, which the start has not seen"
+        "--start", type=Path, required=True, help="weights that have not seen the source"
     )
+    parser.add_argument("--source", required=True, help="of the table")
     parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
@@ -89,17 +93,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     records = read_table(args.table)
-    public = [r for r in records if r.role == "public" and r.source != args.source]
-    own = [r for r in records if r.source == args.source]
-    trained = select_records(own, ("target",), "train")
+    own = [record for record in records if record.source == args.source]
+    others = [record for record in records if record.source != args.source]
+    trained = select_records(own, LABELLED_ROLES, "train")
     picked = np.random.default_rng(args.seed).permutation(len(trained))[: args.images]
     chosen = [trained[index] for index in sorted(picked)]
     rest = [record for record in own if record not in chosen]
-    known = [record for record in public if record.split == "val"]
+    known = select_records(others, LABELLED_ROLES, "val")
     folder, memory = args.work / "images", args.work / "memory.csv"
     write_user_folder(chosen, folder)
-    # The held-out public images judge at the end only; the memory holds out some of its own.
-    replayed = select_records(public, ("public",), "train")
+    # The held-out images judge at the end only; the memory holds out some of its own.
+    replayed = select_records(others, LABELLED_ROLES, "train")
     write_table(
         [replace(r, split="val") if i % _HOLD_OUT == 0 else r for i, r in enumerate(replayed)],
         memory,
@@ -108,7 +112,7 @@ def main() -> None:
     def score(weights: Path) -> dict[str, object]:
         result = {
             "other images of the source": summarise(score_weights(weights, rest)),
-            "held-out public images": summarise(score_weights(weights, known)),
+            "held-out images of other sources": summarise(score_weights(weights, known)),
         }
         print(weights.name, {name: value["f1"] for name, value in result.items()}, flush=True)
         return result

@@ -9,7 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from mediar_infer.output_files import write_bytes
-from mediar_infer.training.ablation import Row, RowResult, Table
+from mediar_infer.training.ablation import RowResult
+from mediar_infer.training.ablation_table import Row, Table
 
 
 def write_report(

@@ -4,14 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from mediar_infer.training.ablation import (
-    Setting,
-    find_table,
-    hide_labels,
-    read_ablation,
-    run_table,
-)
+from mediar_infer.training.ablation import Setting, hide_labels, run_table
 from mediar_infer.training.ablation_report import write_report
+from mediar_infer.training.ablation_table import find_table, read_ablation
 from mediar_infer.training.commands.run_options import add_execution_arguments, execution_of
 from mediar_infer.training.recipe import find_recipe, merge_values, read_values
 from mediar_infer.training.table import read_table

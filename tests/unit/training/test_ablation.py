@@ -9,16 +9,9 @@ from small_runs import STAGE, VALUES, make_record, make_records
 
 from mediar_infer.errors import UsageError
 from mediar_infer.training import ablation
-from mediar_infer.training.ablation import (
-    TABLES_DIR,
-    RowResult,
-    Setting,
-    find_table,
-    hide_labels,
-    read_ablation,
-    run_table,
-)
+from mediar_infer.training.ablation import RowResult, Setting, hide_labels, run_table
 from mediar_infer.training.ablation_report import write_report
+from mediar_infer.training.ablation_table import TABLES_DIR, find_table, read_ablation
 from mediar_infer.training.commands import ablate_command
 from mediar_infer.training.recipe import find_recipe, merge_values, read_values
 from mediar_infer.training.stages import Execution

@@ -171,7 +171,8 @@ def test_stages_can_be_run_one_by_one(finished, records, tmp_path):
 
 def test_images_of_excluded_sources_change_nothing(finished, records, tmp_path):
     left_out = make_record(tmp_path / "images", "left_out", source="other")
-    stages = dict.fromkeys(("pretrain_phase1", "finetune_phase1"), {"exclude_sources": ["other"]})
+    excludes = {"exclude_sources": ["other"]}
+    stages = {"pretrain_phase1": excludes, "finetune_phase1": excludes}
     run_recipe(
         make_recipe({"stages": stages}), [left_out, *records], tmp_path / "run", execution=CPU
     )
