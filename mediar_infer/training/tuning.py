@@ -7,8 +7,8 @@ blend with the start weights whose share is chosen on the held-out images.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +42,7 @@ SHARES: Final = (0.25, 0.5, 0.75, 1.0)
 """Shares of the tuned weights that are tried in the blend with the start weights."""
 _MEMORY_SHARE: Final = 4
 """One crop of so many is a replayed one."""
-_MAX_SCORED_MEMORY: Final = 24
+_MAX_SCORED_MEMORY: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Candidate:
     f1: float
     """Mean F1 at IoU 0.5 on the user's held-out images."""
     memory_f1: float | None
-    """The same on the memory's held-out images; None without memory."""
+    """The same on the memory's held-out images; None if it was not needed, or without memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +128,17 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
     )
     made = run_recipe(recipe, [*records, *memory], run_path, execution=options.execution)
     tuned = load_file(made[recipe.stages[-1].name])
-    judge = _Judge(start, records, memory, device)
-    first = judge.score(start.state_dict, 0.0)
+    judge = _Judge(start, tuned, device, records, memory)
+    first = Candidate(0.0, judge.score(0.0), judge.score_memory(0.0))
     candidates = []
     for share in SHARES:
-        candidates.append(judge.score(blend_weights(start.state_dict, tuned, share), share))
+        candidates.append(Candidate(share, judge.score(share), None))
         logger.info("%s", describe(candidates[-1]))
-    write_json(run_path / "candidates.json", [_plain(each) for each in (first, *candidates)])
-    chosen = choose(first, candidates, options.max_loss)
+    chosen = choose(
+        first, candidates, options.max_loss, lambda each: judge.score_memory(each.share)
+    )
+    told = (first, *(chosen if each.share == chosen.share else each for each in candidates))
+    write_json(run_path / "candidates.json", [asdict(each) for each in told])
     chosen_path = run_path / "chosen.safetensors"
     save_state(blend_weights(start.state_dict, tuned, chosen.share), chosen_path)
     written = export_weights(
@@ -144,34 +147,48 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
     return Tuning(start.path, first, tuple(candidates), chosen, tuple(written))
 
 
-def choose(start: Candidate, candidates: Sequence[Candidate], max_loss: float) -> Candidate:
+def choose(
+    start: Candidate,
+    candidates: Sequence[Candidate],
+    max_loss: float,
+    score_memory: Callable[[Candidate], float | None],
+) -> Candidate:
     """Choose the blend with the best F1 among those that forget little.
 
     Args:
         start: the start weights.
         candidates: blends; of equal ones the smaller share is taken.
         max_loss: largest loss of F1 on the memory's held-out images.
+        score_memory: F1 of a blend on these; asked for the best blend first, and for the next ones
+            only while they forget too much.
+
+    Returns:
+        The blend, with its F1 on the memory.
 
     Raises:
         TrainingError: if none is better than the start.
     """
-    kept = [
-        each
-        for each in candidates
-        if each.memory_f1 is None
-        or start.memory_f1 is None
-        or each.memory_f1 >= start.memory_f1 - max_loss
-    ]
-    better = [each for each in kept if each.f1 > start.f1]
-    if not better:
-        tried = "; ".join(describe(each) for each in candidates)
-        raise TrainingError(
-            f"found no tuned weights that do better than the start ({describe(start)}; tried:"
-            f" {tried}), expected a higher F1 on the held-out images"
-            + (f" and at most {max_loss} less on the memory" if len(kept) < len(candidates) else "")
-            + "; nothing was written: keep the start weights, or add labelled images"
-        )
-    return max(better, key=lambda each: (each.f1, -each.share))
+    better = sorted(
+        (each for each in candidates if each.f1 > start.f1), key=lambda each: (-each.f1, each.share)
+    )
+    tried = [each for each in candidates if each.f1 <= start.f1]
+    for each in better:
+        scored = replace(each, memory_f1=score_memory(each))
+        logger.info("%s", describe(scored))
+        if (
+            scored.memory_f1 is None
+            or start.memory_f1 is None
+            or scored.memory_f1 >= start.memory_f1 - max_loss
+        ):
+            return scored
+        tried.append(scored)
+    told = "; ".join(map(describe, sorted(tried, key=lambda each: each.share)))
+    raise TrainingError(
+        f"found no tuned weights that do better than the start ({describe(start)}; tried: {told}),"
+        " expected a higher F1 on the held-out images"
+        + (f" and at most {max_loss} less on the memory" if better else "")
+        + "; nothing was written: keep the start weights, or add labelled images"
+    )
 
 
 def describe(candidate: Candidate) -> str:
@@ -181,10 +198,6 @@ def describe(candidate: Candidate) -> str:
     if candidate.memory_f1 is not None:
         told += f", {candidate.memory_f1:.4f} on the memory's"
     return told
-
-
-def _plain(candidate: Candidate) -> dict[str, float | None]:
-    return {"share": candidate.share, "f1": candidate.f1, "memory_f1": candidate.memory_f1}
 
 
 def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[ImageRecord]:
@@ -266,30 +279,36 @@ def _adapt(recipe: Recipe, start: Checkpoint, options: TuneOptions, *, has_memor
 
 
 class _Judge:
-    """Scores weights, rounded as they will be written, on held-out images."""
+    """Scores blends of start and tuned weights, rounded as they will be written."""
 
     def __init__(
         self,
         start: Checkpoint,
+        tuned: Mapping[str, Tensor],
+        device: torch.device,
         records: Sequence[ImageRecord],
         memory: Sequence[ImageRecord],
-        device: torch.device,
     ) -> None:
         self._model = MediarFormer(start.architecture).to(device)
+        self._start, self._tuned = start.state_dict, tuned
         self._records = select_records(records, ("target",), "val")
         held_out = select_records(memory, ("public",), "val")
         stride = -(-len(held_out) // _MAX_SCORED_MEMORY) or 1
         self._memory = held_out[::stride]
 
-    def score(self, weights: Mapping[str, Tensor], share: float) -> Candidate:
-        """Score weights that hold ``share`` of the tuned ones."""
+    def score(self, share: float) -> float:
+        """F1 on the user's held-out images with ``share`` of the tuned weights."""
+        return self._score(share, self._records)
+
+    def score_memory(self, share: float) -> float | None:
+        """The same on the memory's held-out images; None if there are none."""
+        return self._score(share, self._memory) if self._memory else None
+
+    def _score(self, share: float, records: Sequence[ImageRecord]) -> float:
+        blend = blend_weights(self._start, self._tuned, share)
         rounded = {
             name: value.half().float() if value.is_floating_point() else value
-            for name, value in weights.items()
+            for name, value in blend.items()
         }
         self._model.load_state_dict(rounded)
-        f1 = compute_mean_f1(score_weights(self._model, self._records))
-        memory_f1 = None
-        if self._memory:
-            memory_f1 = compute_mean_f1(score_weights(self._model, self._memory))
-        return Candidate(share, f1, memory_f1)
+        return compute_mean_f1(score_weights(self._model, records))

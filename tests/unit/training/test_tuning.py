@@ -16,30 +16,44 @@ from mediar_infer.training.tuning import Candidate, TuneOptions, choose, tune
 START = Candidate(0.0, 0.5, 0.8)
 
 
+def blends(*values):
+    """Share, F1 → candidates; share → F1 on the memory; and what was asked for."""
+    asked = []
+
+    def score_memory(candidate):
+        asked.append(candidate.share)
+        return {share: memory for share, _, memory in values}[candidate.share]
+
+    return [Candidate(share, f1, None) for share, f1, _ in values], score_memory, asked
+
+
 def test_best_blend_that_forgets_little_is_chosen():
-    candidates = [
-        Candidate(0.25, 0.6, 0.81),
-        Candidate(0.5, 0.7, 0.79),
-        Candidate(1.0, 0.9, 0.7),
-    ]
-    assert choose(START, candidates, 0.02) == candidates[1]
-    assert choose(START, candidates, 0.2) == candidates[2]
+    values = [(0.25, 0.6, 0.81), (0.5, 0.7, 0.79), (0.75, 0.4, 0.9), (1.0, 0.9, 0.7)]
+    candidates, score_memory, asked = blends(*values)
+    assert choose(START, candidates, 0.02, score_memory) == Candidate(0.5, 0.7, 0.79)
+    assert asked == [1.0, 0.5]
+    assert choose(START, candidates, 0.2, score_memory) == Candidate(1.0, 0.9, 0.7)
 
 
 def test_smaller_share_is_chosen_among_equals():
-    candidates = [Candidate(share, 0.7, None) for share in (0.5, 0.25, 1.0)]
-    assert choose(Candidate(0.0, 0.5, None), candidates, 0.02).share == 0.25
+    candidates, score_memory, _ = blends(*((share, 0.7, None) for share in (0.5, 0.25, 1.0)))
+    assert choose(Candidate(0.0, 0.5, None), candidates, 0.02, score_memory).share == 0.25
 
 
 @pytest.mark.parametrize("f1", [0.2, 0.5])
 def test_weights_no_better_than_the_start_are_refused(f1):
+    candidates, score_memory, asked = blends((0.5, f1, 0.9))
     with pytest.raises(TrainingError, match=r"start: F1 0.5000.*share 0.5.*nothing was written"):
-        choose(START, [Candidate(0.5, f1, 0.9)], 0.02)
+        choose(START, candidates, 0.02, score_memory)
+    assert not asked
 
 
 def test_weights_that_forget_are_refused():
-    with pytest.raises(TrainingError, match=r"at most 0\.02 less on the memory"):
-        choose(START, [Candidate(0.5, 0.9, 0.7)], 0.02)
+    candidates, score_memory, _ = blends((0.5, 0.9, 0.7), (1.0, 0.8, 0.6))
+    with pytest.raises(
+        TrainingError, match=r"0\.7000 on the memory's; .*0\.6000.*at most 0\.02 less on the memory"
+    ):
+        choose(START, candidates, 0.02, score_memory)
 
 
 @pytest.fixture
@@ -59,10 +73,7 @@ def folder(tmp_path):
 
 
 def score_by_share(monkeypatch, f1s):
-    def score(self, weights, share):
-        return Candidate(share, f1s[share], None)
-
-    monkeypatch.setattr(tuning._Judge, "score", score)
+    monkeypatch.setattr(tuning._Judge, "score", lambda self, share: f1s[share])
 
 
 def test_better_weights_are_written_for_the_engine(folder, options, tmp_path, monkeypatch):
@@ -89,13 +100,17 @@ def test_worse_weights_are_not_written(folder, options, tmp_path, monkeypatch):
 def test_memory_is_replayed_and_judged(folder, options, tmp_path, monkeypatch):
     for i in range(5):
         make_record(tmp_path / "memory", f"old{i}")
-    monkeypatch.setattr(tuning, "choose", lambda start, candidates, _: candidates[0])
+    score_by_share(monkeypatch, {0.0: 0.1, 0.25: 0.2, 0.5: 0.1, 0.75: 0.1, 1.0: 0.1})
+    monkeypatch.setattr(tuning, "_MAX_SCORED_MEMORY", 2)
     options = TuneOptions(
         weights=options.weights, steps=1, has_graph=False, execution=options.execution,
         memory=tmp_path / "memory",
     )  # fmt: skip
     result = tune(folder, tmp_path / "mine.safetensors", options)
     assert result.start.memory_f1 is not None
+    assert result.chosen.memory_f1 is not None
+    told = json.loads((tmp_path / "mine.run" / "candidates.json").read_text())
+    assert [each["memory_f1"] is not None for each in told] == [True, True, False, False, False]
     summary = json.loads((tmp_path / "mine.run" / "tune" / "summary.json").read_text())
     stage = summary["description"]["stage"]
     assert (stage["memory_roles"], stage["memory_per_batch"]) == (["public"], 1)
