@@ -21,25 +21,32 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from concurrent.futures import Future as SharedFuture
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 
 from mediar_infer import __version__
 from mediar_infer.blocks import label_bands
 from mediar_infer.budget import Stopwatch
-from mediar_infer.checkpoints import compute_digest, find_weights
+from mediar_infer.cluster_worker import (
+    Job,
+    RowMaps,
+    describe,
+    find_problem,
+    import_distributed,
+    predict_rows,
+    segment_image,
+)
 from mediar_infer.config import LARGE_IMAGE_PIXELS, EngineConfig
 from mediar_infer.devices import select_device, usable_cores
-from mediar_infer.engine import BAND_ROWS, list_window_rows, predict_bands
+from mediar_infer.engine import BAND_ROWS, list_window_rows
 from mediar_infer.errors import ClusterError, MediarError, UsageError
-from mediar_infer.image_runner import ImageRunner, Progress, TooLargeHere, describe_unexpected
-from mediar_infer.images import ImageSource, open_image
+from mediar_infer.image_runner import ImageRunner, Progress, describe_unexpected
+from mediar_infer.images import ImageSource
 from mediar_infer.kernels.selection import select_kernels
 from mediar_infer.output_files import marking, remove_stale_parts
 from mediar_infer.pacing import Pacer
@@ -48,7 +55,7 @@ from mediar_infer.provenance import EngineFacts
 from mediar_infer.report import ImageRecord
 from mediar_infer.run_options import OVERLAY_DIR, RunOptions
 from mediar_infer.runner import run_images
-from mediar_infer.segmenter import Prepared, Segmenter
+from mediar_infer.segmenter import Prepared
 from mediar_infer.types import Float32Array, LabelArray
 
 logger = logging.getLogger(__name__)
@@ -62,38 +69,6 @@ _CONNECT_S: Final = 20.0
 _START_S: Final = 120.0
 _NO_WORKERS_S: Final = 60.0
 _LOCAL: Final = "local:"
-
-_AT_WORK = threading.Lock()
-"""One task at a time in a process: each takes all of the worker's threads, or its GPU."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a worker must know to do any part of a run."""
-
-    weights: tuple[Path, ...]
-    """As given: a folder, one or two files, or nothing for the worker's default; absolute."""
-    config: EngineConfig
-    """Settings; without a number of threads each worker takes its own."""
-    options: RunOptions
-    """Folders and switches; paths are absolute, and the same on all workers."""
-    mark: Path
-    """A file that is there while the run lasts, by which workers know the output folder."""
-    spread_from: int
-    """Images of this many pixels or more are spread over the workers."""
-    version: str
-    """That of this package on the client."""
-    facts: EngineFacts | None = None
-    """What all workers must agree on; unknown until the first has loaded the weights."""
-
-
-@dataclass(frozen=True, slots=True)
-class _RowMaps:
-    """Merged maps of a range of rows, from a worker."""
-
-    maps: Float32Array
-    worker: str
-    warnings: Sequence[str]
 
 
 def run_on_cluster(
@@ -176,17 +151,6 @@ def split_rows(
 # ---- on the client -------------------------------------------------------------------------------
 
 
-def _import_distributed() -> Any:  # noqa: ANN401 (a module of an optional package)
-    try:
-        import distributed
-    except ImportError as error:
-        raise UsageError(
-            f"found no package {error.name}, expected Dask for --dask; install it here and on the"
-            " workers: python -m pip install 'mediar-infer[dask]', or dask and distributed"
-        ) from error
-    return distributed
-
-
 def _n_local_workers(scheduler: str) -> int | None:
     """N of ``local:N``; none for an address."""
     if not scheduler.startswith(_LOCAL):
@@ -202,7 +166,7 @@ def _n_local_workers(scheduler: str) -> int | None:
 @contextmanager
 def _connected(scheduler: str, config: EngineConfig) -> Iterator[tuple[Any, int]]:
     """A client of the cluster, and the threads that each worker takes (0: its own number)."""
-    n_local, distributed = _n_local_workers(scheduler), _import_distributed()
+    n_local, distributed = _n_local_workers(scheduler), import_distributed()
     threads = config.runtime.threads
     if n_local is None:
         with _open_client(distributed, scheduler) as client:
@@ -270,7 +234,7 @@ class _ClusterRunner:
 
     def _ask_facts(self) -> EngineFacts:
         """Let any worker load the weights, and say what they are and where they run."""
-        future = self.submit(_describe)
+        future = self.submit(describe)
         while not future.done():
             self._watch_workers()
             time.sleep(_POLL_S / 10)
@@ -305,7 +269,7 @@ class _ClusterRunner:
         large = ThreadPoolExecutor(1, thread_name_prefix="large-images")
         try:
             for path in paths:
-                futures[path] = self.submit(_segment_image, path)
+                futures[path] = self.submit(segment_image, path)
                 futures[path].add_done_callback(partial(note, path))
             n_left = len(paths)
             while n_left:
@@ -369,7 +333,7 @@ class _ClusterRunner:
             if self._stopped.is_set():
                 raise _Stopped from error
             raise _lost_scheduler() from error
-        if isinstance(failure, _import_distributed().KilledWorker):
+        if isinstance(failure, import_distributed().KilledWorker):
             failure = ClusterError(
                 f"{name}: found dead every worker that took it, expected one to finish; look for"
                 " the reason in their logs; if it is memory, use fewer workers per machine or a"
@@ -471,11 +435,11 @@ class _SpreadSegmenter:
                     rows = ranges.popleft()
                     # Before whole images: those need no order, and this one waits for its rows.
                     future = self._cluster.submit(
-                        _predict_rows, self._path, scaling, rows, priority=1
+                        predict_rows, self._path, scaling, rows, priority=1
                     )
                     under_way.append(future)
                 with stopwatch("network"):
-                    found: _RowMaps = self._cluster.result_of(source.name, under_way.popleft())
+                    found: RowMaps = self._cluster.result_of(source.name, under_way.popleft())
                 self.workers.add(found.worker)
                 known = set(source.warnings)
                 source.warnings += [each for each in found.warnings if each not in known]
@@ -499,7 +463,7 @@ def _check_workers(client: Any, job: Job) -> None:  # noqa: ANN401
     Raises:
         ClusterError: if there is one.
     """
-    answers: Mapping[str, Any] = client.run(_find_problem, job, on_error="return")
+    answers: Mapping[str, Any] = client.run(find_problem, job, on_error="return")
     present = client.nthreads()
     problems = []
     for address, answer in answers.items():
@@ -511,115 +475,3 @@ def _check_workers(client: Any, job: Job) -> None:  # noqa: ANN401
         problems.append(f"worker {address}: {answer}")
     if problems:
         raise ClusterError("; ".join(problems))
-
-
-# ---- on the workers ------------------------------------------------------------------------------
-
-
-def _find_problem(job: Job) -> str | None:
-    """Say why this worker cannot do the job, if so."""
-    if __version__ != job.version:
-        return (
-            f"found mediar_infer {__version__}, expected {job.version} as on the client; install"
-            " the same version everywhere"
-        )
-    shared = "expected the folder of the client, under the same path on all workers; mount it there"
-    if not job.options.input_path.exists():
-        return f"found no {job.options.input_path}, {shared}"
-    if not job.mark.exists():
-        return f"found another or no {job.options.output_dir}, {shared}"
-    return None
-
-
-def _ignore_progress(path: Path, fraction: float) -> None:
-    """Nobody looks on at a worker."""
-
-
-def _own_worker() -> Any:  # noqa: ANN401
-    return _import_distributed().get_worker()
-
-
-def _digests_of(job: Job) -> tuple[str, ...]:
-    """SHA-256 of the weights that this worker would use."""
-    paths = find_weights(job.weights)[: job.config.plan.max_members]
-    return tuple(compute_digest(path) for path in paths)
-
-
-@lru_cache(maxsize=1)
-def _load_segmenter(
-    weights: tuple[Path, ...], digests: tuple[str, ...], config: EngineConfig
-) -> Segmenter:
-    """Load the weights, once per process for any number of tasks."""
-    # Errors about a file are in its record.
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-    segmenter = Segmenter.from_weights(weights, config)
-    found = tuple(segmenter.digests.values())
-    if found != digests:
-        raise ClusterError(
-            f"found weights {', '.join(d[:16] for d in found)}, expected those of the other workers"
-            f" ({', '.join(d[:16] for d in digests)}); put the same files everywhere"
-        )
-    return segmenter
-
-
-def _prepare(job: Job) -> Segmenter:
-    """The models of this worker, which must do what the others do.
-
-    Raises:
-        ClusterError: if this worker, perhaps one that came late, cannot do the job.
-    """
-    name, config = _own_worker().name, job.config
-    problem = _find_problem(job)
-    if problem:
-        raise ClusterError(f"worker {name}: {problem}")
-    if not config.runtime.threads:
-        threads = _own_worker().state.nthreads
-        config = replace(config, runtime=replace(config.runtime, threads=threads))
-    digests = _digests_of(job) if job.facts is None else tuple(job.facts.digests.values())
-    segmenter = _load_segmenter(job.weights, digests, config)
-    plan = EngineFacts.of(segmenter).plan
-    if job.facts is not None and plan != job.facts.plan:
-        different = [key for key in plan if plan[key] != job.facts.plan.get(key)]
-        raise ClusterError(
-            f"worker {name}: found {', '.join(f'{key} {plan[key]}' for key in different)}, expected"
-            f" {', '.join(f'{key} {job.facts.plan.get(key)}' for key in different)} as on the other"
-            " workers, so that labels do not depend on who makes them; use workers of one kind, or"
-            " set --device, --backend and --precision"
-        )
-    return segmenter
-
-
-def _describe(job: Job) -> EngineFacts:
-    """Task: load the weights and say what they are."""
-    with _AT_WORK:
-        return EngineFacts.of(_prepare(job))
-
-
-def _segment_image(job: Job, path: Path) -> ImageRecord | None:
-    """Task: segment an image and write its labels; none if it is too large for one worker."""
-    with _AT_WORK:
-        segmenter = _prepare(job)
-        runner = ImageRunner(
-            segmenter, EngineFacts.of(segmenter), job.options, time.perf_counter(), job.spread_from
-        )
-        try:
-            record = runner.run(path, _ignore_progress)
-        except TooLargeHere:
-            return None
-    return replace(record, worker=str(_own_worker().name))
-
-
-def _predict_rows(job: Job, path: Path, scaling: Scaling, rows: tuple[int, int]) -> _RowMaps:
-    """Task: predict the merged maps of a range of rows of a large image."""
-    options = job.options
-    with _AT_WORK:
-        segmenter = _prepare(job)
-        with open_image(path, plane=options.plane, max_pixels=options.max_pixels) as source:
-            bands = predict_bands(
-                source, scaling, segmenter.members, segmenter.config, Stopwatch(), rows
-            )
-            maps = np.empty((3, rows[1] - rows[0], source.width), dtype=np.float32)
-            for band in bands:
-                first = band.top - rows[0]
-                maps[:, first : first + band.maps.shape[1]] = band.maps
-            return _RowMaps(maps, str(_own_worker().name), tuple(source.warnings))

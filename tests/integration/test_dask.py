@@ -15,7 +15,7 @@ import pytest
 from folder_helpers import ROOT, latest_records, names_of, read_ledger, slide, write_image
 from preload_perfect_network import perfect_from_weights
 
-from mediar_infer import scale_out
+from mediar_infer import cluster_worker, scale_out
 from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
 from mediar_infer.label_files import read_labels
 from mediar_infer.run_options import RunOptions
@@ -236,7 +236,7 @@ def job(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "mark").touch()
     options = RunOptions(tmp_path / "in", tmp_path / "out")
-    return scale_out.Job((), CONFIG, options, tmp_path / "mark", SPREAD_FROM, "0.0")
+    return cluster_worker.Job((), CONFIG, options, tmp_path / "mark", SPREAD_FROM, "0.0")
 
 
 @pytest.mark.parametrize(
@@ -248,10 +248,10 @@ def job(tmp_path):
     ],
 )
 def test_worker_that_cannot_do_the_job_says_why(job, change, message):
-    job = replace(job, version=scale_out.__version__)
-    assert scale_out._find_problem(job) is None
+    job = replace(job, version=cluster_worker.__version__)
+    assert cluster_worker.find_problem(job) is None
     with pytest.raises(AssertionError, match=message):
-        raise AssertionError(scale_out._find_problem(replace(job, **change)))
+        raise AssertionError(cluster_worker.find_problem(replace(job, **change)))
 
 
 @pytest.mark.parametrize(
