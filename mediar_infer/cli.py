@@ -98,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments and arguments[0] in _COMMANDS else None
     args = build_parser(command).parse_args(arguments)
+    return_large_blocks()
     stopped = "stopped; finished images are in the output folder"
     return run_command(_COMMANDS[args.command][0], args, stopped)
 
@@ -116,7 +117,6 @@ def run_command(module: str, args: argparse.Namespace, stopped: str) -> int:
     level = logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.INFO
     set_up_logging(level)
     signal.signal(signal.SIGTERM, _stop)
-    return_large_blocks()
     try:
         code: int = importlib.import_module(module).run(args)
     except (UsageError, CheckpointError) as error:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from mediar_infer.cli import add_logging_options, run_command, run_process
+from mediar_infer.host_memory import keep_large_blocks
 
 _MODULES: Final = "mediar_infer.training.commands"
 
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments and arguments[0] in COMMANDS else None
     args = build_parser(command).parse_args(arguments)
+    keep_large_blocks()
     return run_command(
         COMMANDS[args.command][0], args, "stopped; a run goes on from its last checkpoint: --resume"
     )

@@ -16,6 +16,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from mediar_infer.checkpoints import compute_digest
 from mediar_infer.errors import TrainingError, UsageError
+from mediar_infer.host_memory import keep_large_blocks
 from mediar_infer.training.averaging import blend_weights
 from mediar_infer.training.fabric import build_fabric, reduce_tensor
 from mediar_infer.training.loader import Batch, iterate_batches
@@ -333,6 +334,7 @@ def _work(fabric: Fabric, job: _Job) -> None:
         from mediar_infer.cli import set_up_logging
 
         set_up_logging(job.log_level if fabric.is_global_zero else logging.ERROR)
+        keep_large_blocks()  # this process is ours
     if job.execution.threads:
         torch.set_num_threads(job.execution.threads)
     config = job.config

@@ -7,6 +7,7 @@ blend with the start weights whose share is chosen on the held-out images.
 """
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from mediar_infer.training.export import check_output, export_weights
 from mediar_infer.training.index import Index, IndexOptions, index_folders
 from mediar_infer.training.problems import log_problems, write_problems
 from mediar_infer.training.recipe import Recipe, find_recipe, read_recipe
-from mediar_infer.training.run_folder import save_state, write_json
+from mediar_infer.training.run_folder import StageFolder, save_state, write_json
 from mediar_infer.training.selection import compute_mean_f1, score_weights
 from mediar_infer.training.stages import Execution, run_recipe
 from mediar_infer.training.table import (
@@ -110,7 +111,8 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
         What was tried and written.
 
     Raises:
-        UsageError: if there are fewer than two usable images.
+        UsageError: if there are fewer than two usable images, if an earlier tuning was stopped and
+            is not to be resumed, or if it is and has other images.
         TrainingError: if the tuned weights are no better on the held-out images than the start;
             nothing is written then.
         CheckpointError: if start weights cannot be read, or the output is refused.
@@ -118,14 +120,18 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
     options = options or TuneOptions()
     check_output(output, replaces=options.replaces)
     run_path = output.with_suffix(".run")
+    recipe = read_recipe(find_recipe(options.recipe))
+    stage_folder = StageFolder(run_path / recipe.stages[-1].name)
+    if not options.execution.resume:
+        _check_room(stage_folder)
     records = _find_images(folder, run_path, options)
     memory = _find_memory(options)
-    write_table([*records, *memory], run_path / "table.csv")
+    _write_images([*records, *memory], run_path / "table.csv", options)
     device = select_device(options.execution.device)
     start = _choose_start(options.weights, select_records(records, ("target",), "train"), device)
-    recipe = _adapt(
-        read_recipe(find_recipe(options.recipe)), start, options, has_memory=bool(memory)
-    )
+    recipe = _adapt(recipe, start, options, has_memory=bool(memory))
+    if not options.execution.resume and stage_folder.is_started:
+        shutil.rmtree(stage_folder.path)  # an earlier tuning, which came to its end
     made = run_recipe(recipe, [*records, *memory], run_path, execution=options.execution)
     tuned = load_file(made[recipe.stages[-1].name])
     judge = _Judge(start, tuned, device, records, memory)
@@ -182,10 +188,10 @@ def choose(
         ):
             return scored
         tried.append(scored)
-    told = "; ".join(map(describe, sorted(tried, key=lambda each: each.share)))
+    best = max(tried, key=lambda each: each.f1)
     raise TrainingError(
-        f"found no tuned weights that do better than the start ({describe(start)}; tried: {told}),"
-        " expected a higher F1 on the held-out images"
+        f"found no tuned weights that do better than the start ({describe(start)}; best of"
+        f" {len(tried)}: {describe(best)}), expected a higher F1 on the held-out images"
         + (f" and at most {max_loss} less on the memory" if better else "")
         + "; nothing was written: keep the start weights, or add labelled images"
     )
@@ -217,11 +223,30 @@ def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[Ima
             replace(record, split="val") if record.image_id == judge else record
             for record in records
         ]
-    n_held_out = len(select_records(records, ("target",), "val"))
+    held_out = [record.image_id for record in select_records(records, ("target",), "val")]
     logger.info(
-        "%s: %d images to train on, %d held out", folder, len(records) - n_held_out, n_held_out
+        "%s: %d images to train on, held out: %s",
+        *(folder, len(records) - len(held_out), ", ".join(held_out)),
     )
     return records
+
+
+def _check_room(folder: StageFolder) -> None:
+    """Refuse to lose a tuning that was stopped; one that came to its end makes room."""
+    if folder.is_started and folder.read_summary() is None:
+        raise UsageError(
+            f"{folder.path}: found a tuning that was stopped, expected none; go on with --resume,"
+            " or remove that folder to begin anew"
+        )
+
+
+def _write_images(records: list[ImageRecord], path: Path, options: TuneOptions) -> None:
+    if options.execution.resume and path.is_file() and read_table(path) != records:
+        raise UsageError(
+            f"{path}: found other images than there are now, expected the same ones to go on with;"
+            " begin anew without --resume"
+        )
+    write_table(records, path)
 
 
 def _report(index: Index, run_path: Path) -> None:
@@ -244,7 +269,10 @@ def _find_memory(options: TuneOptions) -> list[ImageRecord]:
         replace(record, image_id=f"memory:{record.image_id}", role="public") for record in found
     ]
     if not select_records(records, ("public",), "train"):
-        raise UsageError(f"{path}: found no labelled training image, expected some for --memory")
+        raise UsageError(
+            f"{path}: found no labelled image to replay, expected some, with NAME_label.tiff beside"
+            " each; see the warnings above, or leave --memory out"
+        )
     return records
 
 
@@ -259,8 +287,12 @@ def _choose_start(
     for checkpoint in checkpoints:
         model = build_model(checkpoint).to(device)
         scores.append(compute_mean_f1(score_weights(model, records)))
-        logger.info("%s: F1 %.4f before", checkpoint.path.name, scores[-1])
-    return checkpoints[scores.index(max(scores))]
+        logger.info(
+            "%s: F1 %.4f on the images to train on, before", checkpoint.path.name, scores[-1]
+        )
+    best = checkpoints[scores.index(max(scores))]
+    logger.info("tuning starts from %s", best.path)
+    return best
 
 
 def _adapt(recipe: Recipe, start: Checkpoint, options: TuneOptions, *, has_memory: bool) -> Recipe:

@@ -1,6 +1,7 @@
 """The user's fine-tuning: what is chosen, what is refused, and a whole run of a few steps."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from fakes import tiny_state_dict
@@ -11,6 +12,7 @@ from mediar_infer.errors import CheckpointError, TrainingError, UsageError
 from mediar_infer.training import tuning
 from mediar_infer.training.stages import Execution
 from mediar_infer.training.table import read_table
+from mediar_infer.training.trainer import Trainer
 from mediar_infer.training.tuning import Candidate, TuneOptions, choose, tune
 
 START = Candidate(0.0, 0.5, 0.8)
@@ -51,7 +53,8 @@ def test_weights_no_better_than_the_start_are_refused(f1):
 def test_weights_that_forget_are_refused():
     candidates, score_memory, _ = blends((0.5, 0.9, 0.7), (1.0, 0.8, 0.6))
     with pytest.raises(
-        TrainingError, match=r"0\.7000 on the memory's; .*0\.6000.*at most 0\.02 less on the memory"
+        TrainingError,
+        match=r"best of 2: share 0.5.*, 0\.7000 on .*at most 0\.02 less on the memory",
     ):
         choose(START, candidates, 0.02, score_memory)
 
@@ -91,10 +94,35 @@ def test_better_weights_are_written_for_the_engine(folder, options, tmp_path, mo
 def test_worse_weights_are_not_written(folder, options, tmp_path, monkeypatch):
     score_by_share(monkeypatch, dict.fromkeys((0.0, 0.25, 0.5, 0.75, 1.0), 0.1))
     output = tmp_path / "out" / "mine.safetensors"
-    with pytest.raises(TrainingError, match="nothing was written"):
+    for _ in range(2):  # a second time as the first one left things
+        with pytest.raises(TrainingError, match="nothing was written"):
+            tune(folder, output, options)
+        assert not output.exists()
+        assert not (output.parent / "manifest.json").exists()
+
+
+def test_stopped_tuning_is_not_lost_and_goes_on_with_the_same_images_only(
+    folder, options, tmp_path, monkeypatch
+):
+    def die(self, *args):
+        raise KeyboardInterrupt
+
+    output, resuming = tmp_path / "mine.safetensors", replace(options.execution, resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_finish", die)
+        with pytest.raises(KeyboardInterrupt):
+            tune(folder, output, options)
+    table = (tmp_path / "mine.run" / "table.csv").read_bytes()
+    with pytest.raises(UsageError, match=r"found a tuning that was stopped, .* --resume"):
         tune(folder, output, options)
-    assert not output.exists()
-    assert not (output.parent / "manifest.json").exists()
+    make_record(folder, "one_more")
+    with pytest.raises(UsageError, match="found other images than there are now"):
+        tune(folder, output, replace(options, execution=resuming))
+    assert (tmp_path / "mine.run" / "table.csv").read_bytes() == table
+    for path in folder.glob("one_more*"):
+        path.unlink()
+    score_by_share(monkeypatch, {0.0: 0.1, 0.25: 0.2, 0.5: 0.4, 0.75: 0.3, 1.0: 0.0})
+    assert tune(folder, output, replace(options, execution=resuming)).chosen.share == 0.5
 
 
 def test_memory_is_replayed_and_judged(folder, options, tmp_path, monkeypatch):
