@@ -5,6 +5,7 @@ it is loaded. So there is one copy of the weights, checked by its checksum, and 
 both members of the ensemble. All shapes are fixed in it.
 """
 
+import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -146,8 +147,10 @@ def export_graph(architecture: Architecture, roi_size: int, folder: Path) -> Pat
     entries = {n: t for n, t in model.state_dict().items() if not n.endswith(_UNUSED_ENTRY)}
     window = torch.zeros(1, 3, roi_size, roi_size)
     wrapped = _WeightsAsInputs(model, list(entries))
-    program = torch.export.export(wrapped, (window, *entries.values()))
-    graph = openvino.convert_model(program)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch about names that it uses itself
+        program = torch.export.export(wrapped, (window, *entries.values()))
+        graph = openvino.convert_model(program)
     shapes = {}
     inputs = {WINDOW_INPUT: window} | entries
     for parameter, (name, values) in zip(graph.get_parameters(), inputs.items(), strict=True):

@@ -58,11 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments and arguments[0] in COMMANDS else None
     args = build_parser(command).parse_args(arguments)
-    keep_large_blocks()
     return run_command(
         COMMANDS[args.command][0], args, "stopped; a run goes on from its last checkpoint: --resume"
     )
 
 
 if __name__ == "__main__":
+    keep_large_blocks()
     run_process(main)

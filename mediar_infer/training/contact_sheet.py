@@ -57,7 +57,8 @@ def list_changes(augmentation: Augmentation) -> list[Change]:
             for name in names
             if name.startswith(kind + "_")
         }
-        lines = (kind.replace("_", " "), *(f"{name} {value}" for name, value in values.items()))
+        name = kind.replace("_", " ") + ("" if values["probability"] else " (not used)")
+        lines = (name, *(f"{key} {value}" for key, value in values.items()))
         changes.append(Change(lines, replace(never, **_set_probabilities([kind], 1.0))))
     return [
         *changes,

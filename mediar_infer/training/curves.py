@@ -153,7 +153,8 @@ def _draw_loss(panel: Any, each: StageCurves, colour: Any) -> None:  # noqa: ANN
     steps = each.offset + each.steps
     width = max(1, len(each.steps) // _SMOOTHED_SHARE)
     panel.plot(steps, each.losses, color=colour, alpha=0.2, linewidth=0.7)
-    panel.plot(steps, smooth(each.losses, width), color=colour, linewidth=1.5, label=each.name)
+    style = {"color": colour, "linewidth": 1.5, "marker": "o" if len(steps) == 1 else None}
+    panel.plot(steps, smooth(each.losses, width), label=each.name, **style)
 
 
 def _colours(number: int) -> Iterator[Any]:

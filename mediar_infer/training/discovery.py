@@ -331,7 +331,7 @@ def write_projection(
     plane = project_embeddings(embeddings)
     figure = Figure(figsize=(15, 6.5), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    left.scatter(*plane.T, c=clusters, cmap="gist_ncar", s=14)
+    left.scatter(*plane.T, c=clusters, cmap="turbo", s=14)
     for cluster in np.unique(clusters).tolist():
         centre = np.median(plane[clusters == cluster], axis=0)
         left.annotate(str(cluster), centre, fontsize=7)

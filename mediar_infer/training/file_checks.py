@@ -122,7 +122,8 @@ def _why_no_labels(path: Path, error: Exception) -> Problem:
             is_fractional = source.dtype.kind == "f"
     except (MediarError, OSError):
         return Problem(UNREADABLE_LABELS, path, str(error))
-    return Problem(NOT_INSTANCES if is_fractional else RGB_LABELS, path, str(error))
+    found = str(error).removeprefix(f"{path.name}: found ").partition(", expected")[0]
+    return Problem(NOT_INSTANCES if is_fractional else RGB_LABELS, path, found)
 
 
 def _count_pieces(labels: npt.NDArray[np.integer[Any]]) -> int:

@@ -132,7 +132,7 @@ def _check(
     label_path = candidate.label_path
     has_labels = role in LABELLED_ROLES
     if has_labels and label_path is None:
-        found = f"no label file for role {role}"
+        found = f"no {candidate.image_path.stem}_label.tiff for role {role}"
         return None, [Problem(MISSING_LABELS, candidate.image_path, found)]
     facts, problems = check_image(candidate.image_path)
     if facts is None:

@@ -256,8 +256,13 @@ def find_recipe(name: str) -> Path:
     packaged = RECIPES_DIR / f"{name}.toml"
     if packaged.is_file():
         return packaged
-    known = ", ".join(sorted(path.stem for path in RECIPES_DIR.glob("*.toml")))
+    known = ", ".join(list_recipes())
     raise UsageError(f"{name}: found no such recipe, expected a TOML file or one of {known}")
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES_DIR.glob("*.toml"))
 
 
 def read_values(path: Path) -> dict[str, Any]:

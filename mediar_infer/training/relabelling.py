@@ -346,6 +346,7 @@ def prepare_labels(
     device: str = "auto",
 ) -> dict[str, Path]:
     """Relabel images for a stage of a recipe; see :func:`relabel`."""
+    logger.info("comparing the labels of %d images with what %s finds", len(records), weights)
     crop_size = recipe.stage(recipe.relabelling.from_stage).crop_size
     # Overlap is worth a thousandth of F1 (benchmarks/NOTES.md), and several times the time.
     segmenter = load_predictor([weights], "fast", device, crop_size)

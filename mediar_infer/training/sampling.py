@@ -218,6 +218,7 @@ def _indices(
     if not found:
         raise UsageError(
             f"stage {config.name}: found no training image with one of the {key}"
-            f" {', '.join(roles)}; expected at least one in the table"
+            f" {', '.join(roles)}; expected at least one in the table: index your images with that"
+            " --role, or add a converted or generated set"
         )
     return found

@@ -310,7 +310,7 @@ def _run_stage(job: _Job) -> None:
         logger.info("%s: goes on from %s", config.name, folder.checkpoint_path)
     fabric = build_fabric(job.execution.device, job.execution.n_processes, config.precision)
     logger.info(
-        "%s, %s: %d images, %d scored, seed %d, %s on %d × %s",
+        "%s, %s: %d images to train on, %d to validate on, seed %d, %s on %d × %s",
         *(job.recipe.name, config.name, len(job.records), len(job.scored), job.seed),
         *(config.precision, job.execution.n_processes, fabric.device.type),
     )

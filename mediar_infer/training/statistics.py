@@ -176,6 +176,7 @@ def draw_histograms(measures: Sequence[CellMeasures]) -> bytes:
         A PNG file.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     values = concatenate_measures(measures)
     figure = Figure(figsize=(12, 3.4), layout="constrained")
@@ -189,6 +190,9 @@ def draw_histograms(measures: Sequence[CellMeasures]) -> bytes:
         if name == "cell_size":  # from specks to whole fields
             bins = np.geomspace(0.9 * each.min(), 1.1 * each.max(), _N_BINS + 1)
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             bins = np.linspace(0, 1, _N_BINS + 1)
         median = float(np.median(each))

@@ -264,7 +264,7 @@ class Trainer:
                 bar.set_postfix(loss=f"{losses[0]:.4f}", refresh=False)
                 self._validate_and_save()
                 if stop is not None:
-                    stop.obey(self._save)
+                    stop.obey(self._save_and_tell)
                 if self._is_out_of_patience:
                     logger.info(
                         "%s: %d validations without improvement, ended at step %d of %d",
@@ -421,6 +421,13 @@ class Trainer:
                 "average": self._average.state if self._average else {},
                 "scaler": scaler.state_dict() if scaler is not None else {},
             }
+        )
+
+    def _save_and_tell(self) -> None:
+        self._save()
+        logger.info(
+            "%s: saved at step %d of %d; --resume goes on from there",
+            *(self.config.name, self.progress.step, self.plan.n_steps),
         )
 
     def _finish(self) -> None:

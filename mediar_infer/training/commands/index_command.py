@@ -8,7 +8,7 @@ from pathlib import Path
 from mediar_infer.errors import UsageError
 from mediar_infer.training.index import IndexOptions, index_folders
 from mediar_infer.training.problems import log_problems, write_problems
-from mediar_infer.training.table import ROLES, Role, write_table
+from mediar_infer.training.table import LABELLED_ROLES, ROLES, Role, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,13 @@ def run(args: argparse.Namespace) -> int:
         Counter((record.role, record.split) for record in index.records).items()
     ):
         logger.info("%s, %s: %d images", role, split, number)
+    labelled = [record for record in index.records if record.role in LABELLED_ROLES]
+    if labelled and not any(record.split == "val" for record in labelled):
+        logger.warning(
+            "none of the %d labelled images is held out to judge by; expected more images, or a"
+            " larger --hold-out than %g",
+            *(len(labelled), args.hold_out),
+        )
     n_cells = sum(record.n_cells for record in index.records)
     logger.info("wrote %s: %d images, %d cells", args.output, len(index.records), n_cells)
     return 0

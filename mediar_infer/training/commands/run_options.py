@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from mediar_infer.training.discovery import prepare_clusters
-from mediar_infer.training.recipe import find_recipe, read_recipe
+from mediar_infer.training.recipe import find_recipe, list_recipes, read_recipe
 from mediar_infer.training.relabelling import prepare_labels
 from mediar_infer.training.stages import Execution, Preparations, run_recipe
 from mediar_infer.training.table import read_table
@@ -22,7 +22,9 @@ def add_execution_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add recipe, table, run folder, and where and how to compute."""
-    parser.add_argument("recipe", metavar="RECIPE", help="paper, small, pair or a TOML file")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help=f"a TOML file, or one of {', '.join(list_recipes())}"
+    )
     parser.add_argument("--table", type=Path, required=True, help="data table made by 'index'")
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on with what the folder holds")

@@ -95,6 +95,16 @@ def test_omnipose_names_images_without_masks_and_masks_without_images(download):
     assert problems_of(download) == ["image without label", "label without image"]
 
 
+def test_folder_of_another_data_set_is_not_written_over(download):
+    save_image(download / "train" / "000_img.png")
+    save_mask(download / "train" / "000_masks.png", slice(2, 5))
+    convert("cellpose", download)
+    manifest = (download.parent / "out" / "manifest.csv").read_bytes()
+    with pytest.raises(UsageError, match=r"manifest\.csv: found cellpose, expected omnipose or"):
+        run("omnipose", download, "-o", download.parent / "out")
+    assert (download.parent / "out" / "manifest.csv").read_bytes() == manifest
+
+
 def test_images_that_stay_as_they_are_are_not_changed(download):
     image = save_image(download / "bact_phase" / "a.tif", dtype=np.uint16, value=4000)
     save_labels(download / "bact_phase" / "a_masks.tif")

@@ -62,7 +62,7 @@ def test_graph_is_exported_once(source, tmp_path, monkeypatch):
 def test_existing_file_is_replaced_only_when_asked(source, tmp_path):
     output = tmp_path / "mine.safetensors"
     export_weights(source, output, has_graph=False)
-    with pytest.raises(CheckpointError, match="exists already"):
+    with pytest.raises(CheckpointError, match="exists already; add --replace"):
         export_weights(source, output, has_graph=False)
     save_file(tiny_state_dict(1), source)
     before = compute_digest(output)

@@ -288,7 +288,7 @@ def test_command_writes_table_and_problems(tmp_path):
     assert problem["kind"] == "image without label"
     assert problem["outcome"] == "skipped"
     assert problem["file"] == str(tmp_path / "data" / "lonely.png")
-    assert problem["found"] == "no label file for role target"
+    assert problem["found"] == "no lonely_label.tiff for role target"
     assert problem["expected"]
 
 
@@ -298,9 +298,17 @@ def test_command_fails_if_nothing_is_usable_and_writes_no_table(tmp_path, caplog
     assert run(tmp_path, "-o", tmp_path / "table.csv") == 1
 
     assert "no usable image" in caplog.text
-    assert "a.png: image without label: found no label file" in caplog.text
+
+    assert "a.png: image without label: found no a_label.tiff" in caplog.text
     assert not (tmp_path / "table.csv").exists()
     assert (tmp_path / "table.problems.csv").exists()
+
+
+def test_command_warns_if_no_image_is_held_out(tmp_path, caplog):
+    for i in range(3):
+        save_pair(tmp_path, f"cell{i}", value=100 + i)
+    run(tmp_path, "-o", tmp_path / "table.csv", "--hold-out", "0")
+    assert "none of the 3 labelled images is held out" in caplog.text
 
 
 @pytest.mark.parametrize("arguments", [["--role-of", "a"], ["--role-of", "=public"], []])
