@@ -5,12 +5,13 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mediar_infer.training.discovery import prepare_clusters
 from mediar_infer.training.recipe import find_recipe, list_recipes, read_recipe
-from mediar_infer.training.relabelling import prepare_labels
-from mediar_infer.training.stages import Execution, Preparations, run_recipe
 from mediar_infer.training.table import read_table
+
+if TYPE_CHECKING:
+    from mediar_infer.training.stages import Execution
 
 
 def add_execution_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +36,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add_execution_arguments(parser)
 
 
-def execution_of(args: argparse.Namespace, *, resume: bool) -> Execution:
+def execution_of(args: argparse.Namespace, *, resume: bool) -> "Execution":
     """Take where and how to compute from the options."""
+    from mediar_infer.training.stages import Execution
+
     return Execution(args.device, args.processes, args.threads, resume)
 
 
@@ -48,6 +51,11 @@ def train(args: argparse.Namespace, stage_names: Sequence[str]) -> int:
         stage_names: stages to train; none are all.
     """
     recipe = read_recipe(find_recipe(args.recipe)).scaled(args.scale)
+    # Networks and transforms take seconds to import: not for --help, nor for a misspelt recipe.
+    from mediar_infer.training.discovery import prepare_clusters
+    from mediar_infer.training.relabelling import prepare_labels
+    from mediar_infer.training.stages import Preparations, run_recipe
+
     made = run_recipe(
         recipe,
         read_table(args.table),
