@@ -20,6 +20,7 @@ from mediar_infer.host_memory import keep_large_blocks
 from mediar_infer.training.averaging import blend_weights
 from mediar_infer.training.fabric import build_fabric, reduce_tensor
 from mediar_infer.training.loader import Batch, iterate_batches
+from mediar_infer.training.progress import Score, plan_stage
 from mediar_infer.training.recipe import Recipe
 from mediar_infer.training.run_folder import StageFolder, check_same, save_state, write_json
 from mediar_infer.training.samples import SampleStore
@@ -28,7 +29,7 @@ from mediar_infer.training.selection import build_segmenter, score_image
 from mediar_infer.training.stage_config import StageConfig
 from mediar_infer.training.start_weights import build_start, find_stage_weights, find_start
 from mediar_infer.training.table import ImageRecord, select_records
-from mediar_infer.training.trainer import ExtraLoss, Score, Trainer, plan_stage
+from mediar_infer.training.trainer import ExtraLoss, Trainer
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final, Protocol
 
 import torch
@@ -37,21 +37,14 @@ from mediar_infer.training.optimisation import (
     compute_learning_rate,
     set_learning_rate,
 )
-from mediar_infer.training.run_folder import (
-    LOG_COLUMNS,
-    VALIDATION_COLUMNS,
-    CsvLog,
-    StageFolder,
-    save_state,
-    write_json,
-)
-from mediar_infer.training.stage_config import StageConfig
+from mediar_infer.training.progress import Progress, Score, StagePlan
+from mediar_infer.training.run_folder import StageFolder, save_state, write_json
+from mediar_infer.training.stage_log import StageLog
 from mediar_infer.training.stopping import StopLater
 from mediar_infer.training.synchronised_norm import freeze_statistics, synchronise_norms
 
 logger = logging.getLogger(__name__)
 
-_LOG_EVERY: Final = 20
 _MAX_SKIPPED: Final = 30
 """Steps in a row that float16 may skip: from 65,536 its scale has then fallen below 1e-4."""
 
@@ -69,77 +62,8 @@ class ExtraLoss(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Outcome of one validation."""
-
-    measure: str
-    """``f1`` or ``count``."""
-    value: float
-    """Mean F1 at IoU 0.5, or number of cells; more is better."""
-    n_images: int
-    """Images that were predicted."""
-
-
 Validate = Callable[[nn.Module], Score]
 """Scores a network in evaluation mode on the training device; called in every process alike."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """What a checkpoint holds beside weights and moments."""
-
-    step: int = 0
-    """Steps done."""
-    seconds: float = 0.0
-    """Time of these steps, validations and checkpoints not counted."""
-    best_value: float = -math.inf
-    """Best score so far."""
-    best_step: int = 0
-    """Step of the best score; 0 before the first validation."""
-    last_validated: int = 0
-    """Step of the last validation."""
-    n_without_gain: int = 0
-    """Validations since the best score."""
-    n_skipped: int = 0
-    """Steps in a row that float16 has skipped."""
-
-
-@dataclass(frozen=True, slots=True)
-class StagePlan:
-    """What a stage comes to with the images at hand."""
-
-    config: StageConfig
-    """The recipe's values."""
-    n_steps: int
-    """Optimiser steps."""
-    steps_per_epoch: int
-    """Steps of one epoch."""
-    checkpoint_every: int
-    """Steps between checkpoints."""
-    validate_every: int
-    """Steps between validations; 0 is none on the way."""
-    seed: int
-    """Of everything random."""
-
-
-def plan_stage(config: StageConfig, epoch_size: int, seed: int) -> StagePlan:
-    """Turn epochs into steps.
-
-    Args:
-        config: of the stage.
-        epoch_size: images per epoch, amplified where they are.
-        seed: of the stage.
-    """
-    every = config.validate_every
-    return StagePlan(
-        config=config,
-        n_steps=config.count_steps(config.steps or config.epochs, epoch_size),
-        steps_per_epoch=config.count_steps_per_epoch(epoch_size),
-        checkpoint_every=config.count_steps(config.checkpoint_every, epoch_size),
-        validate_every=config.count_steps(every, epoch_size) if every else 0,
-        seed=seed,
-    )
 
 
 class Trainer:
@@ -183,9 +107,7 @@ class Trainer:
         optimizer = build_optimizer(model, self.config)
         self._model, self._optimizer = fabric.setup(model, optimizer)
         self._average = WeightAverage(model) if self.config.ema_decay else None
-        self._log = CsvLog(folder.log_path, LOG_COLUMNS)
-        self._validations = CsvLog(folder.validation_path, VALIDATION_COLUMNS)
-        self._writer: Any = None
+        self._log = StageLog(folder, plan, is_active=fabric.is_global_zero)
 
     @property
     def _scaler(self) -> GradScaler | None:
@@ -224,15 +146,14 @@ class Trainer:
         if self.config.freeze_norm_statistics:
             freeze_statistics(self._plain_model)
         if self.progress.step < self.plan.n_steps and not self._is_out_of_patience:
-            self._open_writer()
+            self._log.open(self.progress.step)
             try:
                 batches: Any = make_batches(self.progress.step)
                 # the generator ends its threads or processes when it is closed
                 with closing(batches), self._stop_later() as stop:
                     self._train(batches, stop)
             finally:
-                if self._writer is not None:
-                    self._writer.close()
+                self._log.close()
         self._finish()
 
     def _stop_later(self) -> AbstractContextManager[StopLater | None]:
@@ -259,7 +180,9 @@ class Trainer:
                 seconds = time.perf_counter() - started
                 progress.step += 1
                 progress.seconds += seconds
-                self._note(losses, rate, norm, seconds, waited_s)
+                self._log.add_step(
+                    progress.step, losses, rate, norm, (seconds, waited_s), self._images_per_s
+                )
                 bar.update()
                 bar.set_postfix(loss=f"{losses[0]:.4f}", refresh=False)
                 self._validate_and_save()
@@ -337,29 +260,6 @@ class Trainer:
             " look at these images, then resume from the last checkpoint"
         )
 
-    def _note(
-        self, losses: Sequence[float], rate: float, norm: float, seconds: float, waited_s: float
-    ) -> None:
-        if not self.fabric.is_global_zero:
-            return
-        step = self.progress.step
-        epoch = (step - 1) // self.plan.steps_per_epoch
-        rounded = [round(loss, 6) for loss in losses]
-        times = (round(seconds, 4), round(waited_s, 4))
-        self._log.add((step, epoch, *rounded, f"{rate:.6e}", round(norm, 4), *times))
-        if step % _LOG_EVERY and step != self.plan.n_steps:
-            return
-        if self._writer is not None:
-            for name, loss in zip(("total", "cellprob", "flow"), losses, strict=True):
-                self._writer.add_scalar(f"loss/{name}", loss, step)
-            self._writer.add_scalar("learning_rate", rate, step)
-        self._log.flush()
-        logger.info(
-            "%s %d/%d: loss %.4f (cellprob %.4f, flow %.4f), %.1f images/s",
-            *(self.config.name, step, self.plan.n_steps, *losses),
-            self._images_per_s,
-        )
-
     @property
     def _images_per_s(self) -> float:
         return self.progress.step * self.config.batch_size / max(self.progress.seconds, 1e-9)
@@ -387,17 +287,7 @@ class Trainer:
         elif progress.best_value > 0:  # before the first right cell there is nothing to lose
             progress.n_without_gain += 1
         progress.last_validated = progress.step
-        if not self.fabric.is_global_zero:
-            return
-        self._validations.add((progress.step, score.measure, round(score.value, 6), score.n_images))
-        self._validations.flush()
-        if self._writer is not None:
-            self._writer.add_scalar(f"validation/{score.measure}", score.value, progress.step)
-        logger.info(
-            "%s %d/%d: %s %.4f on %d images (best %.4f at step %d)",
-            *(self.config.name, progress.step, self.plan.n_steps, score.measure, score.value),
-            *(score.n_images, progress.best_value, progress.best_step),
-        )
+        self._log.add_score(score, progress)
 
     def _make_result_model(self) -> nn.Module:
         model = copy.deepcopy(self._plain_model)
@@ -463,15 +353,6 @@ class Trainer:
                 ", ".join(f"{key} {value / 2**30:.2f} GiB" for key, value in peaks.items()),
             )
         self.fabric.barrier()
-
-    def _open_writer(self) -> None:
-        if not self.fabric.is_global_zero:
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(
-            str(self.folder.tensorboard_path), purge_step=self.progress.step + 1
-        )
 
 
 def _cut(batch: Batch, n_parts: int) -> Iterator[Batch]:

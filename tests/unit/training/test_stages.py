@@ -17,8 +17,8 @@ from small_runs import make_recipe, make_record, make_records
 from mediar_infer import output_files
 from mediar_infer.checkpoints import save_weights
 from mediar_infer.errors import CheckpointError, OutputError, UsageError
+from mediar_infer.training.progress import Score
 from mediar_infer.training.stages import Execution, Preparations, run_recipe
-from mediar_infer.training.trainer import Score
 
 CPU = Execution("cpu", threads=1)
 RESUME = replace(CPU, resume=True)

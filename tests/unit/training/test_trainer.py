@@ -14,9 +14,10 @@ from torch import nn
 from mediar_infer.errors import TrainingError, UsageError
 from mediar_infer.training.fabric import build_fabric
 from mediar_infer.training.loader import Batch
+from mediar_infer.training.progress import Score, plan_stage
 from mediar_infer.training.run_folder import StageFolder
 from mediar_infer.training.stopping import StopLater
-from mediar_infer.training.trainer import Score, Trainer, plan_stage
+from mediar_infer.training.trainer import Trainer
 
 STAGE = replace(make_recipe().stages[0], steps=3)
 
