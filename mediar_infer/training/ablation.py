@@ -118,6 +118,7 @@ def run_table(
     """
     if n_seeds < 1:
         raise UsageError(f"found {n_seeds} seeds, expected 1 or more")
+    setting.execution.limit_threads()
     rows = table.choose(row_keys)
     first = int(setting.recipe.get("seed", 0))
     runs = [_SeedRun(table, setting, seed, rows) for seed in range(first, first + n_seeds)]

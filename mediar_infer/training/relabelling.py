@@ -182,7 +182,8 @@ def relabel(
             write_labels(path, [predicted], height=height, width=width)
             if with_overlays:
                 _write_overlays(folder, record, labels, predicted)
-        logger.info("%s: F1 %.3f, %s", record.image_id, decision.f1, decision.action)
+        agreement = "" if math.isnan(decision.f1) else f"F1 {decision.f1:.3f}, "
+        logger.info("%s: %s%s", record.image_id, agreement, decision.action)
         decisions.append(decision)
     _write_log(folder / LOG_NAME, decisions)
     write_bytes(folder / _DESCRIPTION_NAME, json.dumps(description, indent=2).encode() + b"\n")

@@ -51,6 +51,11 @@ class Execution:
     resume: bool = False
     """Keep finished stages and go on with started ones; otherwise they are an error."""
 
+    def limit_threads(self) -> None:
+        """Let torch use so many threads in this process, for training and scoring."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+
 
 Discover = Callable[[Path, Sequence[ImageRecord], Recipe, Path], Mapping[str, int]]
 """Weights of a stage, images, recipe, output folder → cluster of each image."""
@@ -336,8 +341,7 @@ def _work(fabric: Fabric, job: _Job) -> None:
 
         set_up_logging(job.log_level if fabric.is_global_zero else logging.ERROR)
         keep_large_blocks()  # this process is ours
-    if job.execution.threads:
-        torch.set_num_threads(job.execution.threads)
+    job.execution.limit_threads()
     config = job.config
     plan = plan_stage(config, job.sampler.epoch_size, job.seed)
     store = SampleStore(

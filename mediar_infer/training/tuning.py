@@ -118,6 +118,7 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
         CheckpointError: if start weights cannot be read, or the output is refused.
     """
     options = options or TuneOptions()
+    options.execution.limit_threads()
     check_output(output, replaces=options.replaces)
     run_path = output.with_suffix(".run")
     recipe = read_recipe(find_recipe(options.recipe))
