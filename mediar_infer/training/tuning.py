@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
 
 SHARES: Final = (0.25, 0.5, 0.75, 1.0)
 """Shares of the tuned weights that are tried in the blend with the start weights."""
-_MEMORY_SHARE: Final = 4
-"""One crop of so many is a replayed one."""
+_MEMORY_SHARE: Final = 2
+"""One crop of so many is a replayed one: ten images need few crops, what is to be kept more."""
 _MAX_SCORED_MEMORY: Final = 64
 
 

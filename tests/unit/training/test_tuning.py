@@ -141,7 +141,7 @@ def test_memory_is_replayed_and_judged(folder, options, tmp_path, monkeypatch):
     assert [each["memory_f1"] is not None for each in told] == [True, True, False, False, False]
     summary = json.loads((tmp_path / "mine.run" / "tune" / "summary.json").read_text())
     stage = summary["description"]["stage"]
-    assert (stage["memory_roles"], stage["memory_per_batch"]) == (["public"], 1)
+    assert (stage["memory_roles"], stage["memory_per_batch"]) == (["public"], 2)
 
 
 def test_one_image_is_too_few(options, tmp_path):
