@@ -118,7 +118,6 @@ def run_table(
     """
     if n_seeds < 1:
         raise UsageError(f"found {n_seeds} seeds, expected 1 or more")
-    setting.execution.limit_threads()
     rows = table.choose(row_keys)
     first = int(setting.recipe.get("seed", 0))
     runs = [_SeedRun(table, setting, seed, rows) for seed in range(first, first + n_seeds)]
@@ -169,6 +168,10 @@ class _SeedRun:
     @property
     def shared_stages(self) -> list[str]:
         """In the recipe's order."""
+        return [stage.name for stage in self.recipe().stages if stage.name in self._shared_names]
+
+    @property
+    def _shared_names(self) -> set[str]:
         names = {*self.table.shared, *(name for row in self.rows for name in row.shared)}
         starts_encoded = any(
             self.recipe(row).stage(name).start == "encoder"
@@ -177,12 +180,12 @@ class _SeedRun:
         )
         if self.takes_stage_encoder and starts_encoded:
             names.add(self.table.encoder_from)
-        return [stage.name for stage in self.recipe().stages if stage.name in names]
+        return names
 
     def check(self) -> None:
         """Raise UsageError unless all stages are there, find images, and networks can be built."""
         base = self.recipe()
-        for name in {*self.table.shared, *(name for row in self.rows for name in row.shared)}:
+        for name in self._shared_names:
             base.stage(name)
         stages = [(base.stage(name), "shared stages") for name in self.shared_stages]
         for row in self.rows:
@@ -194,13 +197,17 @@ class _SeedRun:
             if row.pseudo_labels_from:
                 self._need_images(("unlabelled",), "train", f"row {row.key}")
         for stage, place in stages:
-            self._need_images(stage.roles, "train", f"{place}, stage {stage.name}")
+            where = f"{place}, stage {stage.name}"
+            self._need_images(stage.roles, "train", where, stage.exclude_sources)
             if stage.memory_roles:
-                self._need_images(stage.memory_roles, "train", f"{place}, stage {stage.name}")
+                self._need_images(stage.memory_roles, "train", where, stage.exclude_sources)
         self._need_images(self.table.roles, "val", "the scores")
 
-    def _need_images(self, roles: Sequence[str], split: str, place: str) -> None:
-        if not select_records(self.setting.records, roles, split):
+    def _need_images(
+        self, roles: Sequence[str], split: str, place: str, excluded: Sequence[str] = ()
+    ) -> None:
+        found = select_records(self.setting.records, roles, split)
+        if all(record.source in excluded for record in found):
             raise UsageError(
                 f"table {self.table.number}, {place}: found no image of split {split} with one of"
                 f" the roles {', '.join(roles)}, expected some in the data table"

@@ -65,7 +65,7 @@ def find_candidates(folder: Path) -> tuple[list[Candidate], list[Problem]]:
     Raises:
         UsageError: if the folder or what its manifest names is not there.
     """
-    folder = folder.absolute()
+    folder = Path(os.path.normpath(folder.absolute()))
     if (folder / MANIFEST_NAME).is_file():
         return read_manifest(folder / MANIFEST_NAME), []
     root = folder / "images" if (folder / "images").is_dir() else folder

@@ -117,12 +117,12 @@ def check_labels(
 
 def _why_no_labels(path: Path, error: Exception) -> Problem:
     """Tell a picture or a map of fractions, saved as labels, from a damaged file."""
+    found = str(error).removeprefix(f"{path.name}: found ").partition(", expected")[0]
     try:
         with open_image(path) as source:
             is_fractional = source.dtype.kind == "f"
     except (MediarError, OSError):
-        return Problem(UNREADABLE_LABELS, path, str(error))
-    found = str(error).removeprefix(f"{path.name}: found ").partition(", expected")[0]
+        return Problem(UNREADABLE_LABELS, path, found)
     return Problem(NOT_INSTANCES if is_fractional else RGB_LABELS, path, found)
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
+import torch
 
 from mediar_infer.budget import Stopwatch
 from mediar_infer.checkpoints import compute_digest
@@ -82,7 +83,7 @@ def load_predictor(
     Raises:
         CheckpointError: if weights are missing or no MEDIAR-Former.
     """
-    runtime = RuntimeConfig(device=device)
+    runtime = RuntimeConfig(device=device, threads=torch.get_num_threads())
     config = EngineConfig(plan=PLANS[plan], runtime=runtime, roi_size=roi_size)
     return Segmenter.from_weights(list(weights), config)
 

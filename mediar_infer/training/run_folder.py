@@ -180,8 +180,7 @@ def check_same(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -
     if differences:
         raise UsageError(
             f"{path}: made with other settings: {'; '.join(differences[:3])}; resume with the same"
-            " recipe, --scale and images, choose another run folder, or remove the folder of this"
-            " stage"
+            " options and images, choose another run folder, or remove the folder of this stage"
         )
 
 

@@ -220,5 +220,6 @@ def _indices(
             f"stage {config.name}: found no training image with one of the {key}"
             f" {', '.join(roles)}; expected at least one in the table: index your images with that"
             " --role, or add a converted or generated set"
+            + (f" (not of {', '.join(config.exclude_sources)})" if config.exclude_sources else "")
         )
     return found

@@ -69,7 +69,7 @@ def build_segmenter(
     device = torch.device(device)
     config = EngineConfig(
         plan=PLANS[plan],
-        runtime=RuntimeConfig(device=str(device)),
+        runtime=RuntimeConfig(device=str(device), threads=torch.get_num_threads()),
         roi_size=window_size(model),
     )
     backend = TorchBackend(model, device, select_precision(precision, device))
@@ -82,7 +82,8 @@ def load_segmenter(weights: Path, device: str = "auto") -> Segmenter:
     Raises:
         CheckpointError: if it holds no MEDIAR-Former.
     """
-    config = EngineConfig(plan=PLANS["single"], runtime=RuntimeConfig(device=device))
+    runtime = RuntimeConfig(device=device, threads=torch.get_num_threads())
+    config = EngineConfig(plan=PLANS["single"], runtime=runtime)
     return Segmenter.from_weights(weights, config)
 
 

@@ -45,7 +45,8 @@ class StageConfig:
     epochs: float = 0.0
     """Length in epochs: passes over the images of ``roles``, amplified where they are."""
     exclude_sources: tuple[str, ...] = ()
-    """Images of these sources are neither drawn nor scored."""
+    """Images of these sources are neither drawn nor scored. Clusters and new labels, which stages
+    share, are made of them too."""
     memory_roles: tuple[str, ...] = ()
     """Images of these roles are replayed beside those of ``roles``."""
     memory_per_batch: int = 0

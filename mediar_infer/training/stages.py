@@ -129,6 +129,7 @@ def run_recipe(
         OutputError: if the disk is full; the last checkpoint stays.
     """
     execution = execution or Execution()
+    execution.limit_threads()
     preparations = preparations or Preparations()
     names = list(stage_names) or [stage.name for stage in recipe.stages]
     asked = [recipe.stage(name) for name in names]

@@ -44,6 +44,9 @@ SHARES: Final = (0.25, 0.5, 0.75, 1.0)
 _MEMORY_SHARE: Final = 2
 """One crop of so many is a replayed one: ten images need few crops, what is to be kept more."""
 _MAX_SCORED_MEMORY: Final = 64
+_CANDIDATES_NAME: Final = "candidates.json"
+"""In the run folder: scores of all blends; written last, so that it also marks the end."""
+_CHOSEN_NAME: Final = "chosen.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +127,15 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
     recipe = read_recipe(find_recipe(options.recipe))
     stage_folder = StageFolder(run_path / recipe.stages[-1].name)
     if not options.execution.resume:
-        _check_room(stage_folder)
+        _check_room(run_path, stage_folder)
     records = _find_images(folder, run_path, options)
     memory = _find_memory(options)
     _write_images([*records, *memory], run_path / "table.csv", options)
     device = select_device(options.execution.device)
     start = _choose_start(options.weights, select_records(records, ("target",), "train"), device)
     recipe = _adapt(recipe, start, options, has_memory=bool(memory))
-    if not options.execution.resume and stage_folder.is_started:
-        shutil.rmtree(stage_folder.path)  # an earlier tuning, which came to its end
+    if not options.execution.resume:
+        _remove_earlier(run_path, stage_folder)
     made = run_recipe(recipe, [*records, *memory], run_path, execution=options.execution)
     tuned = load_file(made[recipe.stages[-1].name])
     judge = _Judge(start, tuned, device, records, memory)
@@ -141,12 +144,18 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
     for share in SHARES:
         candidates.append(Candidate(share, judge.score(share), None))
         logger.info("%s", describe(candidates[-1]))
-    chosen = choose(
-        first, candidates, options.max_loss, lambda each: judge.score_memory(each.share)
-    )
-    told = (first, *(chosen if each.share == chosen.share else each for each in candidates))
-    write_json(run_path / "candidates.json", [asdict(each) for each in told])
-    chosen_path = run_path / "chosen.safetensors"
+    memory_f1s: dict[float, float | None] = {}
+
+    def score_memory(candidate: Candidate) -> float | None:
+        memory_f1s[candidate.share] = judge.score_memory(candidate.share)
+        return memory_f1s[candidate.share]
+
+    try:
+        chosen = choose(first, candidates, options.max_loss, score_memory)
+    finally:
+        told = [replace(each, memory_f1=memory_f1s.get(each.share)) for each in candidates]
+        write_json(run_path / _CANDIDATES_NAME, [asdict(each) for each in (first, *told)])
+    chosen_path = run_path / _CHOSEN_NAME
     save_state(blend_weights(start.state_dict, tuned, chosen.share), chosen_path)
     written = export_weights(
         chosen_path, output, replaces=options.replaces, has_graph=options.has_graph
@@ -232,22 +241,36 @@ def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[Ima
     return records
 
 
-def _check_room(folder: StageFolder) -> None:
-    """Refuse to lose a tuning that was stopped; one that came to its end makes room."""
-    if folder.is_started and folder.read_summary() is None:
+def _check_room(run_path: Path, folder: StageFolder) -> None:
+    """Refuse to lose a tuning that was stopped; one whose blends were judged makes room."""
+    if folder.is_started and not (run_path / _CANDIDATES_NAME).exists():
         raise UsageError(
             f"{folder.path}: found a tuning that was stopped, expected none; go on with --resume,"
             " or remove that folder to begin anew"
         )
 
 
+def _remove_earlier(run_path: Path, folder: StageFolder) -> None:
+    for name in (_CANDIDATES_NAME, _CHOSEN_NAME):
+        (run_path / name).unlink(missing_ok=True)
+    if folder.path.exists():
+        shutil.rmtree(folder.path)
+
+
 def _write_images(records: list[ImageRecord], path: Path, options: TuneOptions) -> None:
-    if options.execution.resume and path.is_file() and read_table(path) != records:
+    is_resumed = options.execution.resume and path.is_file()
+    earlier = read_table(path) if is_resumed else records
+    if list(map(_identify, earlier)) != list(map(_identify, records)):
         raise UsageError(
-            f"{path}: found other images than there are now, expected the same ones to go on with;"
-            " begin anew without --resume"
+            f"{path}: found other images or another hold-out than there are now, expected the same"
+            " ones to go on with; give the same folder, --memory and --hold-out, or begin anew:"
+            f" remove {path.parent}"
         )
     write_table(records, path)
+
+
+def _identify(record: ImageRecord) -> tuple[object, ...]:
+    return record.image_id, record.role, record.split, record.digest, record.n_cells
 
 
 def _report(index: Index, run_path: Path) -> None:
@@ -270,9 +293,12 @@ def _find_memory(options: TuneOptions) -> list[ImageRecord]:
         replace(record, image_id=f"memory:{record.image_id}", role="public") for record in found
     ]
     if not select_records(records, ("public",), "train"):
+        expected = (
+            "of split train" if path.is_file() else "with NAME_label.tiff beside each; see above"
+        )
         raise UsageError(
-            f"{path}: found no labelled image to replay, expected some, with NAME_label.tiff beside"
-            " each; see the warnings above, or leave --memory out"
+            f"{path}: found no labelled image to replay, expected some {expected}, or leave"
+            " --memory out"
         )
     return records
 

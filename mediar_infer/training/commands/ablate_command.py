@@ -8,16 +8,14 @@ from mediar_infer.training.ablation import Setting, hide_labels, run_table
 from mediar_infer.training.ablation_report import write_report
 from mediar_infer.training.ablation_table import find_table, read_ablation
 from mediar_infer.training.commands.run_options import add_execution_arguments, execution_of
-from mediar_infer.training.recipe import find_recipe, list_recipes, merge_values, read_values
+from mediar_infer.training.recipe import find_recipe, merge_values, read_values
 from mediar_infer.training.table import read_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``ablate`` command."""
     parser.add_argument("ablation", metavar="TABLE", help="table5 … table8, or a TOML file")
-    parser.add_argument(
-        "--recipe", default="small", help=f"a TOML file, or one of {', '.join(list_recipes())}"
-    )
+    parser.add_argument("--recipe", default="small", help="comparison, small, paper or a TOML file")
     parser.add_argument("--table", type=Path, required=True, help="data table made by 'index'")
     parser.add_argument(
         "--run", type=Path, required=True, metavar="DIR",

@@ -78,7 +78,8 @@ def _check_output(folder: Path, name: str) -> None:
     manifest = folder / MANIFEST_NAME
     if not manifest.is_file():
         return
-    others = {each.source for each in read_manifest(manifest)} - {name}
+    found = {each.source or "images of no named set" for each in read_manifest(manifest)}
+    others = found - {name}
     if others:
         raise UsageError(
             f"{manifest}: found {', '.join(sorted(others))}, expected {name} or nothing there;"

@@ -155,7 +155,11 @@ def test_table_5_runs_with_the_encoder_of_a_stage_where_there_is_none_of_imagene
     assert [(result.key, result.seed) for result in results] == [
         (key, seed) for seed in (3, 4) for key in ("base", "heads")
     ]
-    assert (tmp_path / "runs" / "seed_4" / "shared" / "encoder.safetensors").is_file()
+    shared = tmp_path / "runs" / "seed_4" / "shared"
+    assert (shared / "encoder.safetensors").is_file()
+    # the shared stage is one of any run with this recipe: another table's will do
+    summary = json.loads((shared / "pretrain_phase1" / "summary.json").read_text())
+    assert summary["description"]["model"]["encoder_weights"] == ""
     base, heads = results[:2]
     assert base.n_parameters < heads.n_parameters
     assert base.digest != results[2].digest

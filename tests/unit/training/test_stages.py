@@ -169,14 +169,21 @@ def test_stages_can_be_run_one_by_one(finished, records, tmp_path):
     assert_same_run(finished, tmp_path)
 
 
-def test_images_of_excluded_sources_change_nothing(finished, records, tmp_path):
-    left_out = make_record(tmp_path / "images", "left_out", source="other")
-    excludes = {"exclude_sources": ["other"]}
+def test_images_of_excluded_sources_are_neither_drawn_nor_scored(finished, records, tmp_path):
+    left_out = [
+        make_record(tmp_path / "images", f"left_out_{role}_{split}", role, split, source="other")
+        for role in ("public", "target")
+        for split in ("train", "val")
+    ]
+    excludes = {"exclude_sources": ["other"], "validate_every": 5}
     stages = {"pretrain_phase1": excludes, "finetune_phase1": excludes}
     run_recipe(
-        make_recipe({"stages": stages}), [left_out, *records], tmp_path / "run", execution=CPU
+        make_recipe({"stages": stages}), [*left_out, *records], tmp_path / "run", execution=CPU
     )
     assert_same_run(finished, tmp_path / "run")
+    for name in stages:
+        (row,) = (tmp_path / "run" / name / "validation.csv").read_text().splitlines()[1:]
+        assert row.split(",")[-1] == "1"
 
 
 def test_best_scored_weights_are_the_result_and_patience_ends_the_stage(

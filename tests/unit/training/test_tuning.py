@@ -99,24 +99,28 @@ def test_worse_weights_are_not_written(folder, options, tmp_path, monkeypatch):
             tune(folder, output, options)
         assert not output.exists()
         assert not (output.parent / "manifest.json").exists()
+        told = json.loads((output.with_suffix(".run") / "candidates.json").read_text())
+        assert [each["share"] for each in told] == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
+@pytest.mark.parametrize(("owner", "name"), [(Trainer, "_finish"), (tuning._Judge, "score")])
 def test_stopped_tuning_is_not_lost_and_goes_on_with_the_same_images_only(
-    folder, options, tmp_path, monkeypatch
+    folder, options, tmp_path, monkeypatch, owner, name
 ):
     def die(self, *args):
         raise KeyboardInterrupt
 
     output, resuming = tmp_path / "mine.safetensors", replace(options.execution, resume=True)
+    folder = folder.parent / "mine" / ".." / "mine"
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_finish", die)
+        patch.setattr(owner, name, die)
         with pytest.raises(KeyboardInterrupt):
             tune(folder, output, options)
     table = (tmp_path / "mine.run" / "table.csv").read_bytes()
     with pytest.raises(UsageError, match=r"found a tuning that was stopped, .* --resume"):
         tune(folder, output, options)
     make_record(folder, "one_more")
-    with pytest.raises(UsageError, match="found other images than there are now"):
+    with pytest.raises(UsageError, match="found other images or another hold-out"):
         tune(folder, output, replace(options, execution=resuming))
     assert (tmp_path / "mine.run" / "table.csv").read_bytes() == table
     for path in folder.glob("one_more*"):
