@@ -13,10 +13,10 @@ after, and judge nothing on the way.
 """
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -49,18 +49,26 @@ def write_user_folder(records: list[ImageRecord], folder: Path) -> None:
         shutil.copy(record.label_path, folder)
 
 
-def run_tune(folder: Path, start: Path, output: Path, more: list[str]) -> dict[str, object]:
-    """Run the command; its seconds and what it printed."""
-    for path in (output, output.with_suffix(".run")):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+def run_tune(
+    folder: Path, start: Path, output: Path, more: list[str], *, is_resumed: bool
+) -> dict[str, object]:
+    """Run the command; how long it trained, and what it printed."""
+    run_path = output.with_suffix(".run")
+    output.unlink(missing_ok=True)
+    if run_path.exists() and is_resumed:
+        more = [*more, "--resume", "--replace"]
+    else:
+        shutil.rmtree(run_path, ignore_errors=True)
     command = ["tune", str(folder), "-o", str(output), "--weights", str(start), "--no-graph", *more]
-    started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "mediar_infer.training", *command], capture_output=True, text=True
     )
     print(done.stderr[-2000:] if done.returncode else done.stdout, flush=True)
+    summary = json.loads((run_path / "tune" / "summary.json").read_text())
     return {
-        "seconds": round(time.perf_counter() - started, 1),
+        "train_s": round(summary["seconds"], 1),
+        "n_steps": summary["n_steps"],
+        "blends": json.loads((run_path / "candidates.json").read_text()),
         "exit_code": done.returncode,
         "printed": done.stdout.splitlines()[-1:] or done.stderr.splitlines()[-1:],
     }
@@ -90,6 +98,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--recipe", default="finetune", help="of the command")
     parser.add_argument("--work", type=Path, required=True, help="folder for weights and runs")
+    parser.add_argument("--resume", action="store_true", help="go on with what WORK holds")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     records = read_table(args.table)
@@ -121,7 +130,7 @@ def main() -> None:
     threads = ["--threads", str(args.threads), "--recipe", args.recipe]
     for name, more in (("with memory", ["--memory", str(memory)]), ("without memory", [])):
         output = args.work / f"{name.replace(' ', '_')}.safetensors"
-        told = run_tune(folder, args.start, output, [*more, *threads])
+        told = run_tune(folder, args.start, output, [*more, *threads], is_resumed=args.resume)
         results[name] = told | (score(output) if output.exists() else {})
     metadata = common.metadata(
         source=args.source,

@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 SHARES: Final = (0.25, 0.5, 0.75, 1.0)
 """Shares of the tuned weights that are tried in the blend with the start weights."""
+_MAX_SHARE_WITH_MEMORY: Final = 0.75
+"""Where something is to be kept, a part of the start is: no memory shows all that a network knows
+(Wortsman et al., "Robust fine-tuning of zero-shot models", 2022)."""
 _MEMORY_SHARE: Final = 2
 """One crop of so many is a replayed one: ten images need few crops, what is to be kept more."""
 _MAX_SCORED_MEMORY: Final = 64
@@ -141,7 +144,7 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
     judge = _Judge(start, tuned, device, records, memory)
     first = Candidate(0.0, judge.score(0.0), judge.score_memory(0.0))
     candidates = []
-    for share in SHARES:
+    for share in (each for each in SHARES if not memory or each <= _MAX_SHARE_WITH_MEMORY):
         candidates.append(Candidate(share, judge.score(share), None))
         logger.info("%s", describe(candidates[-1]))
     memory_f1s: dict[float, float | None] = {}
