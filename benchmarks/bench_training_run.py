@@ -1,0 +1,103 @@
+"""Images per second of whole training runs, loader included, on any device in any precision.
+
+    python benchmarks/bench_training_run.py --device cuda --precisions float32 float16 bfloat16 \
+        --json benchmarks/results/training_run.json
+
+Trains the first stage of a recipe, from random weights, on generated images: what counts is the
+work, and no data set is needed. ``wait_share`` is the part of the time that steps waited for their
+batch; where it is large, give the loader more ``--workers``.
+"""
+
+import argparse
+import csv
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import common
+
+from mediar_infer.cli import set_up_logging
+from mediar_infer.host_memory import keep_large_blocks
+from mediar_infer.training.generated import write_generated
+from mediar_infer.training.index import IndexOptions, index_folders
+from mediar_infer.training.recipe import Recipe, find_recipe, read_recipe
+from mediar_infer.training.run_folder import StageFolder
+from mediar_infer.training.stages import Execution, run_recipe
+
+_WARM_UP = 5
+"""Steps at the start that do not count: libraries choose their algorithms in them."""
+
+
+def build_recipe(args: argparse.Namespace, precision: str) -> Recipe:
+    """One stage of the size of the recipe's first one."""
+    recipe = read_recipe(find_recipe(args.recipe))
+    stage = replace(
+        recipe.stages[0],
+        start="random",
+        roles=("public",),
+        memory_roles=(),
+        memory_per_batch=0,
+        exclude_sources=(),
+        sampling="all",
+        steps=args.steps + _WARM_UP,
+        epochs=0.0,
+        warmup_steps=_WARM_UP,
+        ema_from_step=0,
+        checkpoint_every=args.steps + _WARM_UP,
+        precision=precision,
+    )
+    data = replace(recipe.data, workers=args.workers)
+    return replace(recipe, data=data, stages=(stage,), blends=())
+
+
+def measure(args: argparse.Namespace, precision: str, folder: Path) -> dict[str, object]:
+    """Train, and read speed and memory off the run's own logs."""
+    recipe = build_recipe(args, precision)
+    records = index_folders([folder / "images"], (), IndexOptions(hold_out=0)).records
+    records = [replace(record, role="public") for record in records]
+    run = folder / precision
+    run_recipe(recipe, records, run, execution=Execution(args.device, args.processes, args.threads))
+    stage, stage_folder = recipe.stages[0], StageFolder(run / recipe.stages[0].name)
+    with stage_folder.log_path.open(newline="") as file:
+        rows = list(csv.DictReader(file))[_WARM_UP:]
+    step_s, wait_s = (fmean(float(row[key]) for row in rows) for key in ("seconds", "wait_s"))
+    summary = json.loads(stage_folder.summary_path.read_text())
+    return {
+        "precision": precision,
+        "device": summary["device"],
+        "n_processes": args.processes,
+        "batch_size": stage.batch_size,
+        "crop_size": stage.crop_size,
+        "n_steps": len(rows),
+        "images_per_s": round(stage.batch_size / step_s, 2),
+        "wait_share": round(wait_s / step_s, 3),
+        "peak_memory_bytes": summary["peak_memory_bytes"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="pair", help="whose network and first stage are taken")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precisions", nargs="+", default=["float32"])
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=0, help="processes of the loader")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    keep_large_blocks()  # as the commands do
+    set_up_logging(20)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_generated(16, folder / "images", seed=0)
+        results = [measure(args, precision, folder) for precision in args.precisions]
+    for result in results:
+        print(result, flush=True)
+    common.write_report(args.json, common.metadata(recipe=args.recipe), results)
+
+
+if __name__ == "__main__":
+    main()
