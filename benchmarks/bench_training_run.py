@@ -9,8 +9,8 @@ batch; where it is large, give the loader more ``--workers``.
 """
 
 import argparse
-import csv
 import json
+import logging
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from mediar_infer.host_memory import keep_large_blocks
 from mediar_infer.training.generated import write_generated
 from mediar_infer.training.index import IndexOptions, index_folders
 from mediar_infer.training.recipe import Recipe, find_recipe, read_recipe
-from mediar_infer.training.run_folder import StageFolder
+from mediar_infer.training.run_folder import StageFolder, read_log
 from mediar_infer.training.stages import Execution, run_recipe
 
 _WARM_UP = 5
@@ -60,8 +60,7 @@ def measure(args: argparse.Namespace, precision: str, folder: Path) -> dict[str,
     run = folder / precision
     run_recipe(recipe, records, run, execution=Execution(args.device, args.processes, args.threads))
     stage, stage_folder = recipe.stages[0], StageFolder(run / recipe.stages[0].name)
-    with stage_folder.log_path.open(newline="") as file:
-        rows = list(csv.DictReader(file))[_WARM_UP:]
+    rows = read_log(stage_folder.log_path)[_WARM_UP:]
     step_s, wait_s = (fmean(float(row[key]) for row in rows) for key in ("seconds", "wait_s"))
     summary = json.loads(stage_folder.summary_path.read_text())
     return {
@@ -89,7 +88,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     keep_large_blocks()  # as the commands do
-    set_up_logging(20)
+    set_up_logging(logging.INFO)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_generated(16, folder / "images", seed=0)

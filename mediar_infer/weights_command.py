@@ -98,6 +98,7 @@ def check_targets(
     listed: Mapping[str, str],
     *,
     replaces: bool = False,
+    advice: str = "remove it or choose another folder",
 ) -> None:
     """Refuse a conversion before its first file is written.
 
@@ -106,6 +107,7 @@ def check_targets(
         targets: what each becomes, in one folder.
         listed: what the manifest of that folder lists.
         replaces: targets may exist.
+        advice: what to do about one that does.
 
     Raises:
         CheckpointError: if files would be overwritten, or the manifest would list too many.
@@ -117,7 +119,7 @@ def check_targets(
         )
     for target in targets:
         if target.exists() and not replaces:
-            raise CheckpointError(f"{target}: exists already; remove it or choose another folder")
+            raise CheckpointError(f"{target}: exists already; {advice}")
     names = list(dict.fromkeys([*listed, *(target.name for target in targets)]))
     if len(names) > MAX_MEMBERS:
         raise CheckpointError(

@@ -11,7 +11,6 @@ Networks are scored in windows of the size of their training crops: what is atte
 over the whole input then has its usual range. The paper's crops and windows are both 512.
 """
 
-import csv
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -34,13 +33,12 @@ from mediar_infer.training.networks import bind_windows, build_network
 from mediar_infer.training.recipe import Recipe, merge_values, parse_recipe
 from mediar_infer.training.relabelling import (
     find_label_paths,
-    load_predictor,
     prepare_labels,
     relabel,
     replace_labels,
 )
-from mediar_infer.training.run_folder import StageFolder, save_state, write_json
-from mediar_infer.training.selection import build_segmenter, score_weights
+from mediar_infer.training.run_folder import StageFolder, read_log, save_state, write_json
+from mediar_infer.training.selection import build_segmenter, load_segmenter, score_weights
 from mediar_infer.training.stages import Execution, Preparations, run_recipe
 from mediar_infer.training.start_weights import load_entries
 from mediar_infer.training.table import ImageRecord, select_records
@@ -270,7 +268,7 @@ class _SeedRun:
         folder = self.path / row.key / "pseudo_labels"
         images = select_records(records, ("unlabelled",), "train")
         crop_size = self.recipe(teacher).stage(teacher.stages[-1]).crop_size
-        predictor = load_predictor([weights], "fast", device, crop_size)
+        predictor = load_segmenter([weights], device, plan="fast", roi_size=crop_size)
         decisions = relabel(predictor, images, folder)
         return replace_labels(records, find_label_paths(folder, decisions))
 
@@ -336,8 +334,7 @@ def _load_network(recipe: Recipe, stage_name: str, weights: Path) -> nn.Module:
 
 def _read_losses(folder: StageFolder) -> dict[str, Any]:
     """Mean loss of the last steps, and their number."""
-    with folder.log_path.open(newline="", encoding="utf-8") as file:
-        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    losses = [float(row["loss"]) for row in read_log(folder.log_path)]
     last = losses[-max(1, len(losses) // _LAST_SHARE) :]
     return {"loss": float(np.mean(last)), "n_steps": len(losses)}
 

@@ -1,6 +1,5 @@
 """Learning curves of runs, as in the paper's Figures 10 and 11: losses, scores, cell counts."""
 
-import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from mediar_infer.errors import UsageError
 from mediar_infer.output_files import write_bytes
-from mediar_infer.training.run_folder import StageFolder
+from mediar_infer.training.run_folder import StageFolder, read_log
 
 _Floats = npt.NDArray[np.float64]
 
@@ -60,7 +59,7 @@ def read_curves(run: Path, stage_names: Sequence[str] = ()) -> list[StageCurves]
     for stage in stages:
         name, folder = stage["name"], StageFolder(run / stage["name"])
         offset = ends.get(stage["start"].removeprefix("stage:"), 0)
-        rows = _read_rows(folder.log_path)
+        rows = read_log(folder.log_path)
         ends[name] = offset + len(rows)
         if rows and (not stage_names or name in stage_names):
             found.append(
@@ -77,15 +76,8 @@ def read_curves(run: Path, stage_names: Sequence[str] = ()) -> list[StageCurves]
     return found
 
 
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def _read_scores(path: Path) -> dict[str, tuple[_Floats, _Floats]]:
-    rows = _read_rows(path)
+    rows = read_log(path)
     return {
         measure: (
             np.array([float(row["step"]) for row in rows if row["measure"] == measure]),

@@ -15,7 +15,7 @@ from mediar_infer.checkpoints import (
     write_manifest,
 )
 from mediar_infer.config import EngineConfig
-from mediar_infer.errors import CheckpointError, UsageError
+from mediar_infer.errors import UsageError
 from mediar_infer.output_files import write_bytes
 from mediar_infer.weights_command import check_targets
 
@@ -49,9 +49,9 @@ def check_output(output: Path, *, replaces: bool) -> None:
     """
     if output.suffix != _SUFFIX:
         raise UsageError(f"{output}: found suffix {output.suffix!r}, expected NAME{_SUFFIX}")
-    if output.exists() and not replaces:
-        raise CheckpointError(f"{output}: exists already; add --replace, or choose another name")
-    check_targets([output], [output], read_manifest(output.parent), replaces=replaces)
+    advice = "add --replace, or choose another name"
+    listed = read_manifest(output.parent)
+    check_targets([output], [output], listed, replaces=replaces, advice=advice)
 
 
 def export_weights(

@@ -17,11 +17,9 @@ from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
-import torch
 
 from mediar_infer.budget import Stopwatch
 from mediar_infer.checkpoints import compute_digest
-from mediar_infer.config import PLANS, EngineConfig, RuntimeConfig
 from mediar_infer.errors import UsageError
 from mediar_infer.images import open_image
 from mediar_infer.label_files import read_labels, write_labels
@@ -31,6 +29,7 @@ from mediar_infer.overlay import draw_overlay
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.training.contact_sheet import join_tiles
 from mediar_infer.training.recipe import Recipe
+from mediar_infer.training.selection import load_segmenter
 from mediar_infer.training.table import ImageRecord
 from mediar_infer.types import LabelArray
 
@@ -67,25 +66,6 @@ class Decision:
     """``agrees``, ``not scored`` (no cell counts) and ``prediction empty``: the labels stay."""
     label_name: str = ""
     """New label file in the folder ``labels``; empty where the labels stay."""
-
-
-def load_predictor(
-    weights: Sequence[Path], plan: str = "single", device: str = "auto", roi_size: int = 512
-) -> Segmenter:
-    """Load the engine that predicts the new labels.
-
-    Args:
-        weights: one or two files, or a folder of them.
-        plan: ``single`` and ``fast`` run the first model once; ``paper`` both, with flips.
-        device: as for inference.
-        roi_size: side of the windows; best that of the crops which the weights were trained on.
-
-    Raises:
-        CheckpointError: if weights are missing or no MEDIAR-Former.
-    """
-    runtime = RuntimeConfig(device=device, threads=torch.get_num_threads())
-    config = EngineConfig(plan=PLANS[plan], runtime=runtime, roi_size=roi_size)
-    return Segmenter.from_weights(list(weights), config)
 
 
 def predict_labels(segmenter: Segmenter, record: ImageRecord) -> LabelArray:
@@ -351,6 +331,6 @@ def prepare_labels(
     logger.info("comparing the labels of %d images with what %s finds", len(records), weights)
     crop_size = recipe.stage(recipe.relabelling.from_stage).crop_size
     # Overlap is worth a thousandth of F1 (benchmarks/NOTES.md), and several times the time.
-    segmenter = load_predictor([weights], "fast", device, crop_size)
+    segmenter = load_segmenter([weights], device, plan="fast", roi_size=crop_size)
     decisions = relabel(segmenter, records, folder, min_f1=recipe.relabelling.min_f1)
     return find_label_paths(folder, decisions)

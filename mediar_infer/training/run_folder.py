@@ -210,6 +210,14 @@ def write_json(path: Path, content: object) -> None:
     write_bytes(path, json.dumps(content, indent=2).encode() + b"\n")
 
 
+def read_log(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a ``log.csv`` or ``validation.csv``; none if it is not there."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 class CsvLog:
     """Rows that are appended to a CSV file; the header comes first.
 

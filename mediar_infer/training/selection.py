@@ -76,14 +76,22 @@ def build_segmenter(
     return Segmenter([backend], config)
 
 
-def load_segmenter(weights: Path, device: str = "auto") -> Segmenter:
-    """Load a weight file for scoring, in one pass without flips.
+def load_segmenter(
+    weights: Path | Sequence[Path], device: str = "auto", plan: str = "single", roi_size: int = 512
+) -> Segmenter:
+    """Load weight files for scoring or relabelling.
+
+    Args:
+        weights: one or two files, or a folder of them.
+        device: as for inference.
+        plan: ``single`` and ``fast`` run the first model once; ``paper`` both, with flips.
+        roi_size: side of the windows; best that of the crops which the weights were trained on.
 
     Raises:
-        CheckpointError: if it holds no MEDIAR-Former.
+        CheckpointError: if weights are missing or no MEDIAR-Former.
     """
     runtime = RuntimeConfig(device=device, threads=torch.get_num_threads())
-    config = EngineConfig(plan=PLANS["single"], runtime=runtime)
+    config = EngineConfig(plan=PLANS[plan], runtime=runtime, roi_size=roi_size)
     return Segmenter.from_weights(weights, config)
 
 

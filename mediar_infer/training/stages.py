@@ -342,7 +342,7 @@ def _work(fabric: Fabric, job: _Job) -> None:
 
         set_up_logging(job.log_level if fabric.is_global_zero else logging.ERROR)
         keep_large_blocks()  # this process is ours
-    job.execution.limit_threads()
+        job.execution.limit_threads()
     config = job.config
     plan = plan_stage(config, job.sampler.epoch_size, job.seed)
     store = SampleStore(

@@ -143,21 +143,13 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
     tuned = load_file(made[recipe.stages[-1].name])
     judge = _Judge(start, tuned, device, records, memory)
     first = Candidate(0.0, judge.score(0.0), judge.score_memory(0.0))
-    candidates = []
+    blends = []
     for share in (each for each in SHARES if not memory or each <= _MAX_SHARE_WITH_MEMORY):
-        candidates.append(Candidate(share, judge.score(share), None))
-        logger.info("%s", describe(candidates[-1]))
-    memory_f1s: dict[float, float | None] = {}
-
-    def score_memory(candidate: Candidate) -> float | None:
-        memory_f1s[candidate.share] = judge.score_memory(candidate.share)
-        return memory_f1s[candidate.share]
-
-    try:
-        chosen = choose(first, candidates, options.max_loss, score_memory)
-    finally:
-        told = [replace(each, memory_f1=memory_f1s.get(each.share)) for each in candidates]
-        write_json(run_path / _CANDIDATES_NAME, [asdict(each) for each in (first, *told)])
+        blends.append(Candidate(share, judge.score(share), None))
+        logger.info("%s", describe(blends[-1]))
+    candidates = score_memory(first, blends, options.max_loss, judge.score_memory)
+    write_json(run_path / _CANDIDATES_NAME, [asdict(each) for each in (first, *candidates)])
+    chosen = choose(first, candidates, options.max_loss)
     chosen_path = run_path / _CHOSEN_NAME
     save_state(blend_weights(start.state_dict, tuned, chosen.share), chosen_path)
     written = export_weights(
@@ -166,48 +158,66 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
     return Tuning(start.path, first, tuple(candidates), chosen, tuple(written))
 
 
-def choose(
+def score_memory(
     start: Candidate,
     candidates: Sequence[Candidate],
     max_loss: float,
-    score_memory: Callable[[Candidate], float | None],
-) -> Candidate:
+    score: Callable[[float], float | None],
+) -> list[Candidate]:
+    """Score blends that do better than the start on the memory, the best first, until one is kept.
+
+    Args:
+        start: the start weights.
+        candidates: blends, without F1 on the memory.
+        max_loss: as for ``choose``.
+        score: share of a blend → its F1 on the memory's held-out images.
+
+    Returns:
+        The blends in the same order, those that were needed with their F1 on the memory.
+    """
+    scored = {}
+    for each in sorted(candidates, key=_rank):
+        if each.f1 > start.f1:
+            scored[each.share] = replace(each, memory_f1=score(each.share))
+            logger.info("%s", describe(scored[each.share]))
+            if not _forgets(start, scored[each.share], max_loss):
+                break
+    return [scored.get(each.share, each) for each in candidates]
+
+
+def choose(start: Candidate, candidates: Sequence[Candidate], max_loss: float) -> Candidate:
     """Choose the blend with the best F1 among those that forget little.
 
     Args:
         start: the start weights.
         candidates: blends; of equal ones the smaller share is taken.
         max_loss: largest loss of F1 on the memory's held-out images.
-        score_memory: F1 of a blend on these; asked for the best blend first, and for the next ones
-            only while they forget too much.
-
-    Returns:
-        The blend, with its F1 on the memory.
 
     Raises:
         TrainingError: if none is better than the start.
     """
-    better = sorted(
-        (each for each in candidates if each.f1 > start.f1), key=lambda each: (-each.f1, each.share)
-    )
-    tried = [each for each in candidates if each.f1 <= start.f1]
-    for each in better:
-        scored = replace(each, memory_f1=score_memory(each))
-        logger.info("%s", describe(scored))
-        if (
-            scored.memory_f1 is None
-            or start.memory_f1 is None
-            or scored.memory_f1 >= start.memory_f1 - max_loss
-        ):
-            return scored
-        tried.append(scored)
-    best = max(tried, key=lambda each: each.f1)
-    raise TrainingError(
-        f"found no tuned weights that do better than the start ({describe(start)}; best of"
-        f" {len(tried)}: {describe(best)}), expected a higher F1 on the held-out images"
-        + (f" and at most {max_loss} less on the memory" if better else "")
-        + "; nothing was written: keep the start weights, or add labelled images"
-    )
+    better = [each for each in candidates if each.f1 > start.f1]
+    kept = [each for each in better if not _forgets(start, each, max_loss)]
+    if not kept:
+        best = min(candidates, key=_rank)
+        raise TrainingError(
+            f"found no tuned weights that do better than the start ({describe(start)}; best of"
+            f" {len(candidates)}: {describe(best)}), expected a higher F1 on the held-out images"
+            + (f" and at most {max_loss} less on the memory" if better else "")
+            + "; nothing was written: keep the start weights, or add labelled images"
+        )
+    return min(kept, key=_rank)
+
+
+def _rank(candidate: Candidate) -> tuple[float, float]:
+    """Sorts the best blend first; of equal ones that with the smaller share."""
+    return -candidate.f1, candidate.share
+
+
+def _forgets(start: Candidate, candidate: Candidate, max_loss: float) -> bool:
+    if candidate.memory_f1 is None or start.memory_f1 is None:
+        return False
+    return candidate.memory_f1 < start.memory_f1 - max_loss
 
 
 def describe(candidate: Candidate) -> str:

@@ -10,10 +10,10 @@ from mediar_infer.training.relabelling import (
     LOG_NAME,
     MIN_F1,
     find_label_paths,
-    load_predictor,
     relabel,
     replace_labels,
 )
+from mediar_infer.training.selection import load_segmenter
 from mediar_infer.training.table import ROLES, read_table, select_records, write_table
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """
     table = read_table(args.table)
     decisions = relabel(
-        load_predictor(args.weights, args.plan, args.device),
+        load_segmenter(args.weights, args.device, args.plan),
         select_records(table, args.roles, "train"),
         args.output,
         min_f1=args.min_f1,

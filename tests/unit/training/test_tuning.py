@@ -13,50 +13,54 @@ from mediar_infer.training import tuning
 from mediar_infer.training.stages import Execution
 from mediar_infer.training.table import read_table
 from mediar_infer.training.trainer import Trainer
-from mediar_infer.training.tuning import Candidate, TuneOptions, choose, tune
+from mediar_infer.training.tuning import Candidate, TuneOptions, choose, score_memory, tune
 
 START = Candidate(0.0, 0.5, 0.8)
 
 
-def blends(*values):
-    """Share, F1 → candidates; share → F1 on the memory; and what was asked for."""
+def judge_and_choose(start, max_loss, *values):
+    """Blends (share, F1, F1 on the memory) → the chosen one; shares scored on the memory."""
     asked = []
 
-    def score_memory(candidate):
-        asked.append(candidate.share)
-        return {share: memory for share, _, memory in values}[candidate.share]
+    def score(share):
+        asked.append(share)
+        return {each: memory for each, _, memory in values}[share]
 
-    return [Candidate(share, f1, None) for share, f1, _ in values], score_memory, asked
+    candidates = [Candidate(share, f1, None) for share, f1, _ in values]
+    judged = score_memory(start, candidates, max_loss, score)
+    assert [each.share for each in judged] == [share for share, *_ in values]
+    return choose(start, judged, max_loss), asked
 
 
 def test_best_blend_that_forgets_little_is_chosen():
     values = [(0.25, 0.6, 0.81), (0.5, 0.7, 0.79), (0.75, 0.4, 0.9), (1.0, 0.9, 0.7)]
-    candidates, score_memory, asked = blends(*values)
-    assert choose(START, candidates, 0.02, score_memory) == Candidate(0.5, 0.7, 0.79)
+    chosen, asked = judge_and_choose(START, 0.02, *values)
+    assert chosen == Candidate(0.5, 0.7, 0.79)
     assert asked == [1.0, 0.5]
-    assert choose(START, candidates, 0.2, score_memory) == Candidate(1.0, 0.9, 0.7)
+    chosen, asked = judge_and_choose(START, 0.2, *values)
+    assert chosen == Candidate(1.0, 0.9, 0.7)
+    assert asked == [1.0]
 
 
 def test_smaller_share_is_chosen_among_equals():
-    candidates, score_memory, _ = blends(*((share, 0.7, None) for share in (0.5, 0.25, 1.0)))
-    assert choose(Candidate(0.0, 0.5, None), candidates, 0.02, score_memory).share == 0.25
+    values = [(share, 0.7, None) for share in (0.5, 0.25, 1.0)]
+    assert judge_and_choose(Candidate(0.0, 0.5, None), 0.02, *values)[0].share == 0.25
 
 
 @pytest.mark.parametrize("f1", [0.2, 0.5])
-def test_weights_no_better_than_the_start_are_refused(f1):
-    candidates, score_memory, asked = blends((0.5, f1, 0.9))
+def test_weights_no_better_than_the_start_are_refused_without_a_look_at_the_memory(f1):
+    candidates = [Candidate(0.5, f1, None)]
+    assert score_memory(START, candidates, 0.02, pytest.fail) == candidates
     with pytest.raises(TrainingError, match=r"start: F1 0.5000.*share 0.5.*nothing was written"):
-        choose(START, candidates, 0.02, score_memory)
-    assert not asked
+        choose(START, candidates, 0.02)
 
 
 def test_weights_that_forget_are_refused():
-    candidates, score_memory, _ = blends((0.5, 0.9, 0.7), (1.0, 0.8, 0.6))
     with pytest.raises(
         TrainingError,
         match=r"best of 2: share 0.5.*, 0\.7000 on .*at most 0\.02 less on the memory",
     ):
-        choose(START, candidates, 0.02, score_memory)
+        judge_and_choose(START, 0.02, (0.5, 0.9, 0.7), (1.0, 0.8, 0.6))
 
 
 @pytest.fixture
@@ -103,7 +107,10 @@ def test_worse_weights_are_not_written(folder, options, tmp_path, monkeypatch):
         assert [each["share"] for each in told] == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
-@pytest.mark.parametrize(("owner", "name"), [(Trainer, "_finish"), (tuning._Judge, "score")])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Trainer, "_finish"), (tuning._Judge, "score"), (tuning._Judge, "score_memory")],
+)
 def test_stopped_tuning_is_not_lost_and_goes_on_with_the_same_images_only(
     folder, options, tmp_path, monkeypatch, owner, name
 ):
