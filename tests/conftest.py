@@ -1,5 +1,6 @@
 """Shared fixtures: seeded randomness, the optional shared data, and the ``--runslow`` switch."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pytest_addoption(parser):
     parser.addoption("--runslow", action="store_true", help="also run tests marked slow")
+
+
+def pytest_configure():
+    # A shell ignores Ctrl-C for what it starts in the background, and processes inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config, items):
