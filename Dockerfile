@@ -25,11 +25,11 @@ RUN apt-get update \
 WORKDIR /build
 COPY pyproject.toml ./
 COPY mediar_infer/_version.py mediar_infer/
-COPY mediar_infer/kernels/label_kernels.c mediar_infer/kernels/
+COPY mediar_infer/labels/kernels/label_kernels.c mediar_infer/labels/kernels/
 # Empty stand-ins: pyproject.toml names these files, and changes of theirs need no compiler.
 RUN touch LICENSE README.md mediar_infer/__init__.py \
     && python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --editable . \
-    && ls mediar_infer/kernels/*.so
+    && ls mediar_infer/labels/kernels/*.so
 
 # From what changes seldom to what changes often, so that a new build takes seconds.
 FROM ${BASE_IMAGE} AS inference
@@ -53,7 +53,7 @@ ARG WEIGHTS=weights
 COPY ${WEIGHTS} weights
 COPY predict.py predict.sh ./
 COPY mediar_infer mediar_infer
-COPY --from=kernels /build/mediar_infer/kernels/*.so mediar_infer/kernels/
+COPY --from=kernels /build/mediar_infer/labels/kernels/*.so mediar_infer/labels/kernels/
 # Compiled here, as each image is segmented by a fresh container.
 RUN python -m compileall -q mediar_infer
 

@@ -92,7 +92,7 @@ gc-save: gc-image
 	cd dist && sha256sum model.tar.gz > model.tar.gz.sha256 && cat model.tar.gz.sha256
 
 # Written last, so that a set-up that was stopped is taken up again.
-$(VENV)/.ready: requirements.txt pyproject.toml $(wildcard mediar_infer/*/*.c)
+$(VENV)/.ready: requirements.txt pyproject.toml $(wildcard mediar_infer/*/*/*.c)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    found=$$($(PYTHON) --version 2>/dev/null || echo no Python); \
 	    echo "$(PYTHON): found $$found, expected Python 3.11 or newer;" \

@@ -12,8 +12,8 @@ import numpy as np
 import SimpleITK
 import tifffile
 
-from mediar_infer.label_files import read_labels
-from mediar_infer.scenes import make_scene
+from mediar_infer.demo.scenes import make_scene
+from mediar_infer.labels.files import read_labels
 
 SLUG = "microscopy-image"
 RESULT = Path("images/cell-instance-segmentation")

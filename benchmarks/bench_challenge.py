@@ -19,8 +19,8 @@ from pathlib import Path
 import tifffile
 from bench_val_f1 import read_val_rows
 
-from mediar_infer.label_files import write_labels
-from mediar_infer.scenes import SceneKind, make_scene
+from mediar_infer.demo.scenes import SceneKind, make_scene
+from mediar_infer.labels.files import write_labels
 
 LARGE: dict[str, tuple[SceneKind, int, int]] = {
     "large_5000": ("fluorescence", 5000, 5000),

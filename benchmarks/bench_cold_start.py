@@ -20,13 +20,21 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-WATCHED_IMPORTS = ("numpy", "torch", "openvino", "cv2", "tifffile", "ttach", "mediar_infer.runner")
+WATCHED_IMPORTS = (
+    "numpy",
+    "torch",
+    "openvino",
+    "cv2",
+    "tifffile",
+    "ttach",
+    "mediar_infer.folder.runner",
+)
 WATCHED_CALLS = {
-    "mediar_infer.loading": ("read_checkpoint", "check_entries"),
-    "mediar_infer.backends.openvino_graph": ("read_graph", "compile_graph"),
+    "mediar_infer.network.pending_weights": ("read_checkpoint", "check_entries"),
+    "mediar_infer.network.backends.openvino_graph": ("read_graph", "compile_graph"),
     "mediar_infer.segmenter": ("compute_scaling",),
-    "mediar_infer.runner": ("run_folder",),
-    "mediar_infer.image_runner": ("open_image", "write_labels", "package_versions"),
+    "mediar_infer.folder.runner": ("run_folder",),
+    "mediar_infer.folder.image_runner": ("open_image", "write_labels", "package_versions"),
 }
 TARGET_RATIO = 1.3
 
@@ -74,8 +82,8 @@ def run_noted(arguments: list[str], target: Path) -> int:
     """Run the command line in this process with a timeline."""
     timeline = Timeline()
     sys.meta_path.insert(0, timeline)
-    from mediar_infer.budget import process_start_s
     from mediar_infer.cli import main
+    from mediar_infer.stopwatch import process_start_s
 
     entered = time.perf_counter()
     code = main(arguments)
@@ -95,7 +103,7 @@ def run_noted(arguments: list[str], target: Path) -> int:
 def write_image(path: Path, side: int) -> None:
     import cv2
 
-    from mediar_infer.scenes import make_scene
+    from mediar_infer.demo.scenes import make_scene
 
     image, _ = make_scene("fluorescence", side, side, seed=0)
     cv2.imwrite(str(path), image)

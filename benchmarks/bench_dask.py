@@ -23,7 +23,7 @@ import common
 import tifffile
 from bench_slide import write_slide
 
-from mediar_infer.scenes import SlideScene, make_scene
+from mediar_infer.demo.scenes import SlideScene, make_scene
 
 KINDS = ("fluorescence", "phase", "stained", "bacteria")
 

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import tifffile
 
-from mediar_infer.scenes import SceneKind, make_scene
+from mediar_infer.demo.scenes import SceneKind, make_scene
 
 SCENE_KINDS = get_args(SceneKind)
 TARGET = 0.95

@@ -18,11 +18,11 @@ import common
 import numpy as np
 import torch
 
-from mediar_infer.training.augmentation import Augmentation
-from mediar_infer.training.loader import CropMaker, Draw, iterate_batches
-from mediar_infer.training.samples import SampleStore
-from mediar_infer.training.table import read_table
-from mediar_infer.training.targets import compute_targets
+from mediar_infer.training.augmentation.loader import CropMaker, Draw, iterate_batches
+from mediar_infer.training.augmentation.settings import Augmentation
+from mediar_infer.training.augmentation.targets import compute_targets
+from mediar_infer.training.data.samples import SampleStore
+from mediar_infer.training.data.table import read_table
 
 
 def draw_steps(n_images: int, batch_size: int, seed: int) -> Callable[[int], list[Draw]]:

@@ -28,7 +28,7 @@ import common
 import numpy as np
 from bench_slide import write_slide
 
-from mediar_infer.scenes import SlideScene
+from mediar_infer.demo.scenes import SlideScene
 
 CHEAP = ["--models", "1", "--flips", "none", "--overlap", "0"]
 LIMIT_BYTES = 1.5e9

@@ -15,14 +15,14 @@ import common
 import numpy as np
 import torch
 
-from mediar_infer.budget import Stopwatch
-from mediar_infer.checkpoints import load_checkpoint
 from mediar_infer.config import EngineConfig, RuntimeConfig
-from mediar_infer.engine import count_windows, predict_bands
-from mediar_infer.preprocess import Scaling, normalise_image
-from mediar_infer.scenes import make_scene
+from mediar_infer.demo.scenes import make_scene
+from mediar_infer.engine.bands import count_windows, predict_bands
+from mediar_infer.engine.preprocess import Scaling, normalise_image
+from mediar_infer.images.sources import ArraySource
+from mediar_infer.network.checkpoints import load_checkpoint
 from mediar_infer.segmenter import Segmenter
-from mediar_infer.sources import ArraySource
+from mediar_infer.stopwatch import Stopwatch
 
 sys.path.append(str(common.ROOT / "tests"))
 from released_network import LibraryFormer, released_maps

@@ -27,20 +27,20 @@ import torch
 from bench_slide import write_slide
 from torch import Tensor
 
-from mediar_infer.architecture import ENCODERS, Architecture
-from mediar_infer.backends import Backend
-from mediar_infer.backends.torch_backend import TorchBackend
-from mediar_infer.budget import Stopwatch, peak_memory_bytes, tolerance_s
 from mediar_infer.config import EngineConfig
+from mediar_infer.demo.scenes import SlideScene, decode_scene
 from mediar_infer.devices import describe_device
-from mediar_infer.engine import count_windows
-from mediar_infer.host_memory import return_large_blocks
-from mediar_infer.images import open_image
-from mediar_infer.label_files import read_labels, write_labels
-from mediar_infer.model import MediarFormer
-from mediar_infer.scenes import SlideScene, decode_scene
+from mediar_infer.engine.bands import count_windows
+from mediar_infer.images.open import open_image
+from mediar_infer.labels.files import read_labels, write_labels
+from mediar_infer.network.architecture import ENCODERS, Architecture
+from mediar_infer.network.backends import Backend
+from mediar_infer.network.backends.torch_backend import TorchBackend
+from mediar_infer.network.model import MediarFormer
+from mediar_infer.process import return_large_blocks
 from mediar_infer.segmenter import Segmenter
-from mediar_infer.training.initialise import initialise_weights
+from mediar_infer.stopwatch import Stopwatch, peak_memory_bytes, tolerance_s
+from mediar_infer.training.networks.initialise import initialise_weights
 
 sys.path.append(str(common.ROOT / "tests"))
 from released_network import LibraryFormer

@@ -22,15 +22,15 @@ import tifffile
 import torch
 
 from mediar_infer import EngineConfig, MaskConfig, Plan
-from mediar_infer.blocks import PAPER_BLOCK_SIZE
-from mediar_infer.budget import Stopwatch, peak_memory_bytes, tolerance_s
 from mediar_infer.config import ALL_FLIPS
+from mediar_infer.demo.scenes import SlideScene, decode_scene
 from mediar_infer.devices import usable_cores
-from mediar_infer.host_memory import return_large_blocks
-from mediar_infer.images import open_image
-from mediar_infer.label_files import write_labels
-from mediar_infer.scenes import SlideScene, decode_scene
+from mediar_infer.images.open import open_image
+from mediar_infer.labels.blocks import PAPER_BLOCK_SIZE
+from mediar_infer.labels.files import write_labels
+from mediar_infer.process import return_large_blocks
 from mediar_infer.segmenter import Segmenter
+from mediar_infer.stopwatch import Stopwatch, peak_memory_bytes, tolerance_s
 
 ROWS = 512
 

@@ -20,14 +20,14 @@ import common
 import torch
 from torch import nn
 
-from mediar_infer.architecture import Architecture
-from mediar_infer.host_memory import keep_large_blocks, return_large_blocks
-from mediar_infer.training.fused_norms import fuse_norms, load_library
-from mediar_infer.training.losses import compute_loss
-from mediar_infer.training.networks import build_network
-from mediar_infer.training.optimisation import build_optimizer
-from mediar_infer.training.recipe import find_recipe, read_recipe
-from mediar_infer.training.stage_config import StageConfig
+from mediar_infer.network.architecture import Architecture
+from mediar_infer.process import keep_large_blocks, return_large_blocks
+from mediar_infer.training.networks.build import build_network
+from mediar_infer.training.networks.fused_norms import fuse_norms, load_library
+from mediar_infer.training.stages.losses import compute_loss
+from mediar_infer.training.stages.optimisation import build_optimizer
+from mediar_infer.training.stages.recipe import find_recipe, read_recipe
+from mediar_infer.training.stages.stage_config import StageConfig
 
 MEMORY = {"returned": return_large_blocks, "kept": keep_large_blocks}
 """What becomes of freed arrays: as in inference, as in training."""

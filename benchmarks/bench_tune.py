@@ -25,15 +25,15 @@ from statistics import fmean
 import common
 import numpy as np
 
-from mediar_infer.checkpoints import compute_digest
-from mediar_infer.training.selection import ImageScore, score_weights
-from mediar_infer.training.table import (
+from mediar_infer.network.checkpoints import compute_digest
+from mediar_infer.training.data.table import (
     LABELLED_ROLES,
     ImageRecord,
     read_table,
     select_records,
     write_table,
 )
+from mediar_infer.training.stages.scoring import ImageScore, score_weights
 
 _HOLD_OUT = 10
 """One image of the memory in so many is held out."""

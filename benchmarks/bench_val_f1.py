@@ -30,11 +30,11 @@ from skimage.morphology import remove_small_objects
 from skimage.segmentation import watershed
 
 from mediar_infer import EngineConfig, Plan, RuntimeConfig, Segmenter
-from mediar_infer.checkpoints import compute_digest
+from mediar_infer.engine.preprocess import normalise_image
 from mediar_infer.errors import UsageError
-from mediar_infer.images import open_image
-from mediar_infer.metrics import THRESHOLDS, evaluate_labels
-from mediar_infer.preprocess import normalise_image
+from mediar_infer.images.open import open_image
+from mediar_infer.labels.metrics import THRESHOLDS, evaluate_labels
+from mediar_infer.network.checkpoints import compute_digest
 
 Method = Callable[[np.ndarray], np.ndarray]
 """Image → labels."""

@@ -13,7 +13,7 @@ from statistics import median, quantiles
 
 from mediar_infer.challenge.machine import processor_name
 from mediar_infer.devices import usable_cores
-from mediar_infer.provenance import package_versions
+from mediar_infer.folder.provenance import package_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,7 +11,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mediar_infer.plans import LADDER
+from mediar_infer.engine.plans import LADDER
 
 RESULTS = Path(__file__).resolve().parent / "results"
 COLOURS = dict(

@@ -18,9 +18,9 @@ import numpy as np
 import tifffile
 
 from mediar_infer import EngineConfig, Segmenter
-from mediar_infer.images import open_image
-from mediar_infer.overlay import draw_picture, find_inner_boundary
-from mediar_infer.training.contact_sheet import draw_text, join_tiles
+from mediar_infer.images.open import open_image
+from mediar_infer.labels.overlay import draw_picture, find_inner_boundary
+from mediar_infer.training.augmentation.contact_sheet import draw_text, join_tiles
 
 _SIDE, _COLUMNS = 300, 6
 _CAPTION_HEIGHT = 36

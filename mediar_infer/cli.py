@@ -13,27 +13,27 @@ from typing import NoReturn
 
 from mediar_infer._version import __version__
 from mediar_infer.errors import CheckpointError, MediarError, UsageError
-from mediar_infer.host_memory import return_large_blocks
+from mediar_infer.process import return_large_blocks
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 _STOPPED = 128
 """This plus the number of a signal is the exit code of a process that it stopped."""
 
 _COMMANDS = {
-    "predict": ("mediar_infer.predict_command", "segment every image of a folder"),
-    "evaluate": ("mediar_infer.evaluate", "score label files as the challenge does"),
+    "predict": ("mediar_infer.commands.predict", "segment every image of a folder"),
+    "evaluate": ("mediar_infer.commands.evaluate", "score label files as the challenge does"),
     "challenge": (
-        "mediar_infer.challenge_command",
+        "mediar_infer.commands.challenge",
         "judge a submission as the organisers do",
     ),
-    "submission": ("mediar_infer.submission_command", "zip a checked set of label files"),
-    "weights": ("mediar_infer.weights_command", "list, verify or convert weight files"),
-    "info": ("mediar_infer.info_command", "show device, versions, memory and models"),
+    "submission": ("mediar_infer.commands.submission", "zip a checked set of label files"),
+    "weights": ("mediar_infer.commands.weights", "list, verify or convert weight files"),
+    "info": ("mediar_infer.commands.info", "show device, versions, memory and models"),
     "grand-challenge": (
-        "mediar_infer.grand_challenge_command",
+        "mediar_infer.commands.grand_challenge",
         "run a job of grand-challenge.org: one image in, its labels out",
     ),
-    "demo": ("mediar_infer.demo_command", "segment a few real and generated images"),
+    "demo": ("mediar_infer.commands.demo", "segment a few real and generated images"),
 }
 """Command → module with ``add_arguments(parser)`` and ``run(args) -> exit code``, and its help."""
 

@@ -13,24 +13,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mediar_infer.backends import Backend
-from mediar_infer.backends.graphs import graph_name
-from mediar_infer.bands_ahead import BandsAhead
-from mediar_infer.blocks import label_bands
-from mediar_infer.budget import Stopwatch
-from mediar_infer.checkpoints import Checkpoint, build_model
 from mediar_infer.config import EngineConfig
-from mediar_infer.costs import Costs
 from mediar_infer.devices import describe_device, select_device, select_precision, usable_cores
-from mediar_infer.engine import MapBand, predict_bands
+from mediar_infer.engine.bands import MapBand, predict_bands
+from mediar_infer.engine.bands_ahead import BandsAhead
+from mediar_infer.engine.costs import Costs
+from mediar_infer.engine.paced_bands import predict_paced_bands
+from mediar_infer.engine.pacing import Deadline, Pacer
+from mediar_infer.engine.plans import ladder_below
+from mediar_infer.engine.preprocess import Scaling, compute_scaling
 from mediar_infer.errors import CheckpointError, UsageError
-from mediar_infer.kernels.selection import select_kernels
-from mediar_infer.loading import Loading
-from mediar_infer.paced_engine import predict_paced_bands
-from mediar_infer.pacing import Deadline, Pacer
-from mediar_infer.plans import ladder_below
-from mediar_infer.preprocess import Scaling, compute_scaling
-from mediar_infer.sources import ArraySource, ImageSource
+from mediar_infer.images.sources import ArraySource, ImageSource
+from mediar_infer.labels.blocks import label_bands
+from mediar_infer.labels.kernels.choice import select_kernels
+from mediar_infer.network.backends import Backend
+from mediar_infer.network.backends.graphs import graph_name
+from mediar_infer.network.checkpoints import Checkpoint, build_model
+from mediar_infer.network.pending_weights import Loading
+from mediar_infer.stopwatch import Stopwatch
 from mediar_infer.types import CELLPROB, FLOW_X, FLOW_Y, Float32Array, LabelArray
 
 logger = logging.getLogger(__name__)
@@ -298,7 +298,7 @@ def _build_backend(
 ) -> Backend:
     batch = config.runtime.batch
     if graph is not None:
-        from mediar_infer.backends.openvino_backend import OpenVinoBackend
+        from mediar_infer.network.backends.openvino_backend import OpenVinoBackend
 
         return OpenVinoBackend(graph, batch)
     if config.runtime.backend == "openvino":
@@ -307,6 +307,6 @@ def _build_backend(
             f" file {graph_name(checkpoint.architecture, config.roi_size)} beside the weights;"
             " make it with 'weights graph'"
         )
-    from mediar_infer.backends.torch_backend import TorchBackend
+    from mediar_infer.network.backends.torch_backend import TorchBackend
 
     return TorchBackend(build_model(checkpoint), device, precision, batch)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mediar_infer.kernels.compiled import CompiledKernels, load_library
-from mediar_infer.kernels.tensors import TorchKernels
+from mediar_infer.labels.kernels.compiled import CompiledKernels, load_library
+from mediar_infer.labels.kernels.tensors import TorchKernels
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from mediar_infer.architecture import Architecture
-from mediar_infer.flows import compute_unit_flow
-from mediar_infer.model import MediarFormer
+from mediar_infer.labels.flows import compute_unit_flow
+from mediar_infer.network.architecture import Architecture
+from mediar_infer.network.model import MediarFormer
 from mediar_infer.types import FLOW_SCALE
 
 TINY = Architecture((8, 16, 20, 32), (1, 1, 1, 1), (16, 16, 8, 8, 8), 8)

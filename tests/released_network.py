@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from mediar_infer.windows import SIGMA_SCALE
+from mediar_infer.engine.windows import SIGMA_SCALE
 
 
 def to_mish(module):

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from fakes import tiny_state_dict
 
-from mediar_infer.checkpoints import save_weights
+from mediar_infer.network.checkpoints import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 NEVER = {"monai", "segmentation_models_pytorch", "timm", "torchvision", "matplotlib", "pandas"}

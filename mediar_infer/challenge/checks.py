@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from mediar_infer.budget import counted_s, tolerance_s
 from mediar_infer.challenge.launchers import RunOutcome
 from mediar_infer.errors import ImageReadError
-from mediar_infer.images import open_image
-from mediar_infer.label_files import label_path, parse_description
-from mediar_infer.report import printable_name
-from mediar_infer.tiff_rows import reading_tiff
+from mediar_infer.folder.ledger import printable_name
+from mediar_infer.images.open import open_image
+from mediar_infer.images.tiff_rows import reading_tiff
+from mediar_infer.labels.files import label_path, parse_description
+from mediar_infer.stopwatch import counted_s, tolerance_s
 
 Aspect = Literal[
     "image", "time", "memory", "exit status", "output", "file format", "data type", "shape", "ids",

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mediar_infer.errors import ImageReadError
-from mediar_infer.images import open_image
-from mediar_infer.label_files import read_labels
-from mediar_infer.overlay import draw_outlines, draw_picture
-from mediar_infer.sources import ImageSource
+from mediar_infer.images.open import open_image
+from mediar_infer.images.sources import ImageSource
+from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.overlay import draw_outlines, draw_picture
 
 _SIDES = (512, 400, 320, 240, 160)
 _MAX_BYTES = 72_000

@@ -7,12 +7,12 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final, Literal
 
-from mediar_infer import budget
+from mediar_infer import stopwatch as budget
 from mediar_infer.challenge.checks import Finding, LabelFacts
 from mediar_infer.challenge.launchers import RunOutcome
-from mediar_infer.metrics import Scores, sum_scores
+from mediar_infer.folder.ledger import lay_out_table, printable_name
+from mediar_infer.labels.metrics import Scores, sum_scores
 from mediar_infer.output_files import write_bytes
-from mediar_infer.report import lay_out_table, printable_name
 
 RESULTS_NAME: Final = "challenge.json"
 Verdict = Literal["passed", "breached", "stopped"]

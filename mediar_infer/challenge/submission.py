@@ -8,11 +8,11 @@ from pathlib import Path
 
 from mediar_infer.challenge.checks import Finding, check_label_file, read_size
 from mediar_infer.errors import UsageError
-from mediar_infer.images import list_images
-from mediar_infer.label_files import check_collisions, label_path
+from mediar_infer.folder.ledger import LEDGER_NAME, SUMMARY_NAME
+from mediar_infer.folder.options import OVERLAY_DIR
+from mediar_infer.images.open import list_images
+from mediar_infer.labels.files import check_collisions, label_path
 from mediar_infer.output_files import replacing, to_output_error
-from mediar_infer.report import LEDGER_NAME, SUMMARY_NAME
-from mediar_infer.run_options import OVERLAY_DIR
 
 _LABEL_NAME = re.compile(r"[^.]+_label\.tiff", re.DOTALL)
 _NOT_SUBMITTED = (LEDGER_NAME, SUMMARY_NAME, OVERLAY_DIR)

@@ -7,26 +7,26 @@ from collections.abc import Sequence
 from typing import Final
 
 from mediar_infer.cli import add_logging_options, run_command, run_process
-from mediar_infer.host_memory import keep_large_blocks
+from mediar_infer.process import keep_large_blocks
 
 _MODULES: Final = "mediar_infer.training.commands"
 
 COMMANDS: Final = {
-    "index": (f"{_MODULES}.index_command", "check images and labels and list them in a data table"),
-    "convert": (f"{_MODULES}.convert_command", "bring a public data set into our layout"),
-    "generate": (f"{_MODULES}.generate_command", "draw images with known cells"),
-    "stats": (f"{_MODULES}.stats_command", "measure shape and size of labelled cells"),
-    "sheet": (f"{_MODULES}.sheet_command", "draw every augmentation before and after"),
-    "train": (f"{_MODULES}.train_command", "train all stages of a recipe, or some of them"),
-    "pretrain": (f"{_MODULES}.pretrain_command", "train one of the recipe's pretraining phases"),
-    "finetune": (f"{_MODULES}.finetune_command", "fine-tune from a pretraining phase"),
-    "tune": (f"{_MODULES}.tune_command", "fine-tune a model on a folder of your own images"),
-    "discover": (f"{_MODULES}.discover_command", "find clusters of images that look alike"),
-    "relabel": (f"{_MODULES}.relabel_command", "replace labels that disagree with a prediction"),
-    "ablate": (f"{_MODULES}.ablate_command", "run a comparison of the paper, Tables 5 to 8"),
-    "select": (f"{_MODULES}.select_command", "find the best of several weight files"),
-    "export": (f"{_MODULES}.export_command", "make weights that the engine loads"),
-    "curves": (f"{_MODULES}.curves_command", "plot losses and scores of a run"),
+    "index": (f"{_MODULES}.index", "check images and labels and list them in a data table"),
+    "convert": (f"{_MODULES}.convert", "bring a public data set into our layout"),
+    "generate": (f"{_MODULES}.generate", "draw images with known cells"),
+    "stats": (f"{_MODULES}.stats", "measure shape and size of labelled cells"),
+    "sheet": (f"{_MODULES}.sheet", "draw every augmentation before and after"),
+    "train": (f"{_MODULES}.train", "train all stages of a recipe, or some of them"),
+    "pretrain": (f"{_MODULES}.pretrain", "train one of the recipe's pretraining phases"),
+    "finetune": (f"{_MODULES}.finetune", "fine-tune from a pretraining phase"),
+    "tune": (f"{_MODULES}.tune", "fine-tune a model on a folder of your own images"),
+    "discover": (f"{_MODULES}.discover", "find clusters of images that look alike"),
+    "relabel": (f"{_MODULES}.relabel", "replace labels that disagree with a prediction"),
+    "ablate": (f"{_MODULES}.ablate", "run a comparison of the paper, Tables 5 to 8"),
+    "select": (f"{_MODULES}.select", "find the best of several weight files"),
+    "export": (f"{_MODULES}.export", "make weights that the engine loads"),
+    "curves": (f"{_MODULES}.curves", "plot losses and scores of a run"),
 }
 """Command → module with ``add_arguments(parser)`` and ``run(args) -> exit code``, and its help."""
 

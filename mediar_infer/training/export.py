@@ -5,19 +5,19 @@ import logging
 from pathlib import Path
 from typing import Any, Final
 
-from mediar_infer.backends.graphs import graph_name
-from mediar_infer.checkpoints import (
+from mediar_infer.config import EngineConfig
+from mediar_infer.errors import UsageError
+from mediar_infer.network.backends.graphs import graph_name
+from mediar_infer.network.checkpoints import (
     Checkpoint,
+    check_targets,
     compute_digest,
     load_checkpoint,
     read_manifest,
     save_weights,
     write_manifest,
 )
-from mediar_infer.config import EngineConfig
-from mediar_infer.errors import UsageError
 from mediar_infer.output_files import write_bytes
-from mediar_infer.weights_command import check_targets
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def export_weights(
     roi_size = EngineConfig().roi_size
     graph = output.parent / graph_name(checkpoint.architecture, roi_size)
     if has_graph and not graph.exists():
-        from mediar_infer.backends.openvino_export import export_graph
+        from mediar_infer.network.backends.openvino_export import export_graph
 
         written.append(export_graph(checkpoint.architecture, roi_size, output.parent))
     logger.info("%s: %.1f MiB, SHA-256 %s", output, output.stat().st_size / 2**20, digest)

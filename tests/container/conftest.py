@@ -13,7 +13,7 @@ import cv2
 import pytest
 from container_files import read_files
 
-from mediar_infer.scenes import SlideScene
+from mediar_infer.demo.scenes import SlideScene
 
 ROOT = Path(__file__).resolve().parents[2]
 _TIMEOUT_S = 600

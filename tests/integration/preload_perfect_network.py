@@ -5,8 +5,8 @@ import time
 
 from fakes import FunctionBackend
 
-from mediar_infer.checkpoints import compute_digest, find_weights
-from mediar_infer.scenes import decode_scene
+from mediar_infer.demo.scenes import decode_scene
+from mediar_infer.network.checkpoints import compute_digest, find_weights
 from mediar_infer.segmenter import Segmenter
 
 WINDOW_S = float(os.environ.get("TEST_WINDOW_S", "0"))

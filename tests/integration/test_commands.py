@@ -20,17 +20,18 @@ from folder_helpers import (
 )
 from safetensors.torch import load_file
 
-from mediar_infer import __version__, cli, demo_command
-from mediar_infer.architecture import ENCODERS, Architecture
-from mediar_infer.checkpoints import (
+from mediar_infer import __version__, cli
+from mediar_infer.commands import demo as demo_command
+from mediar_infer.commands.info import count_multiply_adds
+from mediar_infer.labels.files import write_labels
+from mediar_infer.network.architecture import ENCODERS, Architecture
+from mediar_infer.network.checkpoints import (
     compute_digest,
     load_checkpoint,
     read_manifest,
     save_weights,
 )
-from mediar_infer.info_command import count_multiply_adds
-from mediar_infer.label_files import write_labels
-from mediar_infer.model import MediarFormer
+from mediar_infer.network.model import MediarFormer
 
 
 def _run(*arguments):

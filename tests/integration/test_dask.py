@@ -15,11 +15,12 @@ import pytest
 from folder_helpers import ROOT, latest_records, names_of, read_ledger, slide, write_image
 from preload_perfect_network import perfect_from_weights
 
-from mediar_infer import cluster_worker, scale_out
+from mediar_infer.cluster import client as scale_out
+from mediar_infer.cluster import worker as cluster_worker
 from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
-from mediar_infer.label_files import read_labels
-from mediar_infer.run_options import RunOptions
-from mediar_infer.runner import run_folder
+from mediar_infer.folder.options import RunOptions
+from mediar_infer.folder.runner import run_folder
+from mediar_infer.labels.files import read_labels
 from mediar_infer.segmenter import Segmenter
 
 pytest.importorskip("distributed")

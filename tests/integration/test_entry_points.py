@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 from folder_helpers import ROOT, noise, subprocess_environment, write_image
 
-from mediar_infer.label_files import read_labels
+from mediar_infer.labels.files import read_labels
 
 SLOW_PACKAGES = {
     "matplotlib", "monai", "pandas", "segmentation_models_pytorch", "timm", "torchvision",
@@ -128,7 +128,7 @@ def test_image_holds_the_compiled_loops_but_no_compiler():
     stages = "\n".join(" ".join(each) for each in _instructions()).split("\nFROM ")
     assert ["AS kernels" in stage for stage in stages] == ["gcc" in stage for stage in stages]
     (inference,) = (stage for stage in stages if "AS inference" in stage)
-    assert re.search(r"COPY --from=kernels \S+\.so mediar_infer/kernels/", inference)
+    assert re.search(r"COPY --from=kernels \S+\.so mediar_infer/labels/kernels/", inference)
 
 
 def test_container_is_started_by_the_entry_script():
@@ -142,7 +142,11 @@ def make(tmp_path):
     """Call ``make`` in a copy of the Makefile with a Python that only records what it is asked."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    for name in ("requirements.txt", "pyproject.toml", "mediar_infer/kernels/label_kernels.c"):
+    for name in (
+        "requirements.txt",
+        "pyproject.toml",
+        "mediar_infer/labels/kernels/label_kernels.c",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "Makefile", tmp_path)

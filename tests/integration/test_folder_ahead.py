@@ -11,14 +11,14 @@ import pytest
 from fakes import FunctionBackend
 from folder_helpers import names_of, read_ledger, slide, write_image
 
-from mediar_infer import bands_ahead
 from mediar_infer.config import PLANS, EngineConfig
+from mediar_infer.demo.scenes import decode_scene
+from mediar_infer.engine import bands_ahead
 from mediar_infer.errors import OutputError
-from mediar_infer.label_files import read_labels
-from mediar_infer.report import Ledger
-from mediar_infer.run_options import RunOptions
-from mediar_infer.runner import run_folder
-from mediar_infer.scenes import decode_scene
+from mediar_infer.folder.ledger import Ledger
+from mediar_infer.folder.options import RunOptions
+from mediar_infer.folder.runner import run_folder
+from mediar_infer.labels.files import read_labels
 from mediar_infer.segmenter import Segmenter
 
 CONFIG = EngineConfig(plan=PLANS["single"], roi_size=64)
@@ -112,7 +112,7 @@ def test_stop_in_the_middle_ends_all_threads(inputs, tmp_path, monkeypatch, is_a
 
 
 def test_large_images_are_not_read_ahead_but_done(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr("mediar_infer.image_runner.LARGE_IMAGE_PIXELS", 10_000)
+    monkeypatch.setattr("mediar_infer.folder.image_runner.LARGE_IMAGE_PIXELS", 10_000)
     expected = run(inputs, tmp_path / "plain", is_apart=False)
     found = run(inputs, tmp_path / "ahead", is_apart=True)
     assert [record.status for record in found] == [record.status for record in expected]

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from folder_helpers import latest_records, names_of, noise, read_ledger, write_image
 
-from mediar_infer import image_runner, run_options
-from mediar_infer.label_files import read_labels
-from mediar_infer.report import Ledger
+from mediar_infer.folder import image_runner
+from mediar_infer.folder import options as run_options
+from mediar_infer.folder.ledger import Ledger
+from mediar_infer.labels.files import read_labels
 from mediar_infer.segmenter import Segmenter
 
 _DEADLINE_S = 120

@@ -17,10 +17,11 @@ from folder_helpers import (
 )
 from safetensors.torch import load_file, save_file
 
-from mediar_infer import budget, cli
-from mediar_infer.checkpoints import compute_digest, write_manifest
-from mediar_infer.label_files import read_labels
-from mediar_infer.model import MediarFormer
+from mediar_infer import cli
+from mediar_infer import stopwatch as budget
+from mediar_infer.labels.files import read_labels
+from mediar_infer.network.checkpoints import compute_digest, write_manifest
+from mediar_infer.network.model import MediarFormer
 
 
 @pytest.fixture

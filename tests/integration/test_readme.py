@@ -9,12 +9,12 @@ from folder_helpers import ROOT
 
 from mediar_infer import cli
 from mediar_infer.config import PLANS
+from mediar_infer.engine.plans import LADDER
+from mediar_infer.folder.ledger import ImageRecord
 from mediar_infer.grand_challenge.interfaces import read_interfaces
-from mediar_infer.images import _FORMATS
-from mediar_infer.plans import LADDER
-from mediar_infer.report import ImageRecord
+from mediar_infer.images.open import _FORMATS
 from mediar_infer.training import __main__ as training
-from mediar_infer.training.recipe import RECIPES_DIR
+from mediar_infer.training.stages.recipe import RECIPES_DIR
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -7,15 +7,15 @@ from fakes import FunctionBackend
 from released_network import released_maps
 from safetensors.torch import load_file
 
-from mediar_infer.architecture import ENCODERS, Architecture
-from mediar_infer.backends.torch_backend import TorchBackend
-from mediar_infer.budget import Stopwatch
 from mediar_infer.config import ALL_FLIPS, EngineConfig, Plan
-from mediar_infer.engine import predict_bands
-from mediar_infer.images import ArraySource
-from mediar_infer.model import MediarFormer
-from mediar_infer.preprocess import Scaling
-from mediar_infer.windows import MIN_IMPORTANCE, SIGMA_SCALE, importance_map, window_starts
+from mediar_infer.engine.bands import predict_bands
+from mediar_infer.engine.preprocess import Scaling
+from mediar_infer.engine.windows import MIN_IMPORTANCE, SIGMA_SCALE, importance_map, window_starts
+from mediar_infer.images.sources import ArraySource
+from mediar_infer.network.architecture import ENCODERS, Architecture
+from mediar_infer.network.backends.torch_backend import TorchBackend
+from mediar_infer.network.model import MediarFormer
+from mediar_infer.stopwatch import Stopwatch
 
 pytest.importorskip("monai", reason="extra: training")
 

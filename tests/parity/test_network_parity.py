@@ -9,8 +9,8 @@ from released_network import LibraryFormer
 from safetensors.torch import load_file
 from torch import nn
 
-from mediar_infer.architecture import ENCODERS, Architecture
-from mediar_infer.model import STRIDE, MediarFormer
+from mediar_infer.network.architecture import ENCODERS, Architecture
+from mediar_infer.network.model import STRIDE, MediarFormer
 
 TOLERANCE = 1e-4
 """Float32 logits of size 1 on the CPU; measured 2e-5."""

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mediar_infer.images import ArraySource
-from mediar_infer.preprocess import compute_scaling, normalise_image
+from mediar_infer.engine.preprocess import compute_scaling, normalise_image
+from mediar_infer.images.sources import ArraySource
 
 TOLERANCE = 1e-6
 """Of values in [0, 1]; measured 0: the 8-bit values are the same, and one float32 division."""

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mediar_infer.metrics import THRESHOLDS, evaluate_labels
+from mediar_infer.labels.metrics import THRESHOLDS, evaluate_labels
 
 TOLERANCE = 1e-9
 

@@ -9,10 +9,8 @@ import torch
 from fakes import FunctionBackend, tiny_state_dict
 
 import mediar_infer
-from mediar_infer.backends.torch_backend import TorchBackend
-from mediar_infer.budget import Stopwatch
-from mediar_infer.checkpoints import save_weights
 from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
+from mediar_infer.demo.scenes import SlideScene, decode_scene
 from mediar_infer.errors import (
     CheckpointError,
     ImageReadError,
@@ -20,9 +18,11 @@ from mediar_infer.errors import (
     ShapeError,
     UsageError,
 )
-from mediar_infer.images import ArraySource
-from mediar_infer.scenes import SlideScene, decode_scene
+from mediar_infer.images.sources import ArraySource
+from mediar_infer.network.backends.torch_backend import TorchBackend
+from mediar_infer.network.checkpoints import save_weights
 from mediar_infer.segmenter import Segmenter
+from mediar_infer.stopwatch import Stopwatch
 
 SMALL = EngineConfig(roi_size=64)
 ONE_THREAD = RuntimeConfig(threads=1)

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mediar_infer.training.recipe import find_recipe, list_recipes, read_recipe
-from mediar_infer.training.table import read_table
+from mediar_infer.training.data.table import read_table
+from mediar_infer.training.stages.recipe import find_recipe, list_recipes, read_recipe
 
 if TYPE_CHECKING:
-    from mediar_infer.training.stages import Execution
+    from mediar_infer.training.stages.runner import Execution
 
 
 def add_execution_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execution_of(args: argparse.Namespace, *, resume: bool) -> "Execution":
     """Take where and how to compute from the options."""
-    from mediar_infer.training.stages import Execution
+    from mediar_infer.training.stages.runner import Execution
 
     return Execution(args.device, args.processes, args.threads, resume)
 
@@ -52,9 +52,9 @@ def train(args: argparse.Namespace, stage_names: Sequence[str]) -> int:
     """
     recipe = read_recipe(find_recipe(args.recipe)).scaled(args.scale)
     # Networks and transforms take seconds to import: not for --help, nor for a misspelt recipe.
-    from mediar_infer.training.discovery import prepare_clusters
-    from mediar_infer.training.relabelling import prepare_labels
-    from mediar_infer.training.stages import Preparations, run_recipe
+    from mediar_infer.training.stages.discovery import prepare_clusters
+    from mediar_infer.training.stages.relabelling import prepare_labels
+    from mediar_infer.training.stages.runner import Preparations, run_recipe
 
     made = run_recipe(
         recipe,

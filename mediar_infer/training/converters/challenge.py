@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mediar_infer.errors import UsageError
-from mediar_infer.training.candidates import find_candidates
 from mediar_infer.training.converters.source_images import Found, SourceImage, list_files, make_id
-from mediar_infer.training.problems import MISSING_LABELS, Problem
-from mediar_infer.training.table import Role
+from mediar_infer.training.data.candidates import find_candidates
+from mediar_infer.training.data.problems import MISSING_LABELS, Problem
+from mediar_infer.training.data.table import Role
 
 _ROLES: Mapping[str, Role | None] = {
     "unlabel": "unlabelled",

@@ -7,9 +7,9 @@ made by Omnipose and not read. The paper discards the worm images.
 from functools import partial
 from pathlib import Path
 
-from mediar_infer.label_files import read_labels
+from mediar_infer.labels.files import read_labels
 from mediar_infer.training.converters.source_images import Found, SourceImage, list_files, make_id
-from mediar_infer.training.problems import MISSING_IMAGE, MISSING_LABELS, Problem
+from mediar_infer.training.data.problems import MISSING_IMAGE, MISSING_LABELS, Problem
 
 _EXCLUDED_START = "worm"
 _MODALITIES = {"bact_phase": "phase_contrast", "bact_fluor": "fluorescence"}

@@ -16,17 +16,17 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from mediar_infer.errors import ImageReadError, MediarError, ShapeError, UsageError
-from mediar_infer.images import open_image
-from mediar_infer.label_files import label_path, write_labels
+from mediar_infer.images.open import open_image
+from mediar_infer.labels.files import label_path, write_labels
 from mediar_infer.output_files import to_output_error, write_bytes
-from mediar_infer.training.candidates import MANIFEST_NAME, Candidate, write_manifest
-from mediar_infer.training.problems import (
+from mediar_infer.training.data.candidates import MANIFEST_NAME, Candidate, write_manifest
+from mediar_infer.training.data.problems import (
     SAME_NAME,
     UNREADABLE_IMAGE,
     UNREADABLE_LABELS,
     Problem,
 )
-from mediar_infer.training.table import Role
+from mediar_infer.training.data.table import Role
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from mediar_infer.challenge.page import write_page
 from mediar_infer.challenge.pictures import draw_layers, read_reduced
 from mediar_infer.challenge.plot import Point, draw_plot
 from mediar_infer.challenge.records import ChallengeRecord, write_results
-from mediar_infer.images import ArraySource
-from mediar_infer.metrics import Scores
+from mediar_infer.images.sources import ArraySource
+from mediar_infer.labels.metrics import Scores
 
 NASTY = "<img src=x onerror=alert(1)>&\"'{{script}}\u202e\udcff.png"
 HEAD = {"engine": "docker", "image": "team:latest", "machine": {"memory_bytes": 2**34}}

@@ -8,8 +8,8 @@ import numpy as np
 import tifffile
 from fakes import TINY, draw_ellipses
 
-from mediar_infer.training.recipe import merge_values, parse_recipe
-from mediar_infer.training.table import ImageRecord
+from mediar_infer.training.data.table import ImageRecord
+from mediar_infer.training.stages.recipe import merge_values, parse_recipe
 
 MODEL = {
     "encoder": "mit_b0",

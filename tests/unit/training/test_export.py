@@ -6,9 +6,9 @@ import torch
 from fakes import tiny_state_dict
 from safetensors.torch import load_file, save_file
 
-from mediar_infer.checkpoints import compute_digest, read_manifest
 from mediar_infer.config import PLANS, EngineConfig, RuntimeConfig
 from mediar_infer.errors import CheckpointError, UsageError
+from mediar_infer.network.checkpoints import compute_digest, read_manifest
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.training.export import export_weights
 
@@ -44,14 +44,14 @@ def test_graph_is_exported_once(source, tmp_path, monkeypatch):
     made = []
 
     def export_graph(architecture, roi_size, folder):
-        from mediar_infer.backends.graphs import graph_name
+        from mediar_infer.network.backends.graphs import graph_name
 
         path = folder / graph_name(architecture, roi_size)
         path.write_text("graph")
         made.append(path)
         return path
 
-    monkeypatch.setattr("mediar_infer.backends.openvino_export.export_graph", export_graph)
+    monkeypatch.setattr("mediar_infer.network.backends.openvino_export.export_graph", export_graph)
     output = tmp_path / "mine.safetensors"
     written = export_weights(source, output)
     assert written[-1] == made[0]

@@ -1,0 +1,1 @@
+"""A folder over the workers of a Dask cluster."""

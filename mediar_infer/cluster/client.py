@@ -1,0 +1,477 @@
+"""A folder over the workers of a Dask cluster: whole images, and the rows of large ones.
+
+An image below ``spread_from`` pixels is one task: the worker reads, segments and writes it, as a
+run on one machine does (``runner.ImageRunner``). Of a larger one each task predicts the maps of a
+range of rows; they come back in order, a few at a time, and are labelled and written here while
+the ranges below are predicted. Every row is summed over the same windows in the same order as on
+one machine (``engine.predict_bands``), and labels are made by the same stage, so that the label
+files are the same to the byte.
+
+A task leaves nothing behind but its result and whole files. So one whose worker dies is run again
+elsewhere, which is Dask's doing, and the ledger is written here alone.
+"""
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import Future as SharedFuture
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from mediar_infer import __version__
+from mediar_infer.cluster.worker import (
+    Job,
+    RowMaps,
+    describe,
+    find_problem,
+    import_distributed,
+    predict_rows,
+    segment_image,
+)
+from mediar_infer.config import LARGE_IMAGE_PIXELS, EngineConfig
+from mediar_infer.devices import select_device, usable_cores
+from mediar_infer.engine.bands import BAND_ROWS, list_window_rows
+from mediar_infer.engine.pacing import Pacer
+from mediar_infer.engine.preprocess import Scaling, compute_scaling
+from mediar_infer.errors import ClusterError, MediarError, UsageError
+from mediar_infer.folder.image_runner import ImageRunner, Progress, describe_unexpected
+from mediar_infer.folder.ledger import ImageRecord
+from mediar_infer.folder.options import OVERLAY_DIR, RunOptions
+from mediar_infer.folder.provenance import EngineFacts
+from mediar_infer.folder.runner import run_images
+from mediar_infer.images.sources import ImageSource
+from mediar_infer.labels.blocks import label_bands
+from mediar_infer.labels.kernels.choice import select_kernels
+from mediar_infer.output_files import marking, remove_stale_parts
+from mediar_infer.segmenter import Prepared
+from mediar_infer.stopwatch import Stopwatch
+from mediar_infer.types import Float32Array, LabelArray
+
+logger = logging.getLogger(__name__)
+
+MAX_RANGE_BYTES: Final = 1 << 29
+"""About the most that the maps of one range of rows take; a few ranges are held at once."""
+_RANGES_PER_WORKER: Final = 2
+"""Ranges under way or waiting to be labelled: one at work, one to go on with."""
+_POLL_S: Final = 1.0
+_CONNECT_S: Final = 20.0
+_START_S: Final = 120.0
+_NO_WORKERS_S: Final = 60.0
+_LOCAL: Final = "local:"
+
+
+def run_on_cluster(
+    scheduler: str,
+    weights: Sequence[Path],
+    config: EngineConfig,
+    options: RunOptions,
+    *,
+    spread_from: int = LARGE_IMAGE_PIXELS,
+) -> list[ImageRecord]:
+    """Segment every image of a folder on the workers of a Dask cluster; the ledger is kept here.
+
+    Args:
+        scheduler: address of a running scheduler, or ``local:N`` for N processes on this machine.
+        weights: a folder, or one or two files; nothing takes each worker's default folder.
+        config: settings; no time budget.
+        options: folders and switches.
+        spread_from: images of this many pixels or more are spread over the workers.
+
+    Returns:
+        One record per entry of the folder.
+
+    Raises:
+        UsageError: if Dask is not installed, the scheduler cannot be reached, or there is a budget.
+        ClusterError: if a worker cannot do the job, or the cluster is lost.
+        CheckpointError: if weights are missing or damaged on a worker.
+        OutputError: if the ledger cannot be written.
+    """
+    if config.fit_budget is not None:
+        raise UsageError(
+            f"found --fit-budget and --dask {scheduler}, expected one of them; a budget is that of"
+            " one machine: leave --dask away, or choose a cheaper --plan"
+        )
+    options = replace(
+        options, input_path=options.input_path.absolute(), output_dir=options.output_dir.absolute()
+    )
+    paths = tuple(Path(path).absolute() for path in weights)
+    try:
+        with (
+            _connected(scheduler, config) as (client, threads),
+            marking(options.output_dir) as mark,
+        ):
+            config = replace(config, runtime=replace(config.runtime, threads=threads))
+            job = Job(paths, config, options, mark, spread_from, __version__)
+            _check_workers(client, job)
+            return run_images(_ClusterRunner(client, job), options)
+    finally:
+        # Of workers that died, or were stopped with the run; those still at work keep theirs.
+        for folder in (options.output_dir, options.output_dir / OVERLAY_DIR):
+            remove_stale_parts(folder)
+
+
+def split_rows(
+    window_rows: Sequence[int], height: int, roi_size: int, n_workers: int, max_rows: int
+) -> list[tuple[int, int]]:
+    """Divide the rows of an image into ranges for workers that are alike.
+
+    Windows that reach over a border are predicted on both sides of it. So there are as few ranges
+    as keep all workers at work to the end and their maps small, and each begins with a window.
+
+    Args:
+        window_rows: rows at which windows begin, increasing from 0.
+        height: rows of the image.
+        roi_size: side of the windows; shorter ranges would mostly do what others do.
+        n_workers: number of workers.
+        max_rows: about the most rows of a range.
+
+    Returns:
+        Ranges (first row, row after the last one) from top to bottom without gaps.
+    """
+    n_ranges = n_workers * math.ceil(height / (n_workers * max_rows))
+    n_ranges = min(n_ranges, max(height // roi_size, 1))
+    inner = {
+        min(window_rows, key=lambda r: abs(r - height * i / n_ranges)) for i in range(n_ranges)
+    }
+    borders = [*sorted(inner), height]
+    return list(pairwise(borders))
+
+
+# ---- on the client -------------------------------------------------------------------------------
+
+
+def _n_local_workers(scheduler: str) -> int | None:
+    """N of ``local:N``; none for an address."""
+    if not scheduler.startswith(_LOCAL):
+        return None
+    number = scheduler.removeprefix(_LOCAL)
+    if not number.isdecimal() or int(number) < 1:
+        raise UsageError(
+            f"found --dask {scheduler}, expected local:N with 1 worker or more, such as local:2"
+        )
+    return int(number)
+
+
+@contextmanager
+def _connected(scheduler: str, config: EngineConfig) -> Iterator[tuple[Any, int]]:
+    """A client of the cluster, and the threads that each worker takes (0: its own number)."""
+    n_local, distributed = _n_local_workers(scheduler), import_distributed()
+    threads = config.runtime.threads
+    if n_local is None:
+        with _open_client(distributed, scheduler) as client:
+            _wait_for_workers(client, scheduler, 1)
+            yield client, threads
+        return
+    # No limit of memory, as without a cluster; warnings are given here.
+    with (
+        distributed.LocalCluster(
+            n_workers=n_local, threads_per_worker=1, processes=True, memory_limit=0,
+            dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR,
+        ) as cluster,
+        _open_client(distributed, cluster.scheduler_address) as client,
+    ):  # fmt: skip
+        _wait_for_workers(client, scheduler, n_local)
+        yield client, threads or max(1, usable_cores() // n_local)
+
+
+def _open_client(distributed: Any, address: str) -> Any:  # noqa: ANN401
+    # Our own errors say what became of the connection.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    try:
+        # Maps go from the worker to this process without passing through the scheduler.
+        return distributed.Client(
+            address, timeout=_CONNECT_S, direct_to_workers=True, set_as_default=False
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--dask {address}: found no scheduler ({error}), expected a running one such as"
+            " tcp://HOST:8786, or local:N; check the address and that 'dask scheduler' runs"
+        ) from error
+
+
+def _wait_for_workers(client: Any, scheduler: str, n_workers: int) -> None:  # noqa: ANN401
+    try:
+        client.wait_for_workers(n_workers, timeout=_START_S)
+    except TimeoutError as error:
+        raise ClusterError(
+            f"--dask {scheduler}: found {len(client.nthreads())} workers after {_START_S:.0f} s,"
+            f" expected {n_workers} or more; start workers: dask worker ADDRESS"
+        ) from error
+
+
+def _lost_scheduler() -> ClusterError:
+    return ClusterError(
+        "lost the Dask scheduler, expected it to run to the end; finished images are in the output"
+        " folder: start it again and add --resume"
+    )
+
+
+class _Stopped(BaseException):
+    """The run ends early; no fault of the image at work, whose earlier results stay."""
+
+
+class _ClusterRunner:
+    """Does the images of a folder on a cluster, as a ``FolderRunner``."""
+
+    def __init__(self, client: Any, job: Job) -> None:  # noqa: ANN401
+        self._client, self._job = client, job
+        self._stopped = threading.Event()
+        self._n_workers = self.count_workers()
+        self._last_seen = time.monotonic()
+        self.facts = self._ask_facts()
+        self._job = replace(job, facts=self.facts)
+
+    def _ask_facts(self) -> EngineFacts:
+        """Let any worker load the weights, and say what they are and where they run."""
+        future = self.submit(describe)
+        while not future.done():
+            self._watch_workers()
+            time.sleep(_POLL_S / 10)
+        facts: EngineFacts = self.result_of("weights", future)
+        logger.info("%d worker(s), the first on %s", self._n_workers, facts.device)
+        return facts
+
+    def count_workers(self) -> int:
+        """Number of workers that the cluster has now."""
+        try:
+            return len(self._client.nthreads())
+        except (OSError, TimeoutError, CancelledError) as error:
+            raise _lost_scheduler() from error
+
+    def fail(self, path: Path, error: str) -> ImageRecord:
+        """See :class:`mediar_infer.folder.runner.FolderRunner`."""
+        segmenter = _SpreadSegmenter(self, self._job, path)
+        runner = ImageRunner(segmenter, self.facts, self._job.options, time.perf_counter())
+        return runner.fail(path, error)
+
+    def run_all(
+        self, paths: Sequence[Path], progress: Progress
+    ) -> Generator[ImageRecord, None, None]:
+        """Segment files in any order; one record each, as they finish."""
+        finished: queue.SimpleQueue[tuple[Path, Any]] = queue.SimpleQueue()
+
+        def note(path: Path, future: Any) -> None:  # noqa: ANN401
+            finished.put((path, future))
+
+        futures = {}
+        # Large images one after the other: each of them keeps all workers at work.
+        large = ThreadPoolExecutor(1, thread_name_prefix="large-images")
+        try:
+            for path in paths:
+                futures[path] = self.submit(segment_image, path)
+                futures[path].add_done_callback(partial(note, path))
+            n_left = len(paths)
+            while n_left:
+                try:
+                    path, future = finished.get(timeout=_POLL_S)
+                except queue.Empty:
+                    self._watch_workers()
+                    continue
+                futures.pop(path, None)
+                if isinstance(future, SharedFuture):
+                    record = future.result()
+                else:
+                    record = self._record_of(path, future)
+                if record is None:
+                    shared = large.submit(self._share_out, path, progress)
+                    shared.add_done_callback(partial(note, path))
+                else:
+                    n_left -= 1
+                    yield record
+        finally:
+            self._stopped.set()
+            self._client.cancel(list(futures.values()))
+            large.shutdown(wait=True, cancel_futures=True)
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        *arguments: object,
+        priority: int = 0,
+    ) -> Any:  # noqa: ANN401
+        """Start a task of this job."""
+        return self._client.submit(function, self._job, *arguments, pure=False, priority=priority)
+
+    def cancel(self, futures: Sequence[Any]) -> None:
+        """Forget tasks; what a worker has begun is finished there and dropped."""
+        self._client.cancel(list(futures))
+
+    def result_of(self, name: str, future: Any) -> Any:  # noqa: ANN401
+        """Wait for a task of the image of that name and give its result, or raise its error.
+
+        Raises:
+            ClusterError: if the workers that took it died, or the cluster is lost.
+        """
+        failure, result = self._wait_for(name, future)
+        if failure is not None:
+            raise failure
+        return result
+
+    def _wait_for(self, name: str, future: Any) -> tuple[Exception | None, Any]:  # noqa: ANN401
+        """Wait for a task; its error, if it has one, and its result."""
+        is_done = threading.Event()
+        future.add_done_callback(lambda _: is_done.set())
+        while not is_done.wait(_POLL_S):
+            if self._stopped.is_set():
+                raise _Stopped
+        try:
+            failure: Exception | None = future.exception()
+            if failure is None:
+                return None, future.result()
+        except CancelledError as error:
+            if self._stopped.is_set():
+                raise _Stopped from error
+            raise _lost_scheduler() from error
+        if isinstance(failure, import_distributed().KilledWorker):
+            failure = ClusterError(
+                f"{name}: found dead every worker that took it, expected one to finish; look for"
+                " the reason in their logs; if it is memory, use fewer workers per machine or a"
+                " smaller --batch"
+            )
+        return failure, None
+
+    def _record_of(self, path: Path, future: Any) -> ImageRecord | None:  # noqa: ANN401
+        """Record of a finished task; none if the image is to be shared out."""
+        failure, result = self._wait_for(path.name, future)
+        if isinstance(failure, MediarError):
+            return self.fail(path, str(failure))
+        if failure is not None:
+            return self.fail(path, describe_unexpected(path, failure))
+        record: ImageRecord | None = result
+        return record
+
+    def _share_out(self, path: Path, progress: Progress) -> ImageRecord:
+        """Segment a large image, its maps coming from the workers."""
+        segmenter = _SpreadSegmenter(self, self._job, path)
+        runner = ImageRunner(segmenter, self.facts, self._job.options, time.perf_counter())
+        record = runner.run(path, progress)
+        return replace(record, worker=", ".join(sorted(segmenter.workers)) or None)
+
+    def _watch_workers(self) -> None:
+        """Tell of workers that have gone; give up when there have been none for a while."""
+        n_workers = self.count_workers()
+        if n_workers < self._n_workers:
+            logger.warning(
+                "%d of %d workers are gone; their tasks are run again by others",
+                self._n_workers - n_workers,
+                self._n_workers,
+            )
+        self._n_workers = n_workers
+        if n_workers:
+            self._last_seen = time.monotonic()
+        elif time.monotonic() - self._last_seen > _NO_WORKERS_S:
+            raise ClusterError(
+                f"found no worker for {_NO_WORKERS_S:.0f} s, expected one or more; finished images"
+                " are in the output folder: start workers and add --resume"
+            )
+
+
+class _SpreadSegmenter:
+    """Stands for a segmenter of one large image, its maps coming from the workers of a cluster."""
+
+    def __init__(self, cluster: _ClusterRunner, job: Job, path: Path) -> None:
+        self._cluster, self._job, self._path = cluster, job, path
+        self.device = _label_device(job.config.runtime.device)
+        self.workers: set[str] = set()
+
+    def pacer(
+        self,
+        source: ImageSource,
+        stopwatch: Stopwatch,
+        started_s: float,
+        extra_stages: Sequence[str] = (),
+    ) -> Pacer | None:
+        """No budget is kept here."""
+        return None
+
+    def label_bands(
+        self,
+        source: ImageSource,
+        stopwatch: Stopwatch,
+        *,
+        pacer: Pacer | None = None,
+        prepared: Prepared | None = None,
+    ) -> Iterator[LabelArray]:
+        """See :meth:`mediar_infer.segmenter.Segmenter.label_bands`.
+
+        The stage ``network`` is the time spent waiting for maps.
+        """
+        with stopwatch("preprocess"):
+            scaling = compute_scaling(source)
+        height, width, config = source.height, source.width, self._job.config
+        kernels = select_kernels(self.device, config.runtime.threads)
+        bands = self._map_bands(source, scaling, stopwatch)
+        yield from label_bands(bands, height, width, config.masks, kernels, stopwatch)
+
+    def _map_bands(
+        self, source: ImageSource, scaling: Scaling, stopwatch: Stopwatch
+    ) -> Iterator[Float32Array]:
+        config = self._job.config
+        ranges = deque(
+            split_rows(
+                list_window_rows(source.height, source.width, config),
+                source.height,
+                config.roi_size,
+                max(self._cluster.count_workers(), 1),
+                max(MAX_RANGE_BYTES // (12 * source.width), 1),
+            )
+        )
+        under_way: deque[Any] = deque()
+        try:
+            while ranges or under_way:
+                n_wanted = _RANGES_PER_WORKER * max(self._cluster.count_workers(), 1)
+                while ranges and len(under_way) < n_wanted:
+                    rows = ranges.popleft()
+                    # Before whole images: those need no order, and this one waits for its rows.
+                    future = self._cluster.submit(
+                        predict_rows, self._path, scaling, rows, priority=1
+                    )
+                    under_way.append(future)
+                with stopwatch("network"):
+                    found: RowMaps = self._cluster.result_of(source.name, under_way.popleft())
+                self.workers.add(found.worker)
+                known = set(source.warnings)
+                source.warnings += [each for each in found.warnings if each not in known]
+                for top in range(0, found.maps.shape[1], BAND_ROWS):
+                    yield found.maps[:, top : top + BAND_ROWS]
+        finally:
+            self._cluster.cancel(under_way)
+
+
+def _label_device(name: str) -> torch.device:
+    """The device that labels are made on without a cluster, if this machine has it."""
+    try:
+        return select_device(name)
+    except UsageError:
+        return torch.device("cpu")
+
+
+def _check_workers(client: Any, job: Job) -> None:  # noqa: ANN401
+    """Refuse a cluster of which a worker cannot do the job, naming each.
+
+    Raises:
+        ClusterError: if there is one.
+    """
+    answers: Mapping[str, Any] = client.run(find_problem, job, on_error="return")
+    present = client.nthreads()
+    problems = []
+    for address, answer in answers.items():
+        if answer is None or address not in present:
+            continue
+        if isinstance(answer, Exception):
+            # Mostly an import that fails.
+            answer = f"found {answer}, expected an answer; install mediar_infer {__version__} there"
+        problems.append(f"worker {address}: {answer}")
+    if problems:
+        raise ClusterError("; ".join(problems))

@@ -1,0 +1,108 @@
+"""The ``evaluate`` command: a folder of predicted labels against a folder of true ones."""
+
+import argparse
+import csv
+import logging
+from pathlib import Path
+
+from mediar_infer.errors import UsageError
+from mediar_infer.labels.metrics import THRESHOLDS
+from mediar_infer.labels.scoring import evaluate_folders, write_evaluation
+
+logger = logging.getLogger(__name__)
+
+
+def read_manifest(path: Path) -> dict[str, dict[str, str]]:
+    """Read a CSV table with one row per image.
+
+    Args:
+        path: file with a header; the column ``id`` holds the stem of the image.
+
+    Returns:
+        Stem → row.
+
+    Raises:
+        UsageError: if the file cannot be read, has no column ``id``, or has a row of another length
+            than the header.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: not a readable CSV manifest ({error})") from error
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():  # the marks of csv for too many and too few cells
+            raise UsageError(
+                f"{path}: row {number} below the header has too many or too few cells, expected one"
+                " per column; correct the row"
+            )
+    if not rows or "id" not in rows[0]:
+        found = ", ".join(rows[0]) if rows else "no rows"
+        raise UsageError(f"{path}: found {found}; expected a column 'id' with the image's stem")
+    return {row["id"]: row for row in rows}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the ``evaluate`` command."""
+    parser.add_argument("predicted", type=Path, help="folder of <stem>_label.tiff to score")
+    parser.add_argument("true", type=Path, help="folder of true label files of the same names")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for CSV and plot")
+    parser.add_argument(
+        "--thresholds",
+        type=float,
+        nargs="+",
+        default=list(THRESHOLDS),
+        metavar="IOU",
+        help="IoU thresholds (default: 0.5 0.6 0.7 0.8 0.9)",
+    )
+    parser.add_argument("--manifest", type=Path, help="CSV table with a column 'id' = stem")
+    parser.add_argument("--group", metavar="COLUMN", help="manifest column for means per group")
+    parser.add_argument(
+        "--where", metavar="COLUMN=VALUE", help="score only these rows of the manifest"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command.
+
+    Returns:
+        0 if every image was scored, 1 if one was not or there was none.
+
+    Raises:
+        UsageError: if the options do not fit together.
+        OutputError: if the results cannot be written.
+    """
+    groups, images = _read_selection(args)
+    evaluation = evaluate_folders(
+        args.predicted, args.true, thresholds=args.thresholds, groups=groups, images=images
+    )
+    paths = write_evaluation(args.output, evaluation)
+    for row in evaluation.groups:
+        if row.pooled.threshold == args.thresholds[0]:
+            message = "%s: %d images, F1 at IoU %g: mean %.4f, median %.4f, pooled %.4f"
+            f1 = (row.mean["f1"], row.median_f1, row.pooled.f1)
+            logger.info(message, row.group, row.n_images, row.pooled.threshold, *f1)
+    if evaluation.errors:
+        logger.error("%d images were not scored", len(evaluation.errors))
+    if not evaluation.images:
+        logger.error("%s: no image was scored; expected <stem>_label.tiff files", args.predicted)
+    logger.info("wrote %s", ", ".join(str(path) for path in paths))
+    return 0 if evaluation.images and not evaluation.errors else 1
+
+
+def _read_selection(args: argparse.Namespace) -> tuple[dict[str, str] | None, list[str] | None]:
+    if args.manifest is None:
+        if args.group or args.where:
+            raise UsageError("--group and --where need --manifest")
+        return None, None
+    manifest = read_manifest(args.manifest)
+    column, separator, value = (args.where or "").partition("=")
+    if args.where and not separator:
+        raise UsageError(f"--where {args.where}; expected COLUMN=VALUE")
+    known = next(iter(manifest.values()))
+    for name in filter(None, (args.group, column)):
+        if name not in known:
+            raise UsageError(f"{args.manifest}: no column {name!r} among {', '.join(known)}")
+    groups = {stem: row[args.group] for stem, row in manifest.items()} if args.group else None
+    images = [stem for stem, row in manifest.items() if row[column] == value] if column else None
+    return groups, images

@@ -1,0 +1,167 @@
+"""The ``grand-challenge`` command: one job of the platform, by the same engine as ``predict``."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+
+from mediar_infer.commands.predict import (
+    add_engine_arguments,
+    add_reading_arguments,
+    engine_config,
+    load_segmenter,
+)
+from mediar_infer.grand_challenge.interfaces import (
+    TABLE_NAME,
+    choose_table,
+    find_interface,
+    read_interfaces,
+    result_path,
+)
+from mediar_infer.grand_challenge.sockets import find_image, read_sockets
+from mediar_infer.network.checkpoints import MODEL_DIR, WEIGHTS_VARIABLE, find_weights
+
+logger = logging.getLogger(__name__)
+
+_SUFFIXES = {"tiff": ".tif", "mha": ".mha"}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is read and what is written."""
+
+    image: Path
+    """The image."""
+    labels: Path
+    """Where its labels go."""
+    ignored: tuple[str, ...]
+    """Slugs of input sockets that are not read."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the ``grand-challenge`` command."""
+    parser.add_argument(
+        "-i", "--input", type=Path, default=Path("/input"), metavar="DIR",
+        help="folder with inputs.json (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("/output"), metavar="DIR",
+        help="folder of results (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--model", type=Path, default=MODEL_DIR, metavar="DIR",
+        help="weights of the platform, used if there are any (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sockets", type=Path, default=_variable("MEDIAR_SOCKETS"), metavar="FILE",
+        help="table of interfaces (default: $MEDIAR_SOCKETS, sockets.toml in the model folder, or"
+        " the shipped one)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--image-socket", default=_variable("MEDIAR_IMAGE_SOCKET"), metavar="SLUG",
+        help="take the image from this socket, whatever comes with it (default:"
+        " $MEDIAR_IMAGE_SOCKET)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--result-socket", default=_variable("MEDIAR_RESULT_SOCKET"), metavar="PATH",
+        help="slug or path of the result below the output folder (default: $MEDIAR_RESULT_SOCKET)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", choices=("auto", *_SUFFIXES), default="auto",
+        help="of the labels (default: as the image)",
+    )  # fmt: skip
+    add_reading_arguments(parser)
+    add_engine_arguments(parser)
+
+
+def _variable(name: str) -> str | None:
+    """Value of an environment variable; none if it is empty."""
+    return os.environ.get(name) or None
+
+
+def plan_job(args: argparse.Namespace) -> Job:
+    """Find out what a job is about, before anything slow is imported.
+
+    Raises:
+        SocketError: if the inputs are not those of a known interface.
+        UsageError: if the table of interfaces is none.
+    """
+    interfaces = read_interfaces(choose_table(args.sockets, args.model))
+    given = args.result_socket
+    sockets = {socket.slug: socket for socket in read_sockets(args.input)}
+    interface = find_interface(
+        list(sockets),
+        interfaces,
+        image_slug=args.image_socket,
+        result=result_path(given, f"--result-socket {given}") if given else None,
+    )
+    image = find_image(args.input, sockets[interface.image])
+    suffix = _SUFFIXES.get(args.format) or (".mha" if image.suffix.lower() == ".mha" else ".tif")
+    return Job(image, args.output / interface.result / f"output{suffix}", interface.also)
+
+
+def _find_weights(args: argparse.Namespace) -> list[Path]:
+    """Weights of the job; says so if those that were meant may be packed in the wrong way."""
+    weights = find_weights(args.weights, args.model)
+    logger.info("weights from %s", weights[0].parent)
+    is_chosen = args.weights or _variable(WEIGHTS_VARIABLE) or weights[0].parent == args.model
+    if not is_chosen and args.model.is_dir():
+        others = sorted({path.name for path in args.model.iterdir()} - {TABLE_NAME})
+        if others:
+            logger.warning(
+                "%s: found no weight file but %s, expected weights directly in there; using %s",
+                args.model, ", ".join(others[:3]), weights[0].parent,
+            )  # fmt: skip
+    return weights
+
+
+@contextmanager
+def _stderr_on_stdout() -> Iterator[None]:
+    """Let all that goes to stderr in a ``with`` block, from libraries in C too, go to stdout.
+
+    The platform shows whatever is on stderr as a warning; only what makes a job fail belongs there.
+    """
+    sys.stderr.flush()
+    sys.stdout.flush()
+    kept = os.dup(2)
+    os.dup2(1, 2)
+    try:
+        with redirect_stderr(sys.stdout):
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do the job; 0 if its labels are written, 1 if not, see also ``mediar_infer.cli.main``."""
+    job = plan_job(args)
+    config = engine_config(args)
+    with _stderr_on_stdout():
+        if job.ignored:
+            logger.info("not read: input sockets %s", ", ".join(job.ignored))
+        segmenter = load_segmenter(_find_weights(args), config)
+        from mediar_infer.folder.options import RunOptions
+        from mediar_infer.folder.runner import exit_code, log_record, run_image
+
+        options = RunOptions(
+            input_path=job.image,
+            output_dir=args.output,
+            plane=args.plane,
+            max_pixels=args.max_pixels,
+            label_file=job.labels,
+        )
+        record = run_image(segmenter, options)
+        if record.status == "done":
+            log_record(record)
+        if not args.quiet:
+            sys.stdout.write(json.dumps(record.to_dict()) + "\n")
+    if record.status == "failed":
+        log_record(record)
+    return exit_code([record], strict_budget=False)

@@ -1,0 +1,98 @@
+"""The ``info`` command: what is here, and how large the models are."""
+
+import argparse
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mediar_infer.errors import MediarError
+from mediar_infer.network.architecture import Architecture
+from mediar_infer.network.checkpoints import find_weights, load_checkpoint
+
+_GIB = 2**30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the ``info`` command."""
+    parser.add_argument("--weights", type=Path, nargs="+", default=[], metavar="PATH")
+
+
+def count_multiply_adds(architecture: Architecture, size: int = 512) -> int:
+    """Multiply-adds of one ``size`` x ``size`` window, counted as fvcore does while training.
+
+    Convolutions and matrix products count their multiply-adds; normalisation five operations a
+    value, upsampling and pooling one; everything else nothing.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from mediar_infer.network.model import MediarFormer
+
+    # The counter takes a multiply-add for two operations, so all is counted twice.
+    def count_norm(values: torch.Size, *_: object, **__: object) -> int:
+        return 2 * 5 * values.numel()
+
+    def count_pooling(values: torch.Size, *_: object, **__: object) -> int:
+        return 2 * values.numel()
+
+    def count_upsampling(*_: object, out_shape: torch.Size, **__: object) -> int:
+        return 2 * out_shape.numel()
+
+    aten = torch.ops.aten
+    formulas: dict[Any, Callable[..., int]] = {
+        aten.native_layer_norm: count_norm,
+        aten.native_batch_norm: count_norm,
+        aten.mean: count_pooling,
+        aten.upsample_nearest2d: count_upsampling,
+        # Without their overloads the counter would split these into parts that it does not know.
+        aten.native_batch_norm.default: count_norm,
+        aten.upsample_nearest2d.default: count_upsampling,
+    }
+    with torch.device("meta"):
+        model = MediarFormer(architecture).eval()
+        window = torch.empty(1, 3, size, size)
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.no_grad():
+        model(window)
+    return int(counter.get_total_flops()) // 2
+
+
+def _host_memory() -> str:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return "unknown"
+    sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+    return f"{sizes['MemAvailable'] / _GIB:.1f} of {sizes['MemTotal'] / _GIB:.1f} GiB free"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; 0 if weights were found, else 1."""
+    import torch
+
+    from mediar_infer.devices import describe_device, select_device
+    from mediar_infer.folder.provenance import package_versions
+
+    lines = [
+        f"platform   {platform.platform()}",
+        f"device     {describe_device(select_device('auto'))}",
+        f"memory     {_host_memory()}",
+        f"versions   {', '.join(f'{name} {v}' for name, v in package_versions().items())}",
+        f"CUDA       {torch.version.cuda if torch.cuda.is_available() else 'not available'}",
+    ]
+    code = 0
+    try:
+        for path in find_weights(args.weights):
+            checkpoint = load_checkpoint(path)
+            lines.append(
+                f"model      {path} ({checkpoint.architecture.name}):"
+                f" {checkpoint.n_parameters / 1e6:.2f} M parameters,"
+                f" {count_multiply_adds(checkpoint.architecture) / 1e9:.2f} G multiply-adds per"
+                " 512x512 window"
+            )
+    except MediarError as error:
+        lines.append(f"model      {error}")
+        code = 1
+    sys.stdout.write("\n".join(lines) + "\n")
+    return code

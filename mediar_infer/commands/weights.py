@@ -1,0 +1,90 @@
+"""The ``weights`` command: list, verify and convert weight files."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mediar_infer.network.checkpoints import (
+    MANIFEST_NAME,
+    Checkpoint,
+    build_model,
+    check_targets,
+    compute_digest,
+    find_weights,
+    load_checkpoint,
+    read_manifest,
+    save_weights,
+    write_manifest,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the ``weights`` command."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = actions.add_parser("list", help="show the models that would be used")
+    verify = actions.add_parser("verify", help="check files against shapes and checksums")
+    for each in (show, verify):
+        each.add_argument("paths", type=Path, nargs="*", help="folder or files (default: ours)")
+    graph = actions.add_parser("graph", help="export the network's graph for fast CPU inference")
+    graph.add_argument("paths", type=Path, nargs="+", help="one or two weight files")
+    convert = actions.add_parser(
+        "convert", help=f"make float16 safetensors and {MANIFEST_NAME} from .pth files"
+    )
+    convert.add_argument("paths", type=Path, nargs="+", help="one or two weight files")
+    convert.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
+
+
+def _describe(checkpoint: Checkpoint) -> str:
+    architecture = checkpoint.architecture
+    return (
+        f"{checkpoint.path}  {architecture.name}, decoder {architecture.decoder_channels},"
+        f" {checkpoint.n_parameters / 1e6:.2f} M parameters,"
+        f" {checkpoint.path.stat().st_size / 2**20:.1f} MiB, SHA-256 {checkpoint.digest}"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the action; 0 if all files are well.
+
+    Raises:
+        CheckpointError: if a file is not.
+    """
+    if args.action == "convert":
+        _convert(args.paths, args.output)
+        return 0
+    if args.action == "graph":
+        _export_graphs(args.paths)
+        return 0
+    for path in find_weights(args.paths):
+        checkpoint = load_checkpoint(path)
+        sys.stdout.write(_describe(checkpoint) + "\n")
+        if args.action == "verify":
+            build_model(checkpoint)
+            listed = path.name in read_manifest(path.parent)
+            checked = "checksum of the manifest" if listed else "no manifest lists it"
+            sys.stdout.write(f"  ok: all entries present and finite, {checked}\n")
+    return 0
+
+
+def _export_graphs(paths: list[Path]) -> None:
+    from mediar_infer.config import EngineConfig
+    from mediar_infer.network.backends.openvino_export import export_graph
+
+    roi_size = EngineConfig().roi_size
+    graphs = {(path.parent, load_checkpoint(path).architecture) for path in find_weights(paths)}
+    for folder, architecture in sorted(graphs, key=str):
+        sys.stdout.write(f"{export_graph(architecture, roi_size, folder)}\n")
+
+
+def _convert(paths: list[Path], output: Path) -> None:
+    weights = find_weights(paths)
+    sources = {output / f"{path.stem}.safetensors": path for path in weights}
+    listed = read_manifest(output)
+    check_targets(weights, list(sources), listed)
+    checkpoints = {target: load_checkpoint(path) for target, path in sources.items()}
+    digests: dict[str, str] = {}
+    for target, checkpoint in checkpoints.items():
+        save_weights(checkpoint.state_dict, target)
+        digests[target.name] = compute_digest(target)
+        sys.stdout.write(f"{target}  SHA-256 {digests[target.name]}\n")
+    write_manifest(output, listed | digests)

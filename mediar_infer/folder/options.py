@@ -1,0 +1,55 @@
+"""What to do with a folder of images: where they are, where results go, and switches."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mediar_infer.errors import UsageError
+from mediar_infer.labels.files import label_path
+
+OVERLAY_DIR: Final = "overlays"
+MAX_OVERLAY_PIXELS: Final = 100_000_000
+"""An overlay needs the whole image in memory, which a slide may not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What to do with a folder, beside how to segment."""
+
+    input_path: Path
+    """Folder of images, or one image."""
+    output_dir: Path
+    """Folder of results; made if need be."""
+    ledger_dir: Path | None = None
+    """Folder of ledger and summary; none writes neither."""
+    plane: int | None = None
+    """Index of the plane to take from stacks; none makes a stack an error."""
+    max_pixels: int | None = None
+    """Largest image that is accepted; none takes the limits of the readers."""
+    resume: bool = False
+    """Skip images that an earlier run with the same weights and settings has done."""
+    overlays: bool = False
+    """Also write the outlines over each image as PNG."""
+    show_progress: bool = False
+    """Show a progress bar."""
+    label_file: Path | None = None
+    """Where the labels of a single image go, ``.tif`` or ``.mha``; none names them after it."""
+
+    def __post_init__(self) -> None:
+        if self.plane is not None and self.plane < 0:
+            raise UsageError(f"found --plane {self.plane}, expected 0 or more")
+        if self.max_pixels is not None and self.max_pixels < 1:
+            raise UsageError(f"found --max-pixels {self.max_pixels}, expected 1 or more")
+
+    def label_path(self, image_path: Path) -> Path:
+        """Where the labels of an image go."""
+        return self.label_file or label_path(self.output_dir, image_path)
+
+    def overlay_path(self, image_path: Path) -> Path:
+        """Where the overlay of an image goes."""
+        name = label_path(Path(), image_path).with_suffix(".png")
+        return self.output_dir / OVERLAY_DIR / name
+
+    def has_overlay(self, height: int, width: int) -> bool:
+        """Whether an image of this size shall have an overlay."""
+        return self.overlays and height * width <= MAX_OVERLAY_PIXELS

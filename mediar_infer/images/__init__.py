@@ -1,0 +1,1 @@
+"""Reading: from a file or an array to rows of three channels."""

@@ -1,0 +1,244 @@
+"""Which pages and samples of a TIFF make up the image: axes from metadata, never guessed."""
+
+from dataclasses import dataclass
+from enum import Enum
+from math import prod
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from mediar_infer.errors import ImageReadError
+from mediar_infer.images.sources import REAL_KINDS, channel_notes, choose_plane
+
+_SLIDE_KINDS = frozenset({"svs", "ndpi", "scn", "bif", "philips", "avs", "qpi"})
+"""Slide formats: every further series is a label, a macro image or a thumbnail."""
+_ALPHA = (1, 2)
+"""Values of the ExtraSamples tag that mean opacity."""
+JPEG_COMPRESSIONS = frozenset({6, 7, 34892, 33007})
+"""Compressions whose segments need the JPEG tables of the page; their YCbCr becomes RGB."""
+_RGB_DECODERS = JPEG_COMPRESSIONS | {33004, 33005, 50001, 50002, 52546}
+"""Compressions that return RGB for a YCbCr page."""
+_APERIO_YCBCR = 33003
+"""Aperio's JPEG 2000 whose components are YCbCr, whatever the photometric tag says."""
+
+
+class Colour(Enum):
+    """How stored samples become intensities."""
+
+    AS_STORED = "as stored"
+    PALETTE = "palette"
+    CMYK = "cmyk"
+    YCBCR = "ycbcr"
+
+
+@dataclass(frozen=True, slots=True)
+class TiffLayout:
+    """Where the channels of one 2-D image lie in a TIFF series."""
+
+    height: int
+    """Rows."""
+    width: int
+    """Columns."""
+    n_samples: int
+    """Interleaved samples per pixel in one plane."""
+    channels: tuple[tuple[int, int], ...]
+    """(plane, sample) of each channel to read; planes count through the whole series."""
+    colour: Colour
+    """How samples become intensities."""
+    warnings: tuple[str, ...]
+    """What was decided, for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    letter: str
+    size: int
+
+
+def choose_series(tif: tifffile.TiffFile, name: str) -> tuple[Any, list[str]]:
+    """The series with the image: the largest one, at full resolution.
+
+    Args:
+        tif: open file.
+        name: file name, for messages.
+
+    Returns:
+        A ``tifffile.TiffPageSeries`` and sentences about further images that are not read.
+
+    Raises:
+        ImageReadError: if the file holds no image or contradicts its own metadata.
+    """
+    candidates = [series for series in tif.series if _n_pixels(series) > 0]
+    if not candidates:
+        raise ImageReadError(
+            f"{name}: found a TIFF without an image, expected one; export it again"
+        )
+    series = max(candidates, key=_n_pixels)  # the first of equals
+    n_images = int((tif.imagej_metadata or {}).get("images", 1)) if tif.is_imagej else 1
+    if n_images > 1 and series.kind in ("uniform", "generic"):
+        # tifffile then falls back to the first page: half a stack would look like an image
+        raise ImageReadError(
+            f"{name}: found fewer bytes than the {n_images} images of its ImageJ metadata need, "
+            "expected a complete stack; copy or export it again"
+        )
+    notes = []
+    if tif.is_ome and series.kind in ("uniform", "generic"):
+        notes.append("the OME metadata is damaged or spans several files: it is not used")
+    others = [s for s in candidates if s is not series and not s.keyframe.is_reduced]
+    if others and series.kind not in _SLIDE_KINDS:
+        sizes = ", ".join(" × ".join(map(str, s.shape)) for s in others[:3])
+        notes.append(
+            f"{len(others)} further image(s) in the file are not read ({sizes}); "
+            "export them as files of their own"
+        )
+    return series, notes
+
+
+def _n_pixels(series: Any) -> int:  # noqa: ANN401  (tifffile is untyped here)
+    sizes = dict(zip(series.get_axes(False), series.get_shape(False), strict=True))
+    return int(sizes.get("Y", 0)) * int(sizes.get("X", 0))
+
+
+def resolve_layout(series: Any, *, plane: int | None, name: str) -> TiffLayout:  # noqa: ANN401
+    """Find the channels of the image that is asked for.
+
+    Args:
+        series: a ``tifffile.TiffPageSeries``.
+        plane: index along the flattened axes that are neither Y, X nor channels; ``None`` if
+            the user did not choose.
+        name: file name, for messages.
+
+    Returns:
+        The layout.
+
+    Raises:
+        ImageReadError: if the axes do not say which 2-D image is meant, or the data type or the
+            colour space is not supported.
+    """
+    page = series.keyframe
+    _check_dtype(page, name)
+    sizes = zip(series.get_axes(False).upper(), series.get_shape(False), strict=True)
+    axes = [_Axis(letter, int(n)) for letter, n in sizes if n != 1 or letter in "YX"]
+    warnings: list[str] = []
+    if _is_unlabelled_rgb(axes):
+        warnings.append(
+            f"axes are not named in the metadata; shape {_shape(axes)} is read as "
+            "height × width × colours"
+        )
+        axes = [_Axis("Y", axes[0].size), _Axis("X", axes[1].size), _Axis("S", axes[2].size)]
+    lead, tail = _split_axes(axes, name)
+    n_samples = prod(axis.size for axis in tail)
+    n_alpha = sum(extra in _ALPHA for extra in page.extrasamples)
+    planes = _choose_planes(axes, lead, n_alpha, plane=plane, name=name, warnings=warnings)
+    n_colours = n_samples - n_alpha if tail else 1
+    channels = [(int(p), sample) for p in planes for sample in range(n_colours)]
+    colour = _colour(page, len(channels), name, warnings)
+    if colour is not Colour.CMYK:
+        warnings += channel_notes(len(channels))
+        channels = channels[:3]
+    height, width = (next(a.size for a in axes if a.letter == letter) for letter in "YX")
+    return TiffLayout(height, width, n_samples, tuple(channels), colour, tuple(warnings))
+
+
+def _check_dtype(page: Any, name: str) -> None:  # noqa: ANN401
+    dtype = page.dtype
+    if dtype is None or dtype.kind not in REAL_KINDS or dtype.itemsize > 8:
+        found = dtype or f"{page.bitspersample} bits, sample format {page.sampleformat}"
+        raise ImageReadError(
+            f"{name}: found samples of type {found}, expected integers or floats of up to 64 "
+            "bits; convert the image"
+        )
+
+
+def _shape(axes: list[_Axis]) -> str:
+    return " × ".join(str(axis.size) for axis in axes)
+
+
+def _letters(axes: list[_Axis]) -> str:
+    return "".join(axis.letter for axis in axes)
+
+
+def _is_unlabelled_rgb(axes: list[_Axis]) -> bool:
+    """An ``(H, W, 3)`` array that was saved without saying so: pages of ``W × 3`` pixels."""
+    if _letters(axes) not in ("QYX", "IYX"):
+        return False
+    return axes[2].size in (3, 4) and min(axes[0].size, axes[1].size) > 4
+
+
+def _split_axes(axes: list[_Axis], name: str) -> tuple[list[_Axis], list[_Axis]]:
+    """Axes before Y, and the interleaved channel axis after X (none or one)."""
+    letters = _letters(axes)
+    start = letters.find("YX")
+    tail = letters[start + 2 :]
+    if start < 0 or letters.count("Y") > 1 or letters.count("X") > 1 or tail not in ("", "S", "C"):
+        raise ImageReadError(
+            f"{name}: found axes {letters} (shape {_shape(axes)}), expected rows Y followed by "
+            "columns X, channels C or S before or after; save the image again with named axes"
+        )
+    return axes[:start], axes[start + 2 :]
+
+
+def _choose_planes(
+    axes: list[_Axis],
+    lead: list[_Axis],
+    n_alpha: int,
+    *,
+    plane: int | None,
+    name: str,
+    warnings: list[str],
+) -> list[int]:
+    """Planes of the chosen 2-D image, one per separately stored channel."""
+    index = np.arange(prod(axis.size for axis in lead)).reshape([axis.size for axis in lead])
+    stack = [k for k, axis in enumerate(lead) if axis.letter not in "CS"]
+    channel = [k for k, axis in enumerate(lead) if axis.letter in "CS"]
+    for k in channel:
+        if lead[k].letter == "S":
+            index = index.take(range(lead[k].size - n_alpha), axis=k)
+    n_planes = prod(lead[k].size for k in stack)
+    index = index.transpose(stack + channel).reshape(n_planes, -1)
+    unnamed = sorted({lead[k].letter for k in stack if lead[k].letter in "QI"})
+    meaning = f"; the metadata does not say what axis {unnamed[0]} is" if unnamed else ""
+    chosen, notes = choose_plane(
+        name,
+        f"axes {_letters(axes)}, shape {_shape(axes)}{meaning}",
+        n_planes,
+        plane,
+        advice=" or save the file again with named axes (C for channels)" if unnamed else "",
+    )
+    warnings += notes
+    return [int(p) for p in index[chosen]]
+
+
+def _colour(page: Any, n_channels: int, name: str, warnings: list[str]) -> Colour:  # noqa: ANN401
+    """Colour rule by photometric tag; a missing tag counts as grey or RGB."""
+    photometric = int(page.photometric) if 262 in page.tags else 1
+    orientation = int(page.tags.valueof(274, 1))
+    if orientation != 1:
+        warnings.append(f"the orientation tag ({orientation}) is ignored: rows are as stored")
+    if page.compression == _APERIO_YCBCR and n_channels == 3:
+        return Colour.YCBCR
+    if photometric == 0:
+        # inverting would be wrong more often: masks and inverted look-up tables are stored so
+        warnings.append("photometric is MinIsWhite: stored values are kept, not inverted")
+    if photometric in (0, 1, 2, 4, 34892):
+        return Colour.AS_STORED
+    if photometric == 3 and page.colormap is not None:
+        if n_channels == 1 and page.dtype.kind == "u":
+            return Colour.PALETTE
+        warnings.append("the palette is ignored: the image has several channels")
+        return Colour.AS_STORED
+    if photometric == 6 and n_channels == 3:
+        if page.compression in _RGB_DECODERS:
+            return Colour.AS_STORED
+        if page.compression != 34712 and page.dtype == np.uint8:
+            return Colour.YCBCR
+    # JPEG may hold inverted inks
+    is_plain = page.compression not in JPEG_COMPRESSIONS and page.dtype in (np.uint8, np.uint16)
+    if photometric == 5 and n_channels == 4 and is_plain:
+        warnings.append("CMYK is converted to RGB without a colour profile")
+        return Colour.CMYK
+    raise ImageReadError(
+        f"{name}: found photometric {page.photometric!s} with {n_channels} channels of "
+        f"{page.dtype}, expected grey, RGB, palette, CMYK or YCbCr; convert the image to RGB"
+    )

@@ -1,0 +1,293 @@
+"""Rows of one TIFF plane: read straight from the file, or by decoding strips and tiles."""
+
+import io
+import os
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from math import ceil, prod
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mediar_infer.errors import ImageReadError
+from mediar_infer.images.sources import AnyArray
+from mediar_infer.images.tiff_layout import JPEG_COMPRESSIONS
+
+_N_BUNDLES = 32
+"""Pieces that the segments of one read are cut into for the threads."""
+_SMALL_TILE_PIXELS = 2**22
+"""Padding of tiles up to this size does not count as pixels to decode."""
+
+_PARSE_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,  # of XML
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
+@contextmanager
+def reading_tiff(name: str, what: str) -> Iterator[None]:
+    """Turn what tifffile and imagecodecs raise on damaged bytes into an ``ImageReadError``.
+
+    They have no common base class, hence the list. Errors of this package pass unchanged.
+    """
+    try:
+        yield
+    except _PARSE_ERRORS as exc:
+        raise ImageReadError(
+            f"{name}: {what} cannot be read ({type(exc).__name__}: {exc}), "
+            "expected a complete TIFF of a supported kind; copy or export it again"
+        ) from exc
+
+
+class FileBytes:
+    """Exact reads from a file by several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self._file = io.FileIO(path)
+        self._lock = threading.Lock()
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def read(self, offset: int, count: int) -> bytearray:
+        """Read ``count`` bytes from ``offset``; a shorter file is an ``ImageReadError``."""
+        data = bytearray(count)
+        view = memoryview(data)
+        with self._lock:
+            self._file.seek(offset)
+            while view and (n_read := self._file.readinto(view)):
+                view = view[n_read:]
+        if view:
+            raise self._truncated(offset + count - len(view), offset + count)
+        return data
+
+    def check_range(self, offset: int, count: int) -> None:
+        """Raise ``ImageReadError`` if the bytes reach past the end of the file."""
+        if offset + count > self.size:
+            raise self._truncated(self.size, offset + count)
+
+    def _truncated(self, found: int, expected: int) -> ImageReadError:
+        return ImageReadError(
+            f"{self.name}: found {found:,} bytes, expected at least {expected:,}: "
+            "the file is truncated; copy or export it again"
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class PlaneRows(Protocol):
+    """Reader of one stored plane."""
+
+    n_missing: int
+    """Tiles that the file leaves out on purpose (sparse); they read as the no-data value."""
+
+    def read(self, top: int, bottom: int) -> AnyArray:
+        """Rows ``top`` … ``bottom - 1`` as ``(rows, width, n_samples)``."""
+
+
+class ContiguousRows:
+    """A plane whose rows lie uncompressed one after the other.
+
+    Rows are read, not memory-mapped: mapped pages would count as resident memory, and a file
+    that shrinks would kill the process.
+    """
+
+    n_missing = 0
+
+    def __init__(
+        self, file: FileBytes, *, offset: int, shape: tuple[int, int, int], dtype: np.dtype[Any]
+    ) -> None:
+        self._file = file
+        self._offset = offset
+        self._shape = shape
+        self._dtype = dtype
+        file.check_range(offset, prod(shape) * dtype.itemsize)
+
+    def read(self, top: int, bottom: int) -> AnyArray:
+        """See ``PlaneRows``."""
+        _, width, n_samples = self._shape
+        row_bytes = width * n_samples * self._dtype.itemsize
+        data = self._file.read(self._offset + top * row_bytes, (bottom - top) * row_bytes)
+        rows = np.frombuffer(data, self._dtype).reshape(bottom - top, width, n_samples)
+        return rows.astype(self._dtype.newbyteorder("="), copy=False)
+
+
+class SegmentRows:
+    """A plane stored in strips or tiles, decoded where they are touched.
+
+    A *segment row* is one strip, or the tiles side by side. The last segment rows stay decoded
+    for the next read, as many as fit into ``cache_bytes`` and at least one.
+    """
+
+    def __init__(
+        self,
+        file: FileBytes,
+        page: Any,  # noqa: ANN401  (tifffile is untyped here)
+        *,
+        plane: int,
+        cache_bytes: int,
+        max_decoded_pixels: int,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        """Locate the segments of a plane.
+
+        Args:
+            file: the file of the page.
+            page: a ``tifffile.TiffPage`` or ``TiffFrame``.
+            plane: index over the page's separate samples and depths, depth fastest.
+            cache_bytes: room for decoded segment rows.
+            max_decoded_pixels: largest accepted segment row.
+            pool: threads to decode in.
+
+        Raises:
+            ImageReadError: if segments are missing or too large.
+        """
+        key = page.keyframe
+        _, n_depths, self._height, self._width, self._n_samples = key.shaped
+        self._file, self._pool = file, pool
+        self._dtype = np.dtype(key.dtype)
+        self._fill = key.nodata
+        if key.is_tiled:
+            self._depth_step, self._rows, columns = key.tiledepth, key.tilelength, key.tilewidth
+        else:
+            self._depth_step, self._rows, columns = 1, key.rowsperstrip, self._width
+        self._n_across = ceil(self._width / columns)
+        sample, depth = divmod(plane, n_depths)
+        n_down = ceil(self._height / self._rows)
+        layer = sample * ceil(n_depths / self._depth_step) + depth // self._depth_step
+        self._first = layer * n_down * self._n_across
+        self._depth = depth % self._depth_step
+        self._check_size(columns, max_decoded_pixels)
+        self._find_segments(page, n_down * self._n_across, is_tiled=key.is_tiled)
+        self._decode = key.decode  # built once here: not thread-safe on first access
+        self._tables = {}
+        if key.compression in JPEG_COMPRESSIONS:
+            self._tables = {"jpegtables": page.jpegtables, "jpegheader": key.jpegheader}
+        row_bytes = self._rows * self._width * self._n_samples * self._dtype.itemsize
+        self._n_cached = max(1, cache_bytes // row_bytes)
+        self._cache: OrderedDict[int, AnyArray] = OrderedDict()
+
+    def _check_size(self, columns: int, max_decoded_pixels: int) -> None:
+        n_used = min(self._rows, self._height) * self._width * self._depth_step
+        n_padded = self._rows * columns * self._depth_step
+        # a tile is decoded with its padding, which must not be a bomb either
+        n_pixels = max(n_used, n_padded if n_padded > _SMALL_TILE_PIXELS else 0)
+        if n_pixels > max_decoded_pixels:
+            raise ImageReadError(
+                f"{self._file.name}: found {n_pixels:,} pixels in one strip or row of tiles, "
+                f"expected at most {max_decoded_pixels:,} to decode at once; save it with smaller "
+                "tiles, or raise --max-pixels if the file is genuine"
+            )
+
+    def _find_segments(self, page: Any, n_segments: int, *, is_tiled: bool) -> None:  # noqa: ANN401
+        stop = self._first + n_segments
+        self._offsets = np.asarray(page.dataoffsets[self._first : stop], np.int64)
+        self._counts = np.asarray(page.databytecounts[self._first : stop], np.int64)
+        n_found = min(len(self._offsets), len(self._counts))
+        is_stored = (self._offsets[:n_found] > 0) & (self._counts[:n_found] > 0)
+        self.n_missing = int(n_found - is_stored.sum())
+        if n_found < n_segments or not is_stored.any() or (self.n_missing and not is_tiled):
+            kind = "tiles" if is_tiled else "strips"
+            raise ImageReadError(
+                f"{self._file.name}: found {int(is_stored.sum())} of {n_segments} {kind}, "
+                "expected all: the file was not written to its end; export it again"
+            )
+        last = int(np.argmax((self._offsets + self._counts) * is_stored))
+        self._file.check_range(int(self._offsets[last]), int(self._counts[last]))
+
+    def read(self, top: int, bottom: int) -> AnyArray:
+        """See ``PlaneRows``."""
+        rows = np.empty((bottom - top, self._width, self._n_samples), self._dtype)
+        if bottom == top:
+            return rows
+        first, stop = top // self._rows, (bottom - 1) // self._rows + 1
+        for start in range(first, stop, self._n_cached):
+            group = range(start, min(start + self._n_cached, stop))
+            self._load(group)
+            for k in group:
+                start_row = k * self._rows
+                a, b = max(top, start_row), min(bottom, start_row + self._rows)
+                rows[a - top : b - top] = self._cache[k][a - start_row : b - start_row]
+        return rows
+
+    def _load(self, group: range) -> None:
+        """Bring segment rows into the cache; the ones used longest ago make room."""
+        missing = [k for k in group if k not in self._cache]
+        for k in group:
+            if k in self._cache:
+                self._cache.move_to_end(k)
+        while self._cache and len(self._cache) + len(missing) > self._n_cached:
+            self._cache.popitem(last=False)
+        targets: list[tuple[int, AnyArray]] = []
+        for k in missing:
+            n_rows = min(self._rows, self._height - k * self._rows)
+            self._cache[k] = np.empty((n_rows, self._width, self._n_samples), self._dtype)
+            targets += [(k * self._n_across + i, self._cache[k]) for i in range(self._n_across)]
+        try:
+            self._decode_all(targets)
+        except BaseException:
+            for k in missing:
+                del self._cache[k]
+            raise
+
+    def _decode_all(self, targets: list[tuple[int, AnyArray]]) -> None:
+        if len(targets) <= 1:
+            self._decode_into(targets)
+            return
+        # small strips go to a thread in bundles: a hand-over costs more than decoding one
+        size = ceil(len(targets) / _N_BUNDLES)
+        bundles = [targets[k : k + size] for k in range(0, len(targets), size)]
+        for _ in self._pool.map(self._decode_into, bundles):
+            pass
+
+    def _decode_into(self, targets: list[tuple[int, AnyArray]]) -> None:
+        for k, target in targets:
+            with reading_tiff(self._file.name, f"strip or tile {self._first + k}"):
+                data = self._segment_bytes(k)
+                segment, (_, _, _, left, _), shape = self._decode(
+                    data, self._first + k, **self._tables
+                )
+                n_columns = min(shape[2], self._width - left)
+                part = target[:, left : left + n_columns]
+                part[...] = (
+                    self._fill
+                    if segment is None
+                    else segment[self._depth, : len(target), :n_columns]
+                )
+
+    def _segment_bytes(self, k: int) -> bytes | None:
+        offset, count = int(self._offsets[k]), int(self._counts[k])
+        if offset == 0 or count == 0:
+            return None
+        return bytes(self._file.read(offset, count))
+
+
+class PagedRows:
+    """An image whose every row is a page of ``width × samples`` pixels."""
+
+    n_missing = 0
+
+    def __init__(self, open_row: Callable[[int], PlaneRows], *, width: int) -> None:
+        self._open_row = open_row
+        self._width = width
+
+    def read(self, top: int, bottom: int) -> AnyArray:
+        """See ``PlaneRows``."""
+        rows = (self._open_row(row).read(0, self._width)[:, :, 0] for row in range(top, bottom))
+        return np.stack(list(rows))

@@ -1,0 +1,1 @@
+"""From bands of maps to instance labels, label files and scores."""

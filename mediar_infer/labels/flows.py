@@ -1,0 +1,79 @@
+"""Labels → unit flow (the training target over five), and how far a predicted flow is from it.
+
+The method is that of Cellpose (Stringer et al., Nature Methods 18, 2021; BSD-3-Clause, notice in
+LICENSE) as the released MEDIAR runs it; the loops are in ``kernels``.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from mediar_infer.labels.kernels import Float64Array, LabelKernels
+from mediar_infer.labels.kernels.choice import select_kernels
+from mediar_infer.types import Float32Array, LabelArray
+
+
+def compute_unit_flow(
+    labels: npt.NDArray[np.integer], kernels: LabelKernels | None = None
+) -> Float32Array:
+    """Compute the unit flow of labelled cells by pseudo-diffusion.
+
+    Args:
+        labels: ``(H, W)`` integers, 0 = background. Not modified.
+        kernels: what runs the loops; by default the best for a CPU.
+
+    Returns:
+        ``(2, H, W)`` float32, (dy, dx), unit length inside cells, zero outside.
+
+    References:
+        Stringer et al. 2021, Methods; cellpose/dynamics.py (masks_to_flows).
+    """
+    kernels = kernels or select_kernels()
+    renumbered, n_labels = renumber_labels(labels)
+    return kernels.unit_flow(
+        renumbered, kernels.diffuse(renumbered, n_labels, same_iterations=True)
+    )
+
+
+def renumber_labels(labels: npt.NDArray[np.integer]) -> tuple[LabelArray, int]:
+    """Give the cells the ids 1 … n, in the order of their ids.
+
+    Args:
+        labels: ``(H, W)`` integers, 0 = background. Not modified.
+
+    Returns:
+        ``(H, W)`` int32, and the number of cells.
+    """
+    if labels.size and labels.min() >= 0 and labels.max() <= labels.size:
+        # Marking the ids that occur is many times faster than sorting all pixels.
+        occurs = np.zeros(int(labels.max()) + 1, np.int32)
+        occurs[labels] = 1
+        occurs[0] = 0
+        new_ids: LabelArray = np.cumsum(occurs, dtype=np.int32)
+        return new_ids[labels], int(new_ids[-1])
+    ids, consecutive = np.unique(labels, return_inverse=True)
+    # 0 stays 0 even where there is no background.
+    shift = 0 if ids.size and ids[0] == 0 else 1
+    renumbered = (consecutive.reshape(labels.shape) + shift).astype(np.int32)
+    return renumbered, int(renumbered.max(initial=0))
+
+
+def compute_flow_errors(
+    labels: LabelArray, flow: Float32Array, kernels: LabelKernels | None = None
+) -> Float64Array:
+    """Compute how far the predicted flow of each cell is from its ideal flow.
+
+    Args:
+        labels: ``(H, W)`` int32, ids 1 … n without gaps.
+        flow: ``(2, H, W)`` float32, network scale (five times the unit flow).
+        kernels: what runs the loops; by default the best for a CPU.
+
+    Returns:
+        ``(n,)`` float64: mean over the cell's pixels of the squared difference, y and x summed.
+    """
+    kernels = kernels or select_kernels()
+    sizes = np.bincount(labels.ravel())
+    errors = np.zeros(len(sizes), np.float64)
+    if len(sizes) > 1:
+        warmth = kernels.diffuse(labels, len(sizes) - 1, same_iterations=True)
+        kernels.add_flow_errors(labels, warmth, flow, errors)
+    return errors[1:] / sizes[1:]

@@ -1,0 +1,256 @@
+"""The label stage's loops in C (``label_kernels.c``), shared by the threads of the CPU.
+
+The library is built when the package is installed. It knows nothing of Python: ctypes passes
+pointers, and as it lets go of the interpreter meanwhile, plain threads run the parts.
+"""
+
+import ctypes
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mediar_infer.labels.kernels import (
+    BASIN_HITS,
+    CELL,
+    MIN_SPEED,
+    N_STEPS,
+    SEED_HITS,
+    Float64Array,
+    Frame,
+    Int32Array,
+    Region,
+)
+from mediar_infer.types import FLOW_SCALE, BoolArray, Float32Array, LabelArray
+
+_ROWS_PER_PART = 32
+_CELLS_PER_PART = 32
+
+
+class _Frame(ctypes.Structure):
+    """``frame_t``: array pixels → coordinates of the padded field, and their limits."""
+
+    _fields_ = [(name, ctypes.c_float * 2) for name in ("scale", "shift", "low", "high")]
+
+
+@cache
+def load_library() -> ctypes.CDLL | None:
+    """Load the compiled library; ``None`` if the package was installed without a C compiler."""
+    library = open_library(Path(__file__).with_name("_label_kernels"))
+    if library is not None:
+        library.mediar_track.restype = ctypes.c_int64
+        library.mediar_find_seeds.restype = ctypes.c_int64
+    return library
+
+
+def open_library(stem: Path) -> ctypes.CDLL | None:
+    """Open a library that was built with the package; ``None`` if it was not.
+
+    Args:
+        stem: its file without the suffix, which depends on the platform.
+    """
+    for suffix in EXTENSION_SUFFIXES:
+        path = stem.with_name(stem.name + suffix)
+        if path.is_file():
+            return ctypes.CDLL(str(path))
+    return None
+
+
+def _pointer(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> ctypes.c_void_p:
+    assert array.dtype == dtype, (array.dtype, dtype)
+    assert array.flags.c_contiguous
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _int64(value: int) -> ctypes.c_int64:
+    return ctypes.c_int64(value)
+
+
+class CompiledKernels:
+    """Implements :class:`mediar_infer.labels.kernels.LabelKernels`.
+
+    Args:
+        library: from :func:`load_library`.
+        n_threads: threads that share the work.
+    """
+
+    def __init__(self, library: ctypes.CDLL, n_threads: int) -> None:
+        self._library = library
+        self._n_threads = n_threads
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="labels")
+
+    def _share(
+        self, part: Callable[[ctypes.c_int64, ctypes.c_int64], Any], n_items: int, part_size: int
+    ) -> Iterator[Any]:
+        """Run ``part(first, last)`` over all items, in threads if there is work for them."""
+        bounds = [
+            (_int64(first), _int64(min(first + part_size, n_items)))
+            for first in range(0, n_items, part_size)
+        ]
+        if self._n_threads == 1 or len(bounds) <= 1:
+            return iter([part(*each) for each in bounds])
+        return iter(list(self._pool.map(lambda each: part(*each), bounds)))
+
+    def track(
+        self,
+        flow: Float32Array,
+        foreground: BoolArray,
+        frame: Frame,
+        region: Region | None = None,
+        n_steps: int = N_STEPS,
+    ) -> tuple[Int32Array, int]:
+        """See :meth:`LabelKernels.track`; pixels that have come to rest are followed no further."""
+        height, width = foreground.shape
+        region = region or Region(0, 0, height, width)
+        c_frame, least, most = _describe_frame(frame, height, width)
+        flow_pointer = _pointer(flow, np.float32)
+        inside = _pointer(foreground, np.bool_)
+        field = np.empty((height + 2, width + 2, 2), np.float32)
+        field_pointer = _pointer(field, np.float32)
+        size = _int64(height), _int64(width)
+        scale = ctypes.c_float(FLOW_SCALE)
+
+        def make_field(first: ctypes.c_int64, last: ctypes.c_int64) -> None:
+            self._library.mediar_make_field(
+                flow_pointer, inside, *size, scale, ctypes.byref(c_frame), field_pointer,
+                first, last,
+            )  # fmt: skip
+
+        self._share(make_field, height + 2, 4 * _ROWS_PER_PART)
+        corners = (ctypes.c_int32 * 4)(region.top, region.left, region.bottom, region.right)
+        ends = np.empty((region.bottom - region.top, region.right - region.left), np.int32)
+        ends_pointer = _pointer(ends, np.int32)
+
+        def track(first: ctypes.c_int64, last: ctypes.c_int64) -> int:
+            n_walked: int = self._library.mediar_track(
+                field_pointer, flow_pointer, inside, size[1], corners, ctypes.byref(c_frame),
+                least, most, ctypes.c_float(MIN_SPEED * FLOW_SCALE), ctypes.c_int(n_steps),
+                ends_pointer, first, last,
+            )  # fmt: skip
+            return n_walked
+
+        return ends, sum(self._share(track, len(ends), _ROWS_PER_PART))
+
+    def add_hits(self, ends: Int32Array, hits: Int32Array) -> None:
+        """See :meth:`LabelKernels.add_hits`."""
+        self._library.mediar_count_hits(
+            _pointer(ends, np.int32), _int64(ends.size), _pointer(hits, np.int32)
+        )
+
+    def find_basins(
+        self, hits: Int32Array, top: int, bottom: int, first_id: int
+    ) -> tuple[Int32Array, LabelArray]:
+        """See :meth:`LabelKernels.find_basins`."""
+        size = _int64(hits.shape[0]), _int64(hits.shape[1])
+        hits_pointer = _pointer(hits, np.int32)
+        capacity = int(np.count_nonzero(hits[top:bottom] > SEED_HITS))
+        seeds = np.empty((capacity, 2), np.int32)
+        n_seeds = self._library.mediar_find_seeds(
+            hits_pointer, *size, ctypes.c_int32(SEED_HITS), _int64(top), _int64(bottom),
+            _pointer(seeds, np.int32), _int64(capacity),
+        )  # fmt: skip
+        seeds = seeds[:n_seeds].copy()
+        basins = np.zeros(hits.shape, np.int32)
+        self._library.mediar_grow_basins(
+            hits_pointer, *size, ctypes.c_int32(BASIN_HITS), _pointer(seeds, np.int32),
+            _int64(n_seeds), ctypes.c_int32(first_id), _pointer(basins, np.int32),
+        )  # fmt: skip
+        return seeds, basins
+
+    def measure_cells(self, labels: LabelArray, n_labels: int) -> npt.NDArray[np.void]:
+        """See :meth:`LabelKernels.measure_cells`."""
+        cells = np.empty(n_labels, CELL)
+        self._library.mediar_measure_cells(
+            _pointer(labels, np.int32), _int64(labels.shape[0]), _int64(labels.shape[1]),
+            _pointer(cells, CELL), _int64(n_labels),
+        )  # fmt: skip
+        return cells
+
+    def diffuse(self, labels: LabelArray, n_labels: int, *, same_iterations: bool) -> Float64Array:
+        """See :meth:`LabelKernels.diffuse`; cells in balance are followed no further.
+
+        Raises:
+            MemoryError: without room for the bounding box of a cell.
+        """
+        height, width = labels.shape
+        labels_pointer = _pointer(labels, np.int32)
+        cells = self.measure_cells(labels, n_labels)
+        cells_pointer = _pointer(cells, CELL)
+        warmth = np.zeros((height + 2, width + 2), np.float64)
+        present = cells[cells["size"] > 0]
+        if not len(present):
+            return warmth
+        extent = present["bottom"] - present["top"] + present["right"] - present["left"] + 2
+        n_iterations = _int64(2 * int(extent.max()) if same_iterations else 0)
+        warmth_pointer = _pointer(warmth, np.float64)
+
+        def diffuse(first: ctypes.c_int64, last: ctypes.c_int64) -> int:
+            status: int = self._library.mediar_diffuse(
+                labels_pointer, _int64(width), cells_pointer, n_iterations, warmth_pointer,
+                first, last,
+            )  # fmt: skip
+            return status
+
+        if any(self._share(diffuse, n_labels, _CELLS_PER_PART)):
+            raise MemoryError(f"pseudo-diffusion of a cell {int(extent.max())} pixels across")
+        return warmth
+
+    def unit_flow(self, labels: LabelArray, warmth: Float64Array) -> Float32Array:
+        """See :meth:`LabelKernels.unit_flow`."""
+        height, width = labels.shape
+        unit_flow = np.empty((2, height, width), np.float32)
+        arguments = (
+            _pointer(labels, np.int32), _int64(height), _int64(width),
+            _pointer(warmth, np.float64), _pointer(unit_flow, np.float32),
+        )  # fmt: skip
+        self._share(
+            lambda first, last: self._library.mediar_unit_flow(*arguments, first, last),
+            height,
+            4 * _ROWS_PER_PART,
+        )
+        return unit_flow
+
+    def add_flow_errors(
+        self,
+        labels: LabelArray,
+        warmth: Float64Array,
+        flow: Float32Array,
+        errors: Float64Array,
+    ) -> None:
+        """See :meth:`LabelKernels.add_flow_errors`."""
+        height, width = labels.shape
+        assert flow.dtype == np.float32
+        assert flow.strides[1:] == (4 * width, 4), flow.strides
+        self._library.mediar_add_flow_errors(
+            _pointer(labels, np.int32), _int64(height), _int64(width),
+            _pointer(warmth, np.float64), ctypes.c_void_p(flow.ctypes.data),
+            _int64(flow.strides[0] // 4), ctypes.c_float(FLOW_SCALE),
+            _pointer(errors, np.float64),
+        )  # fmt: skip
+
+
+def _describe_frame(
+    frame: Frame, height: int, width: int
+) -> tuple[_Frame, ctypes.Array[ctypes.c_float], ctypes.Array[ctypes.c_int32]]:
+    """Transform from array pixels to the padded field; first and last pixel to end in."""
+    c_frame = _Frame()
+    least, most = (ctypes.c_float * 2)(), (ctypes.c_int32 * 2)()
+    axes = ((frame.top, frame.image_height, height), (frame.left, frame.image_width, width))
+    for axis, (origin, extent, size) in enumerate(axes):
+        # An image one pixel wide has no size - 1 to scale by: nothing can move along that axis.
+        stretch = extent / max(extent - 1, 1)
+        shift = origin * (stretch - 1) + 0.5
+        least[axis], most[axis] = max(-origin, 0), min(extent - 1 - origin, size - 1)
+        c_frame.scale[axis], c_frame.shift[axis] = stretch, shift
+        c_frame.low[axis] = max(-origin * stretch + shift, 0.0)
+        # Positions are read with the pixel after them, which ends one past the padding.
+        last = float(np.nextafter(np.float32(size + 1), np.float32(0)))
+        c_frame.high[axis] = min((extent - 1 - origin) * stretch + shift, last)
+    assert all(math.isfinite(value) for value in (*c_frame.low, *c_frame.high))
+    return c_frame, least, most

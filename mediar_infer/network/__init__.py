@@ -1,0 +1,1 @@
+"""The MEDIAR-Former, its weight files, and what computes it."""

@@ -1,0 +1,95 @@
+"""An exported graph and the weights of a checkpoint, compiled for this CPU; needs no torch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mediar_infer.errors import CheckpointError, UsageError
+from mediar_infer.network.backends.graphs import WINDOW_INPUT
+from mediar_infer.network.checkpoints import Checkpoint
+
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+"""Precisions that graphs are computed in, and OpenVINO's names for them."""
+_MAX_STREAMS = 4
+
+
+def _bind_weights(graph: Any, checkpoint: Checkpoint, path: Path) -> None:  # noqa: ANN401
+    """Put the weights in the place of their inputs; OpenVINO convolves with constants only."""
+    from openvino import opset13
+
+    for parameter in list(graph.get_parameters()):
+        name = parameter.get_friendly_name()
+        if name == WINDOW_INPUT:
+            continue
+        if name not in checkpoint.entries:
+            raise CheckpointError(
+                f"{path}: found input {name!r}, which {checkpoint.path} does not have; expected the"
+                " graph of its architecture; make it anew with 'weights graph'"
+            )
+        values = checkpoint.entries[name].astype(np.float32)
+        constant = opset13.constant(values, dtype=np.float32)
+        for consumer in parameter.output(0).get_target_inputs():
+            consumer.replace_source_output(constant.output(0))
+        graph.remove_parameter(parameter)
+
+
+def read_graph(checkpoint: Checkpoint, graph_path: Path) -> Any:  # noqa: ANN401
+    """Make the network of a checkpoint, ready to be compiled.
+
+    Args:
+        checkpoint: the weights.
+        graph_path: exported graph of the checkpoint's architecture.
+
+    Returns:
+        An ``openvino.Model``.
+
+    Raises:
+        CheckpointError: if the graph is damaged, or graph and weights do not fit together.
+    """
+    import openvino
+
+    try:
+        graph = openvino.Core().read_model(graph_path)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{graph_path}: cannot be read ({str(error).strip().splitlines()[-1]}); expected an"
+            " exported graph; make it anew with 'weights graph', or use --backend torch"
+        ) from error
+    _bind_weights(graph, checkpoint, graph_path)
+    return graph
+
+
+def compile_graph(graph: Any, threads: int, precision: str = "float32") -> Any:  # noqa: ANN401
+    """Compile a network for this CPU; the interpreter is free for other threads meanwhile.
+
+    Args:
+        graph: from ``read_graph``.
+        threads: CPU threads to use; one window is predicted per stream, side by side.
+        precision: one of ``PRECISIONS``.
+
+    Returns:
+        An ``openvino.CompiledModel``.
+
+    Raises:
+        UsageError: if the CPU has no instructions for that precision.
+    """
+    import openvino
+
+    core = openvino.Core()
+    if precision == "bfloat16" and "BF16" not in core.get_property(
+        "CPU", "OPTIMIZATION_CAPABILITIES"
+    ):
+        raise UsageError(
+            "found a CPU without bfloat16 instructions, expected some for --precision bfloat16, as"
+            " it would be slower than float32 without them; use --precision float32"
+        )
+    # Said explicitly: OpenVINO's own default on new CPUs is bfloat16.
+    settings = {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+        "NUM_STREAMS": min(threads, _MAX_STREAMS),
+        "INFERENCE_NUM_THREADS": threads,
+        # Every process would pin its threads to the same first cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+    return core.compile_model(graph, "CPU", settings)

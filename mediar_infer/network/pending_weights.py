@@ -1,0 +1,110 @@
+"""Weights on their way into memory: read, checked and compiled in threads of their own.
+
+Nothing here needs torch. A new process begins to load before it imports torch, and both take place
+at the same time.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from mediar_infer.config import EngineConfig
+from mediar_infer.devices import is_cpu_for_sure, usable_cores
+from mediar_infer.network.backends.graphs import find_graph
+from mediar_infer.network.checkpoints import (
+    Checkpoint,
+    check_entries,
+    find_weights,
+    read_checkpoint,
+    weights_dirs,
+)
+
+
+class Loading:
+    """The weight files that a plan uses, being read from the moment this is made.
+
+    Where the network will run on the CPU for sure, exported graphs are compiled too.
+
+    Args:
+        weights: a folder, or one or two files; by default the pair that comes with the package.
+        config: plan and runtime settings.
+
+    Raises:
+        CheckpointError: if there are no such files.
+    """
+
+    def __init__(self, weights: Sequence[Path], config: EngineConfig) -> None:
+        self.paths = find_weights(weights)[: config.plan.max_members]
+        self._config = config
+        self._pool = ThreadPoolExecutor(len(self.paths), thread_name_prefix="weights")
+        self._checkpoints = [self._pool.submit(read_checkpoint, path) for path in self.paths]
+        self._graphs: list[Future[Any]] = []
+        self._compiled: list[Future[Any]] = []
+        runtime = config.runtime
+        if (
+            runtime.backend != "torch"
+            and runtime.precision != "float16"
+            and is_cpu_for_sure(runtime.device)
+        ):
+            self._start_compiling()
+
+    def _start_compiling(self) -> None:
+        # In this order in the queue, so that no task waits for one behind it.
+        self._graphs = [self._pool.submit(self._read_graph, each) for each in self._checkpoints]
+        self._compiled = [self._pool.submit(self._compile, each) for each in self._graphs]
+
+    def _read_graph(self, reading: Future[Checkpoint]) -> Any:  # noqa: ANN401 (no types)
+        checkpoint = reading.result()
+        path = find_graph(
+            checkpoint.architecture,
+            self._config.roi_size,
+            [checkpoint.path.parent, *weights_dirs()],
+        )
+        if path is None:
+            return None
+        from mediar_infer.network.backends.openvino_graph import read_graph
+
+        return read_graph(checkpoint, path)
+
+    def _compile(self, reading: Future[Any]) -> Any:  # noqa: ANN401 (no types)
+        if (graph := reading.result()) is None:
+            return None
+        from mediar_infer.network.backends.openvino_graph import compile_graph
+
+        runtime = self._config.runtime
+        precision = "float32" if runtime.precision == "auto" else runtime.precision
+        return compile_graph(graph, runtime.threads or usable_cores(), precision)
+
+    def wait_for_interpreter(self) -> None:
+        """Wait until what is left to do does not need the interpreter, if anything is compiled.
+
+        A thread that imports modules keeps the interpreter for so long at a time that others would
+        come to their compilation only at its end.
+        """
+        wait(self._graphs)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Wait for the weights and check them.
+
+        Raises:
+            CheckpointError: if a file is damaged, swapped, or of another network.
+        """
+        checkpoints = [reading.result() for reading in self._checkpoints]
+        for checkpoint in checkpoints:
+            check_entries(checkpoint)
+        return checkpoints
+
+    def compiled(self) -> list[Any]:
+        """Wait for the exported graphs, one per file and compiled for this CPU; None without one.
+
+        Raises:
+            CheckpointError: if a graph is damaged or does not fit the weights.
+        """
+        if not self._compiled:
+            self._start_compiling()
+        return [compiling.result() for compiling in self._compiled]
+
+    def close(self) -> None:
+        """Drop what has not begun, and let the threads end."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

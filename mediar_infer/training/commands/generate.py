@@ -1,0 +1,31 @@
+"""The ``generate`` command: drawn images with known cells, ready for ``index``."""
+
+import argparse
+from pathlib import Path
+
+from mediar_infer.training.data.generated import write_generated
+
+_SEED = 19940819
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the ``generate`` command."""
+    parser.add_argument("number", type=int, metavar="N", help="how many images")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
+    parser.add_argument(
+        "--seed", type=int, default=_SEED, help=f"of the drawing (default: {_SEED})"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command.
+
+    Returns:
+        0.
+
+    Raises:
+        UsageError: if fewer than one image is asked for.
+        OutputError: if a file cannot be written.
+    """
+    write_generated(args.number, args.output, args.seed)
+    return 0

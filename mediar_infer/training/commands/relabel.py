@@ -1,0 +1,71 @@
+"""The ``relabel`` command: predictions in place of labels that disagree or are missing."""
+
+import argparse
+import logging
+from collections import Counter
+from pathlib import Path
+
+from mediar_infer.config import PLANS
+from mediar_infer.training.data.table import ROLES, read_table, select_records, write_table
+from mediar_infer.training.stages.relabelling import (
+    LOG_NAME,
+    MIN_F1,
+    find_label_paths,
+    relabel,
+    replace_labels,
+)
+from mediar_infer.training.stages.scoring import load_segmenter
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the ``relabel`` command."""
+    parser.add_argument("--table", type=Path, required=True, help="data table made by 'index'")
+    parser.add_argument(
+        "--weights", type=Path, nargs="+", required=True, help="one or two weight files"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="gets labels/, the log"
+        f" {LOG_NAME}, and table.csv, the data table with the new labels",
+    )  # fmt: skip
+    parser.add_argument(
+        "--roles",
+        nargs="+",
+        choices=ROLES,
+        default=["target"],
+        help="default: target; unlabelled images get pseudo-labels and become targets",
+    )
+    parser.add_argument(
+        "--min-f1",
+        type=float,
+        default=MIN_F1,
+        help=f"labels that agree less with the prediction are replaced (default: {MIN_F1})",
+    )
+    parser.add_argument("--plan", choices=PLANS, default="single", help="default: single")
+    parser.add_argument("--overlays", action="store_true", help="draw old labels beside new ones")
+    parser.add_argument("--device", default="auto")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command; 0 when all files are written.
+
+    Raises:
+        UsageError: if there is no such image, or the output would replace a file of the data.
+        CheckpointError: if the weights are no MEDIAR-Former.
+        ImageReadError: if an image or its labels cannot be read.
+        OutputError: if a file cannot be written.
+    """
+    table = read_table(args.table)
+    decisions = relabel(
+        load_segmenter(args.weights, args.device, args.plan),
+        select_records(table, args.roles, "train"),
+        args.output,
+        min_f1=args.min_f1,
+        with_overlays=args.overlays,
+    )
+    label_paths = find_label_paths(args.output, decisions)
+    write_table(replace_labels(table, label_paths), args.output / "table.csv")
+    for action, number in Counter(decision.action for decision in decisions).most_common():
+        logger.info("%s: %d of %d images", action, number, len(decisions))
+    return 0

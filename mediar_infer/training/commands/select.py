@@ -1,0 +1,76 @@
+"""The ``select`` command: several weight files → the one that does best on held-out images."""
+
+import argparse
+import csv
+import io
+import logging
+import sys
+from pathlib import Path
+
+from mediar_infer.errors import UsageError
+from mediar_infer.output_files import write_bytes
+from mediar_infer.training.data.table import LABELLED_ROLES, read_table, select_records
+from mediar_infer.training.stages.scoring import (
+    ImageScore,
+    compute_mean_f1,
+    count_cells,
+    score_weights,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the ``select`` command."""
+    parser.add_argument("weights", type=Path, nargs="+", metavar="WEIGHTS", help="files to compare")
+    parser.add_argument("--table", type=Path, required=True, help="data table made by 'index'")
+    parser.add_argument(
+        "--by",
+        choices=("f1", "count"),
+        default="f1",
+        help="mean F1 at IoU 0.5 on the held-out images, or cells found on the tuning images",
+    )
+    parser.add_argument(
+        "--roles", nargs="+", default=list(LABELLED_ROLES), help="of held-out images"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="SCORES.csv", help="score per image")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score all files and print them, the best first; 0.
+
+    Raises:
+        UsageError: if the table has no image to score.
+    """
+    records = read_table(args.table)
+    by_f1 = args.by == "f1"
+    chosen = select_records(
+        records, args.roles if by_f1 else ("tuning",), "val" if by_f1 else "train"
+    )
+    if not chosen:
+        expected = "held-out images (split val)" if by_f1 else "tuning images"
+        raise UsageError(f"{args.table}: found no {expected}, expected some; see 'index --help'")
+    scores = {path: score_weights(path, chosen, args.device) for path in args.weights}
+    compute = compute_mean_f1 if by_f1 else count_cells
+    values = {path: compute(each) for path, each in scores.items()}
+    measure = "mean F1 at IoU 0.5 on held-out" if by_f1 else "cells found on tuning"
+    logger.info("the best first: %s images, %d of them", measure, len(chosen))
+    for path in sorted(values, key=lambda path: -values[path]):
+        shown = f"{values[path]:.4f}" if by_f1 else str(values[path])
+        sys.stdout.write(f"{shown}  {path}\n")
+    if args.output:
+        _write(scores, args.output)
+    return 0
+
+
+def _write(scores: dict[Path, list[ImageScore]], path: Path) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("weights", "image_id", "modality", "n_cells", "f1"))
+    for weights, each in scores.items():
+        for score in each:
+            record = score.record
+            f1 = f"{score.f1:.6f}" if score.f1s else ""
+            writer.writerow((weights, record.image_id, record.modality, score.n_cells, f1))
+    write_bytes(path, text.getvalue().encode())

@@ -1,0 +1,63 @@
+"""The ``sheet`` command: data table → picture of every augmentation before and after."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mediar_infer.errors import UsageError
+from mediar_infer.output_files import write_bytes
+from mediar_infer.training.augmentation.contact_sheet import draw_contact_sheet
+from mediar_infer.training.augmentation.settings import Augmentation
+from mediar_infer.training.data.samples import SampleStore
+from mediar_infer.training.data.table import ImageRecord, read_table
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the ``sheet`` command."""
+    parser.add_argument("table", type=Path, metavar="TABLE.csv")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="SHEET.png")
+    parser.add_argument(
+        "--images", type=int, default=4, metavar="N", help="spread over the modalities (default: 4)"
+    )
+    parser.add_argument(
+        "--id", nargs="+", default=[], metavar="ID", help="these images in place of N others"
+    )
+    parser.add_argument("--crop", type=int, default=192, metavar="PIXELS", help="default: 192")
+    parser.add_argument("--seed", type=int, default=0, help="of all random choices")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw the sheet and write it; 0."""
+    if args.crop < 1 or args.images < 1:
+        raise UsageError(f"--crop {args.crop} --images {args.images}; expected 1 or more of each")
+    records = _choose_records(read_table(args.table), args.images, args.id, args.table)
+    store = SampleStore(records)
+    sheet = draw_contact_sheet(store, Augmentation(), crop_size=args.crop, seed=args.seed)
+    _, encoded = cv2.imencode(".png", sheet[..., ::-1])
+    write_bytes(args.output, encoded.tobytes())
+    logger.info("%s: %s", args.output, ", ".join(record.image_id for record in records))
+    return 0
+
+
+def _choose_records(
+    records: Sequence[ImageRecord], n_images: int, image_ids: Sequence[str], table: Path
+) -> list[ImageRecord]:
+    labelled = {r.image_id: r for r in records if r.label_path is not None}
+    unknown = [image_id for image_id in image_ids if image_id not in labelled]
+    if unknown or not labelled:
+        raise UsageError(
+            f"{table}: no labelled image {', '.join(unknown)}; expected ids from its column "
+            "image_id, of images with labels"
+        )
+    if image_ids:
+        return [labelled[image_id] for image_id in image_ids]
+    ordered = sorted(labelled.values(), key=lambda r: (r.modality, r.source, r.image_id))
+    # The middle of each of n equal parts.
+    places = (np.arange(n_images) + 0.5) * len(ordered) / n_images
+    return [ordered[place] for place in sorted({int(place) for place in places})]

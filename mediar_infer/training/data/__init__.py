@@ -1,0 +1,1 @@
+"""Data table: images, labels, roles, splits, and the checks of them."""

@@ -1,0 +1,220 @@
+"""Which files might be training data: image and label files paired by name, or by a manifest."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, cast
+
+from mediar_infer.errors import UsageError
+from mediar_infer.images.open import list_images
+from mediar_infer.training.data.csv_files import read_rows, write_rows
+from mediar_infer.training.data.problems import (
+    DUPLICATE_ID,
+    LISTED_TWICE,
+    MISSING_IMAGE,
+    SAME_NAME,
+    SECOND_LABELS,
+    Problem,
+)
+from mediar_infer.training.data.table import ROLES, SPLITS, Role
+
+MANIFEST_NAME: Final = "manifest.csv"
+"""A folder with a file of this name is read through it."""
+
+_LABEL_NAME = re.compile(r"(?P<stem>.+)_label\.(tiff|tif|png)", re.IGNORECASE)
+_REQUIRED = ("id", "image")
+_MANIFEST = "a manifest: id, image and, as far as known, label, role, split, modality, source"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An image that may become a line of the table once its files are checked."""
+
+    image_id: str
+    """Name of the image, not yet unique."""
+    image_path: Path
+    """The image, absolute."""
+    label_path: Path | None = None
+    """Its label file, absolute; None if there is none."""
+    role: Role | None = None
+    """Role that the manifest gives; None if it gives none."""
+    split: str = ""
+    """``train`` or ``val`` if the manifest says so; empty if it is to be drawn."""
+    modality: str = ""
+    """Kind of microscopy; empty if unknown."""
+    source: str = ""
+    """Data set; empty if unknown."""
+
+
+def find_candidates(folder: Path) -> tuple[list[Candidate], list[Problem]]:
+    """Find the images of a folder and their labels.
+
+    A folder with a manifest is read through it. Otherwise images are the files of ``images/`` or,
+    without such a sub-folder, of the folder itself; the labels of ``NAME.ext`` are
+    ``NAME_label.tiff`` (``.tif``, ``.png``) beside it or in ``labels/`` beside ``images/``. For
+    ``a.b.ext`` both ``a.b_label.tiff`` and the challenge's ``a_label.tiff`` fit.
+
+    Args:
+        folder: to look into, without its other sub-folders.
+
+    Returns:
+        Candidates in natural order of their names, and what is wrong with single files.
+
+    Raises:
+        UsageError: if the folder or what its manifest names is not there.
+    """
+    folder = Path(os.path.normpath(folder.absolute()))
+    if (folder / MANIFEST_NAME).is_file():
+        return read_manifest(folder / MANIFEST_NAME), []
+    root = folder / "images" if (folder / "images").is_dir() else folder
+    files, _ = list_images(root)
+    images = [path for path in files if not _LABEL_NAME.fullmatch(path.name)]
+    label_files = [path for path in files if _LABEL_NAME.fullmatch(path.name)]
+    if root.name == "images" and (root.parent / "labels").is_dir():
+        label_files += list_images(root.parent / "labels")[0]
+    return _pair(images, label_files)
+
+
+def _pair(
+    images: Sequence[Path], label_files: Sequence[Path]
+) -> tuple[list[Candidate], list[Problem]]:
+    problems = []
+    labels: dict[str, list[Path]] = {}
+    for path in label_files:
+        match = _LABEL_NAME.fullmatch(path.name)
+        if match:
+            labels.setdefault(match["stem"], []).append(path)
+    used: set[str] = set()
+    candidates = []
+    for image in images:
+        stem = next((name for name in _stems(image) if name in labels), None)
+        candidates.append(Candidate(image.stem, image, labels[stem][0] if stem else None))
+        used |= {stem} if stem else set()
+    for stem, paths in labels.items():
+        if stem not in used:
+            problems += [Problem(MISSING_IMAGE, path, "no image of that name") for path in paths]
+        elif len(paths) > 1:
+            problems += [
+                Problem(SECOND_LABELS, path, f"{paths[0].name} as well") for path in paths[1:]
+            ]
+    return candidates, problems
+
+
+def _stems(image: Path) -> tuple[str, str]:
+    return image.stem, image.name.split(".")[0]
+
+
+def read_manifest(path: Path) -> list[Candidate]:
+    """Read a manifest.
+
+    Args:
+        path: CSV file with the columns ``id, image`` and, as far as known, ``label, role, split,
+            modality, source`` (or ``source_repo``); image and label are relative to its folder.
+            Empty cells are unknown; further columns are ignored.
+
+    Returns:
+        Its images in order.
+
+    Raises:
+        UsageError: if the file cannot be read, lacks a column, or a value is not allowed; the
+            message names file, line and column.
+    """
+    folder = path.absolute().parent
+    return [
+        _to_candidate(row, folder, place) for place, row in read_rows(path, _REQUIRED, _MANIFEST)
+    ]
+
+
+def _to_candidate(values: Mapping[str, str], folder: Path, place: str) -> Candidate:
+    for column in _REQUIRED:
+        if not values[column]:
+            raise UsageError(f"{place}, column {column}: nothing there; expected a value")
+    for column, allowed in (("role", ROLES), ("split", SPLITS)):
+        if values.get(column) and values[column] not in allowed:
+            raise UsageError(
+                f"{place}, column {column}: {values[column]!r}; expected one of "
+                f"{', '.join(allowed)}, or nothing"
+            )
+    label = values.get("label")
+    return Candidate(
+        image_id=values["id"],
+        image_path=_absolute(folder, values["image"]),
+        label_path=_absolute(folder, label) if label else None,
+        role=cast(Role, values["role"]) if values.get("role") else None,
+        split=values.get("split", ""),
+        modality=values.get("modality", ""),
+        source=values.get("source") or values.get("source_repo", ""),
+    )
+
+
+def _absolute(folder: Path, name: str) -> Path:
+    return Path(os.path.normpath(folder / name))
+
+
+def write_manifest(candidates: Sequence[Candidate], path: Path) -> None:
+    """Write a manifest that ``read_manifest`` reads.
+
+    Args:
+        candidates: its lines.
+        path: CSV file to make or replace; the paths in it are relative to its folder.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    folder = path.absolute().parent
+    rows = []
+    for each in candidates:
+        image = os.path.relpath(each.image_path, folder)
+        label = os.path.relpath(each.label_path, folder) if each.label_path else ""
+        kind = (each.role or "", each.split, each.modality, each.source)
+        rows.append((each.image_id, *kind, image, label))
+    write_rows(path, ("id", "role", "split", "modality", "source", "image", "label"), rows)
+
+
+def make_ids_unique(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Problem]]:
+    """Give every candidate an id of its own.
+
+    Args:
+        candidates: from any number of folders.
+
+    Returns:
+        Candidates in the same order. A file listed twice, or a second file of one name and other
+        extension in a folder, is left out; an id that another folder has too gets its folder's
+        name in front. Each case is among the problems.
+    """
+    kept: dict[str, Candidate] = {}
+    seen: set[Path] = set()
+    problems = []
+    for candidate in candidates:
+        path = candidate.image_path
+        first = kept.get(candidate.image_id)
+        if path in seen:
+            problems.append(Problem(LISTED_TWICE, path, "the same file again"))
+            continue
+        seen.add(path)
+        if first and (path.parent, path.stem) == (first.image_path.parent, first.image_path.stem):
+            problems.append(Problem(SAME_NAME, path, f"{first.image_path.name} in the same folder"))
+            continue
+        if first:
+            image_id = _free_id(candidate, kept)
+            found = f"id {candidate.image_id} of {first.image_path} too, now {image_id}"
+            problems.append(Problem(DUPLICATE_ID, path, found))
+            candidate = replace(candidate, image_id=image_id)
+        kept[candidate.image_id] = candidate
+    return list(kept.values()), problems
+
+
+def _free_id(candidate: Candidate, taken: Mapping[str, Candidate]) -> str:
+    """Put the names of folders in front, from the inside out, then a number at the end."""
+    image_id = candidate.image_id
+    for folder in candidate.image_path.parents:
+        if folder.name and folder.name != "images":
+            image_id = f"{folder.name}_{image_id}"
+            if image_id not in taken:
+                return image_id
+    number = 2
+    while f"{candidate.image_id}_{number}" in taken:
+        number += 1
+    return f"{candidate.image_id}_{number}"

@@ -1,0 +1,237 @@
+"""Generated images with known cells: shapes and looks that the labelled images lack.
+
+Every image is drawn from wide random ranges (size, crowding, contrast of body, rim, halo and
+nucleus, colours), so that the network learns what a closed cell is rather than what one stain
+looks like ("domain randomisation", Tobin et al. 2017).
+"""
+
+import colorsys
+import logging
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from skimage.measure import label as split_regions
+from skimage.morphology import remove_small_objects
+
+from mediar_infer.demo.scenes import Placement, draw_texture, place_cells
+from mediar_infer.errors import UsageError
+from mediar_infer.labels.files import label_path, write_labels
+from mediar_infer.labels.overlay import find_inner_boundary
+from mediar_infer.output_files import write_bytes
+from mediar_infer.training.data.candidates import MANIFEST_NAME, Candidate, write_manifest
+from mediar_infer.types import Float32Array, LabelArray
+
+logger = logging.getLogger(__name__)
+
+SOURCE: Final = "generated"
+"""Source of these images in the data table, and the start of their ids."""
+
+_SIDE = 384
+_MIN_AREA = 24
+KINDS: Final = ("scattered", "crowded", "tissue", "rods")
+"""Layouts, see ``draw_scene``."""
+_TOUCHING = ("crowded", "tissue")
+
+
+def write_generated(n_images: int, folder: Path, seed: int) -> Path:
+    """Write images of 384 × 384 pixels with their labels, and a manifest for ``index``.
+
+    Args:
+        n_images: how many; the kinds of layout take turns.
+        folder: gets ``images/``, ``labels/`` and ``manifest.csv``; made if absent.
+        seed: image ``i`` depends on ``(seed, i)`` only.
+
+    Returns:
+        The manifest; its images have the role public and the source ``generated``.
+
+    Raises:
+        UsageError: if fewer than one image is asked for.
+        OutputError: if a file cannot be written.
+    """
+    if n_images < 1:
+        raise UsageError(f"{n_images} images to generate; expected 1 or more")
+    candidates = []
+    for i in range(n_images):
+        kind = KINDS[i % len(KINDS)]
+        name = f"{SOURCE}_{seed}_{i}"
+        image, labels = draw_scene(kind, np.random.default_rng((seed, i)))
+        image_path = folder / "images" / f"{name}.png"
+        encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+        write_bytes(image_path, encoded.tobytes())
+        labels_path = label_path(folder / "labels", image_path)
+        write_labels(labels_path, [labels], height=labels.shape[0], width=labels.shape[1])
+        candidates.append(
+            Candidate(name, image_path, labels_path, role="public", modality=kind, source=SOURCE)
+        )
+    write_manifest(candidates, folder / MANIFEST_NAME)
+    logger.info("%s: %d generated images", folder, n_images)
+    return folder / MANIFEST_NAME
+
+
+def draw_scene(
+    kind: str, rng: np.random.Generator, side: int = _SIDE
+) -> tuple[npt.NDArray[np.uint8], LabelArray]:
+    """Draw one image.
+
+    Args:
+        kind: ``scattered`` (single cells), ``crowded`` (touching), ``tissue`` (gap-free cells in
+            islands, single nuclei between) or ``rods`` (bacteria).
+        rng: source of every random choice.
+        side: height and width in pixels.
+
+    Returns:
+        ``(side, side, 3)`` uint8 and ``(side, side)`` int32 labels.
+    """
+    if kind == "tissue":
+        labels = _draw_tissue(side, rng)
+    else:
+        radius = float(np.exp(rng.uniform(*np.log((3, 6) if kind == "rods" else (6, 50)))))
+        elongation = (2.5, 6.0) if kind == "rods" else (1.0, rng.uniform(1.1, 2.2))
+        area = np.pi * radius**2 * np.mean(elongation)
+        gap = 0 if kind == "crowded" else int(rng.integers(1, 4))
+        tries = rng.uniform(2, 8) if kind == "crowded" else rng.uniform(0.3, 2)
+        labels, _ = place_cells(
+            side,
+            side,
+            Placement((0.75 * radius, 1.25 * radius), elongation, max(1, int(area / tries)), gap),
+            rng,
+        )
+    labels = _clean(_bend(labels, rng))
+    return _render(labels, rng, has_rims=kind in _TOUCHING), labels
+
+
+def _bend(labels: LabelArray, rng: np.random.Generator) -> LabelArray:
+    """Move the pixels along a smooth random field, so that outlines are no ellipses."""
+    scale = rng.uniform(12, 60)
+    strength = rng.uniform(0, 0.25) * scale
+    y, x = np.mgrid[: labels.shape[0], : labels.shape[1]].astype(np.float32)
+    map_y, map_x = (grid + strength * draw_texture(labels.shape, scale, rng) for grid in (y, x))
+    bent: LabelArray = cv2.remap(
+        labels.astype(np.float32), map_x, map_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT
+    ).astype(np.int32)
+    return bent
+
+
+def _clean(labels: LabelArray) -> LabelArray:
+    """Give every 4-connected region its own label; drop specks."""
+    regions = remove_small_objects(split_regions(labels, connectivity=1), max_size=_MIN_AREA - 1)
+    ids = np.unique(regions, return_inverse=True)[1].reshape(labels.shape)
+    cleaned: LabelArray = ids.astype(np.int32)  # specks are rare, yet 0 is always background
+    return cleaned if (regions == 0).any() else cleaned + 1
+
+
+def _draw_tissue(side: int, rng: np.random.Generator) -> LabelArray:
+    """Draw islands of stretched Voronoi cells with single nuclei between the islands."""
+    pitch, stretch = rng.uniform(10, 36), rng.uniform(1.0, 2.5)
+    angle = rng.uniform(0, np.pi)
+    bend = 0.6 * side * draw_texture((side, side), side / 4, rng) / 4
+    y, x = np.mgrid[:side, :side].astype(np.float32)
+    along = (np.cos(angle) * x + np.sin(angle) * y + bend) / stretch
+    across = np.cos(angle) * y - np.sin(angle) * x + bend[::-1, ::-1]
+    cells = _voronoi(along / pitch, across / pitch, rng)
+    islands = draw_texture((side, side), side / rng.uniform(5, 12), rng) > rng.uniform(-1, 0.6)
+    nuclei, _ = place_cells(side, side, Placement((4, 8), (1.2, 2.6), 600, 1), rng)
+    nuclei[cv2.dilate(islands.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0] = 0
+    labels: LabelArray = np.where(islands, cells + 1, 0)
+    labels += np.where(nuclei > 0, nuclei + cells.max() + 1, 0)
+    return labels
+
+
+def _voronoi(u: Float32Array, v: Float32Array, rng: np.random.Generator) -> LabelArray:
+    """Assign every pixel to the nearest point of a jittered unit lattice in (u, v)."""
+    row, column = np.floor(u).astype(np.int64), np.floor(v).astype(np.int64)
+    row, column = row - row.min() + 1, column - column.min() + 1
+    n_rows, n_columns = int(row.max()) + 2, int(column.max()) + 2
+    jitter = rng.uniform(0.12, 0.88, (2, n_rows, n_columns)).astype(np.float32)
+    inside_u, inside_v = u - np.floor(u), v - np.floor(v)
+    nearest = np.full(u.shape, np.inf, np.float32)
+    cells = np.zeros(u.shape, np.int32)
+    for i in (-1, 0, 1):
+        for j in (-1, 0, 1):
+            at = (row + i, column + j)
+            distance = (i + jitter[0][at] - inside_u) ** 2 + (j + jitter[1][at] - inside_v) ** 2
+            closer = distance < nearest
+            nearest[closer] = distance[closer]
+            cells[closer] = (at[0] * n_columns + at[1])[closer]
+    return cells
+
+
+def _draw_cells(labels: LabelArray, rng: np.random.Generator, spread: float) -> Float32Array:
+    """Give every cell a random value around 1, and the background 1."""
+    values = rng.uniform(1 - spread, 1 + spread, int(labels.max()) + 1).astype(np.float32)
+    values[0] = 1
+    chosen: Float32Array = values[labels]
+    return chosen
+
+
+def _measure_depth(labels: LabelArray) -> Float32Array:
+    """Measure each pixel's distance to its cell's border, 1 at the cell's deepest pixel."""
+    border = find_inner_boundary(labels)
+    distance = cv2.distanceTransform(((labels > 0) & ~border).astype(np.uint8), cv2.DIST_L2, 5)
+    deepest = np.zeros(int(labels.max()) + 1, np.float32)
+    np.maximum.at(deepest, labels.ravel(), distance.ravel())
+    depth: Float32Array = distance / np.maximum(deepest[labels], 1)
+    return depth
+
+
+def _render(
+    labels: LabelArray, rng: np.random.Generator, *, has_rims: bool
+) -> npt.NDArray[np.uint8]:
+    """Draw two layers, bodies with rims and nuclei, and mix them into colours.
+
+    Args:
+        labels: what to draw.
+        rng: source of every random choice.
+        has_rims: always draw clear rims, without which touching cells could not be told apart.
+    """
+    shape = labels.shape
+    inside = (labels > 0).astype(np.float32)
+    depth = _measure_depth(labels)
+    rim = cv2.GaussianBlur(find_inner_boundary(labels).astype(np.float32), (0, 0), 1.0)
+    halo = cv2.GaussianBlur(inside, (0, 0), rng.uniform(2, 8)) * (1 - inside)
+    blob = (depth > rng.uniform(0.3, 0.6)) * inside
+    jitter = _draw_cells(labels, rng, rng.uniform(0, 0.4))
+    grain = draw_texture(shape, rng.uniform(0.8, 3), rng)
+    layers: list[Float32Array] = []
+    for _ in range(2):
+        body, rim_gain = rng.uniform(-1, 1), rng.uniform(-1, 1) * rng.choice((0, 2))
+        if has_rims and not layers:
+            rim_gain = rng.choice((-1, 1)) * rng.uniform(0.7, 2)
+        if abs(body) < 0.25 and abs(rim_gain) < 0.6:
+            body = np.copysign(rng.uniform(0.4, 1), body)
+        layer = (
+            body * jitter * inside * (1 - rng.uniform(0, 0.6) * (1 - np.sqrt(depth)))
+            + rim_gain * rim
+            + rng.choice((0, 1)) * rng.uniform(-1, 1) * halo
+            + rng.choice((0, 0, 1)) * rng.uniform(-0.7, 0.7) * blob
+            + rng.uniform(0, 0.2) * grain * (0.3 + inside)
+            + rng.uniform(0, 0.15) * draw_texture(shape, rng.uniform(10, 60), rng)
+        )
+        layers.append(layer)
+    image = _colour(np.stack(layers, axis=-1), rng)
+    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.2))
+    image += rng.uniform(0, 0.05) * rng.standard_normal(image.shape).astype(np.float32)
+    low, high = image.min(), image.max()
+    scaled: npt.NDArray[np.uint8] = np.clip(
+        255 * (image - low) / max(high - low, 1e-6), 0, 255
+    ).astype(np.uint8)
+    return scaled
+
+
+def _colour(layers: Float32Array, rng: np.random.Generator) -> Float32Array:
+    """Mix two layers into RGB: grey, light of two dyes on black, or two stains on white."""
+    look = rng.choice(("grey", "dyes", "stains"))
+    if look == "grey":
+        return np.repeat(layers[..., :1], 3, axis=2)
+    colours = np.array(
+        [colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.3, 1), 1) for _ in range(2)], np.float32
+    )
+    layers = layers - layers.min(axis=(0, 1))
+    if look == "dyes":
+        mixed: Float32Array = layers @ colours
+        return mixed
+    stained: npt.NDArray[Any] = np.exp(-rng.uniform(0.5, 1.2) * (layers @ (1 - 0.85 * colours)))
+    return stained.astype(np.float32)

@@ -1,0 +1,173 @@
+"""Folders and manifests → checked records with roles and splits, and every problem by its file."""
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mediar_infer.errors import UsageError
+from mediar_infer.training.data.candidates import (
+    Candidate,
+    find_candidates,
+    make_ids_unique,
+    read_manifest,
+)
+from mediar_infer.training.data.file_checks import check_image, check_labels
+from mediar_infer.training.data.problems import (
+    DUPLICATE_IMAGE,
+    LEAKED_IMAGE,
+    MISSING_LABELS,
+    UNUSED_LABELS,
+    Problem,
+)
+from mediar_infer.training.data.splits import assign_splits, find_leaks
+from mediar_infer.training.data.table import LABELLED_ROLES, ROLES, ImageRecord, Role
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexOptions:
+    """How images become lines of the table."""
+
+    role: Role = "target"
+    """Role of images of which neither the manifest nor ``role_of`` says another."""
+    role_of: Mapping[str, Role] = field(default_factory=dict)
+    """Start of an image id → role; stronger than the manifest, the longest start decides."""
+    hold_out: float = 0.1
+    """Share of the labelled images to hold out where no split is given (paper: 10 %)."""
+    seed: int = 19940817
+    """Of the hold-out."""
+    keep_empty: bool = False
+    """Keep images whose labels hold no cell; they are taken for not yet labelled otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What was found."""
+
+    records: list[ImageRecord]
+    """Usable images."""
+    problems: list[Problem]
+    """Everything that is wrong or unusual, one entry per file."""
+
+
+def index_folders(
+    folders: Sequence[Path], manifests: Sequence[Path] = (), options: IndexOptions | None = None
+) -> Index:
+    """Find, check and split the images of folders and manifests.
+
+    Every image and label file is read completely.
+
+    Args:
+        folders: of images and labels, see ``find_candidates``.
+        manifests: CSV files, see ``read_manifest``.
+        options: roles and split.
+
+    Returns:
+        Records and problems; there may be no record.
+
+    Raises:
+        UsageError: if a folder or manifest is not there or malformed, or an option does not fit.
+    """
+    options = options or IndexOptions()
+    candidates: list[Candidate] = []
+    problems: list[Problem] = []
+    for folder in folders:
+        found, wrong = find_candidates(folder)
+        candidates += found
+        problems += wrong
+    for manifest in manifests:
+        candidates += read_manifest(manifest)
+    unique, wrong = make_ids_unique(candidates)
+    problems += wrong
+    roles = _resolve_roles(unique, options)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        checked = list(
+            pool.map(lambda each: _check(each, roles[each.image_id], options.keep_empty), unique)
+        )
+    records = []
+    for record, wrong in checked:
+        records += [record] if record else []
+        problems += wrong
+    problems += _find_duplicates(records)
+    given = {each.image_id: each.split for each in unique if each.split}
+    records = assign_splits(records, given, hold_out=options.hold_out, seed=options.seed)
+    leaks = find_leaks(records)
+    problems += [
+        Problem(LEAKED_IMAGE, copy.image_path, f"the bytes of {original.image_path}")
+        for copy, original in leaks
+    ]
+    leaked = {copy.image_id for copy, _ in leaks}
+    return Index([record for record in records if record.image_id not in leaked], problems)
+
+
+def _resolve_roles(candidates: Sequence[Candidate], options: IndexOptions) -> dict[str, Role]:
+    wrong = [role for role in (options.role, *options.role_of.values()) if role not in ROLES]
+    if wrong:
+        raise UsageError(f"role {wrong[0]!r}; expected one of {', '.join(ROLES)}")
+    starts = sorted(options.role_of, key=len, reverse=True)
+    unused = set(starts)
+    roles = {}
+    for candidate in candidates:
+        start = next((each for each in starts if candidate.image_id.startswith(each)), None)
+        unused.discard(start or "")
+        by_start = None if start is None else options.role_of[start]
+        roles[candidate.image_id] = by_start or candidate.role or options.role
+    if unused:
+        raise UsageError(
+            f"no image id starts with {', '.join(sorted(unused))}; expected starts such as "
+            f"{', '.join(candidate.image_id for candidate in candidates[:3])}"
+        )
+    return roles
+
+
+def _check(
+    candidate: Candidate, role: Role, keeps_empty: bool
+) -> tuple[ImageRecord | None, list[Problem]]:
+    """Check the files of one candidate; its record is None if it cannot be used."""
+    label_path = candidate.label_path
+    has_labels = role in LABELLED_ROLES
+    if has_labels and label_path is None:
+        found = f"no {candidate.image_path.stem}_label.tiff for role {role}"
+        return None, [Problem(MISSING_LABELS, candidate.image_path, found)]
+    facts, problems = check_image(candidate.image_path)
+    if facts is None:
+        return None, problems
+    n_cells: int | None = 0
+    if label_path and has_labels:
+        n_cells, wrong = check_labels(label_path, facts, keeps_empty=keeps_empty)
+        problems += wrong
+    elif label_path:
+        problems.append(Problem(UNUSED_LABELS, label_path, f"labels of an image of role {role}"))
+    if n_cells is None:
+        return None, problems
+    record = ImageRecord(
+        image_id=candidate.image_id,
+        role=role,
+        split="train",
+        modality=candidate.modality,
+        source=candidate.source,
+        image_path=candidate.image_path,
+        label_path=label_path if has_labels else None,
+        height=facts.height,
+        width=facts.width,
+        dtype=facts.dtype,
+        n_cells=n_cells,
+        digest=facts.digest,
+    )
+    return record, problems
+
+
+def _find_duplicates(records: Sequence[ImageRecord]) -> list[Problem]:
+    copies: defaultdict[str, list[ImageRecord]] = defaultdict(list)
+    for record in records:
+        copies[record.digest].append(record)
+    return [
+        Problem(DUPLICATE_IMAGE, copy.image_path, f"the bytes of {first.image_path}")
+        for first, *rest in copies.values()
+        for copy in rest
+    ]

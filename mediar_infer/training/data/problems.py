@@ -1,0 +1,128 @@
+"""What can be wrong with a file of training data, what becomes of it, and the list that is kept."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mediar_infer.training.data.csv_files import write_rows
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemKind:
+    """One kind of problem and its consequence."""
+
+    name: str
+    """Short name, as in the list of problems."""
+    expected: str
+    """What is expected instead, and what to do."""
+    is_kept: bool
+    """Whether the image is used all the same."""
+
+    @property
+    def outcome(self) -> str:
+        """``kept`` or ``skipped``."""
+        return "kept" if self.is_kept else "skipped"
+
+
+UNREADABLE_IMAGE: Final = ProblemKind(
+    "unreadable image", "an intact file with one 2-D image; convert it or copy it again", False
+)
+NAN_PIXELS: Final = ProblemKind(
+    "NaN pixels", "finite intensities; these pixels are read as the lowest one", True
+)
+DUPLICATE_IMAGE: Final = ProblemKind(
+    "duplicate image", "every image once; all copies stay on one side of the split", True
+)
+LEAKED_IMAGE: Final = ProblemKind(
+    "training copy of a held-out image", "held-out images that training never sees", False
+)
+LISTED_TWICE: Final = ProblemKind("file listed twice", "every file once", False)
+SAME_NAME: Final = ProblemKind(
+    "duplicate name", "one image per name in a folder, as its labels bear that name", False
+)
+DUPLICATE_ID: Final = ProblemKind(
+    "duplicate id", "names that differ between folders; the folder's name is put before it", True
+)
+MISSING_LABELS: Final = ProblemKind(
+    "image without label",
+    "NAME_label.tiff beside it or in labels/, or a role without labels (tuning, unlabelled)",
+    False,
+)
+MISSING_IMAGE: Final = ProblemKind(
+    "label without image", "an image of that name in the folder or in images/", False
+)
+SECOND_LABELS: Final = ProblemKind(
+    "second label file", "one label file per image; the first by name is used", True
+)
+UNUSED_LABELS: Final = ProblemKind(
+    "unused labels", "no labels in this role; choose target or public to train on them", True
+)
+UNREADABLE_LABELS: Final = ProblemKind(
+    "unreadable labels", "an intact TIFF or PNG with one 2-D image of whole numbers", False
+)
+RGB_LABELS: Final = ProblemKind(
+    "RGB label",
+    "one number per pixel, not colours; export the ids of the cells as grey TIFF",
+    False,
+)
+NOT_INSTANCES: Final = ProblemKind(
+    "not instances",
+    "a whole number of its own for every cell, 0 = background; number the cells first",
+    False,
+)
+EMPTY_LABELS: Final = ProblemKind(
+    "empty labels", "at least one cell; --keep-empty if there really is none", False
+)
+EMPTY_LABELS_KEPT: Final = ProblemKind("empty labels", "no cell, as --keep-empty says", True)
+MISMATCHED_SHAPES: Final = ProblemKind(
+    "mismatched shapes", "labels with the image's height and width", False
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem with one file."""
+
+    kind: ProblemKind
+    """What is wrong in general."""
+    path: Path
+    """The file."""
+    found: str
+    """What was found in this file."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.kind.name}: found {self.found}; expected {self.kind.expected} "
+            f"({self.kind.outcome})"
+        )
+
+
+def log_problems(problems: Sequence[Problem]) -> None:
+    """Log every problem as one line, then their number per kind."""
+    for problem in problems:
+        logger.warning("%s", problem)
+    for kind, number in Counter(problem.kind for problem in problems).items():
+        logger.info("%s: %d (%s)", kind.name, number, kind.outcome)
+
+
+def write_problems(problems: Sequence[Problem], path: Path) -> None:
+    """Write the list of problems.
+
+    Args:
+        problems: possibly none; the list then holds its header only, so that an old one is not
+            taken for the new one.
+        path: CSV file to make or replace: kind, outcome, file, found, expected.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    rows = [
+        (each.kind.name, each.kind.outcome, each.path, each.found, each.kind.expected)
+        for each in problems
+    ]
+    write_rows(path, ("kind", "outcome", "file", "found", "expected"), rows)

@@ -1,0 +1,134 @@
+"""Hold-out split: drawn by seed, stratified, exact copies of an image on one side."""
+
+import zlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mediar_infer.errors import UsageError
+from mediar_infer.training.data.table import LABELLED_ROLES, ImageRecord
+
+_N_SIZE_CLASSES = 4
+_ROUNDING = 1e-9
+
+
+def assign_splits(
+    records: Sequence[ImageRecord], given: Mapping[str, str], *, hold_out: float, seed: int
+) -> list[ImageRecord]:
+    """Hold out a share of the labelled images.
+
+    The strata are the (role, source, modality); images of which neither source nor modality is
+    known are stratified by their number of cells. Every stratum gives its share, rounded so that
+    the shares add up to that of the whole (largest remainders), and keeps at least one image.
+
+    Args:
+        records: the table; images without labels stay in ``train``.
+        given: image id → ``train`` or ``val``, decided elsewhere; kept. Copies of an image that
+            is held out so are held out with it.
+        hold_out: share of the others to hold out, 0 ≤ share < 1.
+        seed: of the draw; the order of the records does not matter.
+
+    Returns:
+        The records in the same order, with their splits.
+
+    Raises:
+        UsageError: if the share is not in [0, 1).
+    """
+    if not 0 <= hold_out < 1:
+        raise UsageError(f"hold-out share {hold_out}; expected at least 0 and less than 1")
+    splits = dict(given)
+    free = [record for record in records if record.label_path and record.image_id not in given]
+    groups = _group_copies(free)
+    decided = _decide_by_digest(records, given)
+    drawn: list[list[ImageRecord]] = []
+    for group in groups:
+        if group[0].digest in decided:
+            splits.update((record.image_id, decided[group[0].digest]) for record in group)
+        else:
+            drawn.append(group)
+    for group in _draw(_stratify(drawn), hold_out, seed):
+        splits.update((record.image_id, "val") for record in group)
+    return [
+        replace(
+            record, split=splits.get(record.image_id, "train") if record.label_path else "train"
+        )
+        for record in records
+    ]
+
+
+def find_leaks(records: Sequence[ImageRecord]) -> list[tuple[ImageRecord, ImageRecord]]:
+    """Find images of ``train`` that are exact copies of a held-out one.
+
+    Args:
+        records: the table with its splits.
+
+    Returns:
+        Pairs of (copy in ``train``, held-out image).
+    """
+    held_out = {record.digest: record for record in records if record.split == "val"}
+    return [
+        (record, held_out[record.digest])
+        for record in records
+        if record.split == "train" and record.digest in held_out
+    ]
+
+
+def _decide_by_digest(records: Sequence[ImageRecord], given: Mapping[str, str]) -> dict[str, str]:
+    sides: dict[str, str] = {}
+    for record in records:
+        side = given.get(record.image_id)
+        if side and sides.get(record.digest) != "val":
+            sides[record.digest] = side
+    return sides
+
+
+def _group_copies(records: Sequence[ImageRecord]) -> list[list[ImageRecord]]:
+    groups: defaultdict[str, list[ImageRecord]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: record.image_id):
+        groups[record.digest].append(record)
+    return list(groups.values())
+
+
+def _stratify(groups: Sequence[list[ImageRecord]]) -> dict[str, list[list[ImageRecord]]]:
+    """Strata by name; a group of copies goes where its first image belongs."""
+    unknown = [group for group in groups if not (group[0].source or group[0].modality)]
+    counts = np.array([group[0].n_cells for group in unknown], np.int64)
+    limits: Any = (
+        np.quantile(counts, np.arange(1, _N_SIZE_CLASSES) / _N_SIZE_CLASSES) if unknown else []
+    )
+    strata: defaultdict[str, list[list[ImageRecord]]] = defaultdict(list)
+    for group in groups:
+        first = group[0]
+        kind = f"{first.source}\0{first.modality}"
+        if kind == "\0":
+            kind = f"cells\0{int(np.searchsorted(limits, first.n_cells))}"
+        strata[f"{LABELLED_ROLES.index(first.role)}\0{kind}"].append(group)
+    return dict(strata)
+
+
+def _draw(
+    strata: Mapping[str, list[list[ImageRecord]]], hold_out: float, seed: int
+) -> list[list[ImageRecord]]:
+    chosen = []
+    quotas = _share_out({name: len(groups) for name, groups in strata.items()}, hold_out)
+    for name, groups in strata.items():
+        # A generator per stratum: other strata do not change this one's order.
+        rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
+        chosen += [groups[i] for i in rng.permutation(len(groups))[: quotas[name]]]
+    return chosen
+
+
+def _share_out(sizes: Mapping[str, int], share: float) -> dict[str, int]:
+    """Largest remainders; ties go to the larger stratum, then by name."""
+    quotas = {name: int(size * share + _ROUNDING) for name, size in sizes.items()}
+    rest = round(sum(sizes.values()) * share) - sum(quotas.values())
+    order = sorted(
+        (name for name in sizes if quotas[name] + 1 < sizes[name]),
+        key=lambda name: (quotas[name] - sizes[name] * share, -sizes[name], name),
+    )
+    for name in order[: max(0, rest)]:
+        quotas[name] += 1
+    return quotas

@@ -1,0 +1,1 @@
+"""Stages of a recipe: from start weights to trained weights."""

@@ -1,0 +1,456 @@
+"""Recipes: TOML files that say everything about a training run, read strictly.
+
+``[defaults]`` and ``[augmentation]`` hold what all stages share; ``[stages.NAME]`` and
+``[stages.NAME.augmentation]`` what one stage has of its own. An unknown key, a wrong type or a
+value out of range is an error that names file, table and key.
+``paper.toml``, ``small.toml`` and others come with the package, in ``recipes/``.
+"""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from mediar_infer.errors import UsageError
+from mediar_infer.network.architecture import ENCODERS, Architecture
+from mediar_infer.training.augmentation.settings import Augmentation
+from mediar_infer.training.stages.stage_config import StageConfig, check
+
+Network = Literal[
+    "mediar_former",
+    "mediar_former_one_head",
+    "mediar_former_reconstructing",
+    "unet",
+    "unetr",
+    "swin_unetr",
+]
+
+_Config = TypeVar("_Config")
+
+RECIPES_DIR: Final = Path(__file__).resolve().parents[1] / "recipes"
+"""Recipes that come with the package."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The network that is trained."""
+
+    network: Network = "mediar_former"
+    """Kind of network; inference loads ``mediar_former`` only."""
+    encoder: str = "mit_b5"
+    """``mit_b0`` … ``mit_b5``."""
+    encoder_channels: tuple[int, ...] = ()
+    """Widths of the four encoder stages in place of those of ``encoder``; multiples of the numbers
+    of heads, 1, 2, 5 and 8."""
+    encoder_depths: tuple[int, ...] = ()
+    """Blocks of the four encoder stages in place of those of ``encoder``."""
+    decoder_channels: tuple[int, ...] = (1024, 512, 256, 128, 64)
+    """Widths of the five decoder blocks."""
+    pab_channels: int = 256
+    """Width of keys and queries of the position-wise attention block."""
+    drop_path: float = 0.1
+    """Stochastic depth rate of the last encoder block."""
+    encoder_weights: str = ""
+    """For ``start = "encoder"``: ``imagenet`` (downloaded) or a file; empty where no stage does."""
+
+    def __post_init__(self) -> None:
+        check(
+            self.encoder in ENCODERS,
+            f"encoder: found {self.encoder!r}, expected one of {', '.join(ENCODERS)}",
+        )
+        for name in ("encoder_channels", "encoder_depths"):
+            value = getattr(self, name)
+            check(
+                len(value) in (0, 4) and all(number > 0 for number in value),
+                f"{name}: found {list(value)}, expected four positive numbers or none",
+            )
+        check(
+            len(self.decoder_channels) == 5 and min(self.decoder_channels) >= 2,
+            f"decoder_channels: found {list(self.decoder_channels)}, expected five of at least 2",
+        )
+        check(self.pab_channels > 0, f"pab_channels: found {self.pab_channels}, expected 1 or more")
+        check(0 <= self.drop_path < 1, f"drop_path: found {self.drop_path}, expected 0 to below 1")
+
+    @property
+    def architecture(self) -> Architecture:
+        """Sizes of the network."""
+        channels, depths = ENCODERS[self.encoder]
+        return Architecture(
+            self.encoder_channels or channels,
+            self.encoder_depths or depths,
+            self.decoder_channels,
+            self.pab_channels,
+        )
+
+    def with_architecture(self, architecture: Architecture) -> "ModelConfig":
+        """Copy for a MEDIAR-Former of given sizes."""
+        return replace(
+            self,
+            network="mediar_former",
+            encoder_channels=architecture.encoder_channels,
+            encoder_depths=architecture.depths,
+            decoder_channels=architecture.decoder_channels,
+            pab_channels=architecture.pab_channels,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """How images come from disk; changes speed, not results."""
+
+    cache_gib: float = 4.0
+    """Images kept in memory, in GiB."""
+    workers: int = 0
+    """Processes that make batches; 0 is one thread beside the training."""
+
+    def __post_init__(self) -> None:
+        check(self.cache_gib >= 0, f"cache_gib: found {self.cache_gib}, expected 0 or more")
+        check(self.workers >= 0, f"workers: found {self.workers}, expected 0 or more")
+
+    @property
+    def cache_bytes(self) -> int:
+        """Images kept in memory, in bytes."""
+        return int(self.cache_gib * 2**30)
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """A weight file that is the average of two stages' results."""
+
+    name: str
+    """The table ``[blends.NAME]``, and the name of the file."""
+    first: str
+    """Stage with a share of ``1 - share``."""
+    second: str
+    """Stage with the rest; finished after the first."""
+    share: float
+    """Share of the second stage, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.share <= 1, f"share: found {self.share}, expected 0 to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryConfig:
+    """Modality discovery, for stages with amplified sampling."""
+
+    from_stage: str = ""
+    """Stage whose encoder embeds the target images; empty where no stage is amplified."""
+    n_clusters: int = 40
+    """Number of clusters."""
+
+    def __post_init__(self) -> None:
+        check(self.n_clusters >= 1, f"n_clusters: found {self.n_clusters}, expected 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class RelabellingConfig:
+    """Labelling consistency, for stages with relabelled targets."""
+
+    from_stage: str = ""
+    """Stage whose model predicts the target images; empty where no stage is relabelled."""
+    min_f1: float = 0.5
+    """Images whose labels agree less with the prediction (F1 at IoU 0.5) get the prediction."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.min_f1 <= 1, f"min_f1: found {self.min_f1}, expected 0 to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A training run: network, images, stages in order."""
+
+    name: str
+    """Shown in logs."""
+    seed: int
+    """Start weights, batches and stochastic depth follow from it."""
+    model: ModelConfig
+    """The network of all stages."""
+    data: DataConfig
+    """Loading."""
+    stages: tuple[StageConfig, ...]
+    """In their order."""
+    blends: tuple[Blend, ...] = ()
+    """Averages of stages, made at the end."""
+    discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)
+    """How clusters are found."""
+    relabelling: RelabellingConfig = field(default_factory=RelabellingConfig)
+    """How targets are relabelled."""
+
+    def __post_init__(self) -> None:
+        check(self.seed >= 0, f"seed: found {self.seed}, expected 0 or more")
+        check(len(self.stages) > 0, "stages: found none, expected [stages.NAME]")
+        earlier: list[str] = []
+        for stage in self.stages:
+            kind, _, name = stage.start.partition(":")
+            check(
+                kind != "stage" or name in earlier,
+                f"stages.{stage.name}.start: found {stage.start!r}, expected an earlier stage"
+                f" ({', '.join(earlier) or 'there is none'})",
+            )
+            check(
+                stage.start != "encoder" or self.model.encoder_weights != "",
+                f"stages.{stage.name}.start: found 'encoder' without [model] encoder_weights,"
+                " expected imagenet or a file there",
+            )
+            earlier.append(stage.name)
+        named = [stage for blend in self.blends for stage in (blend.first, blend.second)]
+        for name in (*named, self.discovery.from_stage, self.relabelling.from_stage):
+            check(
+                name == "" or name in earlier,
+                f"found stage {name!r} in blends, discovery or relabelling, expected one of"
+                f" {', '.join(earlier)}",
+            )
+
+    def stage(self, name: str) -> StageConfig:
+        """Return a stage by name.
+
+        Raises:
+            UsageError: if there is none.
+        """
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise UsageError(
+            f"recipe {self.name}: found no stage {name!r}, expected one of"
+            f" {', '.join(stage.name for stage in self.stages)}"
+        )
+
+    def scaled(self, factor: float) -> "Recipe":
+        """Copy whose stages all take ``factor`` times as long.
+
+        Raises:
+            UsageError: if the factor is not positive.
+        """
+        check(factor > 0, f"found scale {factor}, expected above 0")
+        if factor == 1:
+            return self
+        return replace(self, stages=tuple(stage.scaled(factor) for stage in self.stages))
+
+    def to_plain(self) -> dict[str, Any]:
+        """Everything that the result depends on, as JSON has it; ``data`` does not count."""
+        plain = _to_plain(asdict(self))
+        del plain["data"]
+        return dict(plain)
+
+
+def _to_plain(value: Any) -> Any:  # noqa: ANN401 (any value of a recipe)
+    if isinstance(value, Mapping):
+        return {key: _to_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_to_plain(item) for item in value]
+    return value
+
+
+def find_recipe(name: str) -> Path:
+    """Find a recipe: a TOML file, or the name of one that comes with the package.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    packaged = RECIPES_DIR / f"{name}.toml"
+    if packaged.is_file():
+        return packaged
+    known = ", ".join(list_recipes())
+    raise UsageError(f"{name}: found no such recipe, expected a TOML file or one of {known}")
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES_DIR.glob("*.toml"))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """Read a TOML file as it is.
+
+    Raises:
+        UsageError: if it cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); expected a recipe") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: found no TOML ({error}); expected a recipe") from error
+
+
+def merge_values(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay values over others, table by table; neither is modified."""
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = merge_values(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        UsageError: if a key is unknown, or a value is of the wrong type or out of range.
+    """
+    return parse_recipe(read_values(path), str(path))
+
+
+_TABLES: Final = (
+    "model",
+    "data",
+    "augmentation",
+    "defaults",
+    "stages",
+    "blends",
+    "discovery",
+    "relabelling",
+)
+
+
+def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
+    """Check the values of a recipe.
+
+    Args:
+        values: as TOML gives them. Not modified.
+        where: file name for messages.
+
+    Raises:
+        UsageError: if a key is unknown, or a value is of the wrong type or out of range.
+    """
+    _check_keys(values, ("name", "seed", *_TABLES), where, "the recipe")
+    tables = {name: _table(values, name, where) for name in _TABLES}
+    plain = {key: values[key] for key in ("name", "seed") if key in values}
+    for key, expected in (("name", str), ("seed", int)):
+        if type(plain.get(key)) is not expected:
+            raise UsageError(
+                f"{where}: {key}: found {plain.get(key)!r}, expected {_TYPE_NAMES[expected]}"
+            )
+    keys = tuple(each.name for each in fields(StageConfig) if each.name not in _NO_KEYS)
+    _check_keys(tables["defaults"], keys, where, "[defaults]")
+    stages = tuple(
+        _parse_stage(
+            name,
+            {**tables["defaults"], **_table(tables["stages"], name, where)},
+            tables["augmentation"],
+            where,
+        )
+        for name in tables["stages"]
+    )
+    blends = tuple(
+        parse_fields(
+            Blend, _table(tables["blends"], name, where), where, f"blends.{name}", name=name
+        )
+        for name in tables["blends"]
+    )
+    try:
+        return Recipe(
+            name=plain["name"],
+            seed=plain["seed"],
+            model=parse_fields(ModelConfig, tables["model"], where, "model"),
+            data=parse_fields(DataConfig, tables["data"], where, "data"),
+            stages=stages,
+            blends=blends,
+            discovery=parse_fields(DiscoveryConfig, tables["discovery"], where, "discovery"),
+            relabelling=parse_fields(
+                RelabellingConfig, tables["relabelling"], where, "relabelling"
+            ),
+        )
+    except UsageError as error:
+        if str(error).startswith(where):
+            raise
+        raise UsageError(f"{where}: {error}") from error
+
+
+_NO_KEYS: Final = ("name", "augmentation")
+
+
+def _parse_stage(
+    name: str, values: Mapping[str, Any], defaults: Mapping[str, Any], where: str
+) -> StageConfig:
+    changes = _table(values, "augmentation", where)
+    augmentation = parse_fields(
+        Augmentation, {**defaults, **changes}, where, f"stages.{name}.augmentation"
+    )
+    rest = {key: value for key, value in values.items() if key != "augmentation"}
+    return parse_fields(
+        StageConfig, rest, where, f"stages.{name}", name=name, augmentation=augmentation
+    )
+
+
+def _table(values: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    table = values.get(key, {})
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{where}: {key}: found {table!r}, expected a table")
+    return table
+
+
+def _check_keys(
+    values: Mapping[str, Any], allowed: tuple[str, ...], where: str, table: str
+) -> None:
+    for key in values:
+        if key not in allowed:
+            raise UsageError(
+                f"{where}: found unknown key {key!r} in {table}, expected some of"
+                f" {', '.join(allowed)}"
+            )
+
+
+def parse_fields(
+    kind: type[_Config],
+    values: Mapping[str, Any],
+    where: str,
+    table: str,
+    **given: Any,  # noqa: ANN401 (fields that are no keys)
+) -> _Config:
+    """Make a dataclass from a TOML table; ``given`` fields are set by the caller."""
+    hints = get_type_hints(kind)
+    names = tuple(each.name for each in fields(kind) if each.name not in given)  # type: ignore[arg-type]
+    _check_keys(values, names, where, f"[{table}]")
+    converted = {
+        key: _convert(value, hints[key], f"{where}: [{table}] {key}")
+        for key, value in values.items()
+    }
+    try:
+        return kind(**converted, **given)
+    except UsageError as error:
+        raise UsageError(f"{where}: [{table}] {error}") from error
+    except TypeError as error:
+        raise UsageError(f"{where}: [{table}] lacks a key ({error}); add it") from error
+
+
+_TYPE_NAMES: Final = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
+
+
+def _convert(value: Any, hint: Any, place: str) -> Any:  # noqa: ANN401 (any type of a recipe)
+    """Check a TOML value against a field's type; lists become tuples, whole numbers floats."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            allowed = ", ".join(map(str, get_args(hint)))
+            raise UsageError(f"{place}: found {value!r}, expected one of {allowed}")
+        return value
+    if get_origin(hint) is tuple:
+        return _convert_list(value, get_args(hint), place)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint or (hint is float and not math.isfinite(value)):
+        raise UsageError(f"{place}: found {value!r}, expected {_TYPE_NAMES[hint]}")
+    return value
+
+
+def _convert_list(value: Any, items: tuple[Any, ...], place: str) -> tuple[Any, ...]:  # noqa: ANN401
+    if not isinstance(value, list):
+        raise UsageError(f"{place}: found {value!r}, expected a list")
+    kinds = [items[0]] * len(value) if items[-1] is Ellipsis else list(items)
+    if len(kinds) != len(value):
+        raise UsageError(f"{place}: found {value!r}, expected {len(kinds)} values")
+    return tuple(_convert(item, kind, place) for item, kind in zip(value, kinds, strict=True))

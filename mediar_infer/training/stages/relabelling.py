@@ -1,0 +1,336 @@
+"""Labelling consistency and pseudo-labels: a model's prediction as labels, written beside the data.
+
+The paper relabels target images whose labels do not fit the prediction (section 4.2), and gives
+predictions to unlabelled images (section 6.6). Original label files are never touched.
+"""
+
+import csv
+import io
+import json
+import logging
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import cv2
+import numpy as np
+
+from mediar_infer.errors import UsageError
+from mediar_infer.images.open import open_image
+from mediar_infer.labels.files import read_labels, write_labels
+from mediar_infer.labels.metrics import Scores, evaluate_labels
+from mediar_infer.labels.overlay import draw_overlay
+from mediar_infer.network.checkpoints import compute_digest
+from mediar_infer.output_files import write_bytes
+from mediar_infer.segmenter import Segmenter
+from mediar_infer.stopwatch import Stopwatch
+from mediar_infer.training.augmentation.contact_sheet import join_tiles
+from mediar_infer.training.data.table import ImageRecord
+from mediar_infer.training.stages.recipe import Recipe
+from mediar_infer.training.stages.scoring import load_segmenter
+from mediar_infer.types import LabelArray
+
+logger = logging.getLogger(__name__)
+
+MIN_F1: Final = 0.5
+"""Labels that agree less with the prediction (F1 at IoU 0.5) are replaced by it."""
+LOG_NAME: Final = "relabelling.csv"
+LABELS_NAME: Final = "labels"
+
+_DESCRIPTION_NAME: Final = "relabelling.json"
+_OVERLAYS_NAME: Final = "overlays"
+_MAX_OVERLAY_SIDE: Final = 1024
+_UNSAFE: Final = re.compile(r"[^\w.-]")
+
+Action = Literal["agrees", "not scored", "prediction empty", "relabelled", "pseudo-labelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What became of one image."""
+
+    image_id: str
+    """The image."""
+    n_true: int
+    """Labelled cells that count: those that do not touch the border."""
+    n_predicted: int
+    """Predicted cells that count."""
+    n_matched: int
+    """Pairs of them with an IoU of 0.5 or more."""
+    f1: float
+    """F1 of labels and prediction; NaN where no cell counts on either side."""
+    action: Action
+    """``agrees``, ``not scored`` (no cell counts) and ``prediction empty``: the labels stay."""
+    label_name: str = ""
+    """New label file in the folder ``labels``; empty where the labels stay."""
+
+
+def predict_labels(segmenter: Segmenter, record: ImageRecord) -> LabelArray:
+    """Segment an image from its file: ``(H, W)`` int32.
+
+    Raises:
+        ImageReadError: if it cannot be read.
+    """
+    with open_image(record.image_path) as source:
+        return np.concatenate(list(segmenter.label_bands(source, Stopwatch())))
+
+
+def decide(image_id: str, labels: LabelArray, predicted: LabelArray, min_f1: float) -> Decision:
+    """Compare labels and prediction.
+
+    Where no cell counts on either side (all touch the border) there is nothing to compare, and an
+    empty prediction would only teach that there is nothing: the labels stay in both cases.
+
+    Args:
+        image_id: of the image.
+        labels: ``(H, W)`` instance labels. Not modified.
+        predicted: likewise.
+        min_f1: smallest F1 at IoU 0.5 of labels that agree.
+    """
+    (scores,) = evaluate_labels(labels, predicted, (0.5,))
+    f1 = scores.f1 if scores.n_true + scores.n_pred else math.nan
+    if math.isnan(f1):
+        action: Action = "not scored"
+    elif f1 >= min_f1:
+        action = "agrees"
+    elif not predicted.any():
+        action = "prediction empty"
+    else:
+        action = "relabelled"
+    return _to_decision(image_id, scores, f1, action)
+
+
+def _to_decision(image_id: str, scores: Scores, f1: float, action: Action) -> Decision:
+    is_new = action in ("relabelled", "pseudo-labelled")
+    name = _label_name(image_id) if is_new else ""
+    return Decision(image_id, scores.n_true, scores.n_pred, scores.tp, round(f1, 6), action, name)
+
+
+def _label_name(image_id: str) -> str:
+    return f"{_UNSAFE.sub('_', image_id)}_label.tiff"
+
+
+def relabel(
+    segmenter: Segmenter,
+    records: Sequence[ImageRecord],
+    folder: Path,
+    *,
+    min_f1: float = MIN_F1,
+    with_overlays: bool = False,
+) -> list[Decision]:
+    """Give images whose labels disagree with the prediction, or that have none, the prediction.
+
+    Writes ``labels/ID_label.tiff`` for these images, ``relabelling.csv`` with a line for every
+    image, and last ``relabelling.json`` with what it was made of; done already with the same model,
+    images and threshold, it is read and nothing is computed.
+
+    Args:
+        segmenter: predicts.
+        records: images with or without labels.
+        folder: made if absent; nothing in it may belong to the data.
+        min_f1: smallest F1 at IoU 0.5 of labels that agree.
+        with_overlays: also write ``overlays/ID.png``, old labels beside new ones.
+
+    Returns:
+        One decision per image, in order.
+
+    Raises:
+        UsageError: if a new label file would replace a file of the data, or there is no image.
+        ImageReadError: if an image or its labels cannot be read.
+        OutputError: if a file cannot be written.
+    """
+    _check_paths(records, folder)
+    description = _describe(segmenter, records, min_f1)
+    finished = _read_finished(folder, description)
+    if finished is not None:
+        logger.info("%s: relabelled already", folder)
+        return finished
+    decisions = []
+    for record in records:
+        predicted = predict_labels(segmenter, record)
+        labels = _read(record, predicted)
+        decision = decide(record.image_id, labels, predicted, min_f1)
+        if record.label_path is None:
+            action: Action = "pseudo-labelled" if predicted.any() else "prediction empty"
+            name = _label_name(record.image_id) if predicted.any() else ""
+            decision = replace(decision, f1=math.nan, action=action, label_name=name)
+        if decision.label_name:
+            height, width = predicted.shape
+            path = folder / LABELS_NAME / decision.label_name
+            write_labels(path, [predicted], height=height, width=width)
+            if with_overlays:
+                _write_overlays(folder, record, labels, predicted)
+        agreement = "" if math.isnan(decision.f1) else f"F1 {decision.f1:.3f}, "
+        logger.info("%s: %s%s", record.image_id, agreement, decision.action)
+        decisions.append(decision)
+    _write_log(folder / LOG_NAME, decisions)
+    write_bytes(folder / _DESCRIPTION_NAME, json.dumps(description, indent=2).encode() + b"\n")
+    return decisions
+
+
+def _read(record: ImageRecord, predicted: LabelArray) -> LabelArray:
+    if record.label_path is None:
+        return np.zeros_like(predicted)
+    return read_labels(record.label_path).astype(np.int32)
+
+
+def _check_paths(records: Sequence[ImageRecord], folder: Path) -> None:
+    if not records:
+        raise UsageError("found no image to relabel, expected some; look at role and split")
+    owned = {path.resolve() for record in records for path in _files(record)}
+    owners: dict[str, str] = {}
+    for record in records:
+        name = _label_name(record.image_id)
+        if name in owners:
+            raise UsageError(
+                f"{name}: found that {owners[name]} and {record.image_id} would both be written"
+                " there, expected different names; rename one of the images in the table"
+            )
+        owners[name] = record.image_id
+        path = folder / LABELS_NAME / name
+        if path.resolve() in owned:
+            raise UsageError(
+                f"{path}: found a file of the data where new labels would be written, expected"
+                " another folder; original labels are never replaced"
+            )
+
+
+def _files(record: ImageRecord) -> Iterable[Path]:
+    return [record.image_path, *([record.label_path] if record.label_path else [])]
+
+
+def _describe(
+    segmenter: Segmenter, records: Sequence[ImageRecord], min_f1: float
+) -> dict[str, Any]:
+    """What the result depends on; the names of the weight files do not count."""
+    return {
+        "weights": sorted(segmenter.digests.values()),
+        "plan": segmenter.config.plan.name,
+        "roi_size": segmenter.config.roi_size,
+        "min_f1": min_f1,
+        "images": {
+            record.image_id: [
+                record.digest,
+                compute_digest(record.label_path) if record.label_path else "",
+            ]
+            for record in records
+        },
+    }
+
+
+def _read_finished(folder: Path, description: Mapping[str, Any]) -> list[Decision] | None:
+    try:
+        found = json.loads((folder / _DESCRIPTION_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if found != description:
+        return None
+    decisions = read_decisions(folder)
+    names = [decision.label_name for decision in decisions if decision.label_name]
+    if all((folder / LABELS_NAME / name).is_file() for name in names):
+        return decisions
+    return None
+
+
+def _write_log(path: Path, decisions: Sequence[Decision]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in fields(Decision)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(decision) for decision in decisions)
+    write_bytes(path, text.getvalue().encode("utf-8"))
+
+
+def read_decisions(folder: Path) -> list[Decision]:
+    """Read the log of a relabelling.
+
+    Raises:
+        UsageError: if there is none, or a line is not what it should be.
+    """
+    path = folder / LOG_NAME
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [_from_row(row) for row in csv.DictReader(file)]
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}); expected the log made by 'relabel'"
+        ) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path}: found no log of a relabelling ({error!r}), expected the columns"
+            f" {', '.join(field.name for field in fields(Decision))}; make it with 'relabel'"
+        ) from error
+
+
+def _from_row(row: Mapping[str, Any]) -> Decision:
+    return Decision(
+        image_id=row["image_id"],
+        n_true=int(row["n_true"]),
+        n_predicted=int(row["n_predicted"]),
+        n_matched=int(row["n_matched"]),
+        f1=float(row["f1"]),
+        action=row["action"],
+        label_name=row["label_name"],
+    )
+
+
+def find_label_paths(folder: Path, decisions: Iterable[Decision]) -> dict[str, Path]:
+    """Image → new label file, for the images that have one."""
+    return {
+        decision.image_id: folder / LABELS_NAME / decision.label_name
+        for decision in decisions
+        if decision.label_name
+    }
+
+
+def replace_labels(
+    records: Iterable[ImageRecord], label_paths: Mapping[str, Path]
+) -> list[ImageRecord]:
+    """Point records to new label files; images that had none become target images.
+
+    Args:
+        records: the data table. Not modified.
+        label_paths: image → new label file.
+
+    Raises:
+        ImageReadError: if a label file cannot be read.
+    """
+    replaced = []
+    for record in records:
+        path = label_paths.get(record.image_id)
+        if path is not None:
+            role = record.role if record.label_path else "target"
+            n_cells = int(np.count_nonzero(np.unique(read_labels(path))))
+            record = replace(record, label_path=path.absolute(), role=role, n_cells=n_cells)
+        replaced.append(record)
+    return replaced
+
+
+def _write_overlays(
+    folder: Path, record: ImageRecord, labels: LabelArray, predicted: LabelArray
+) -> None:
+    """Old labels at the left, new ones at the right."""
+    with open_image(record.image_path) as source:
+        image = source.read_rows(0, source.height)
+    tiles = [draw_overlay(image, each, max_side=_MAX_OVERLAY_SIDE) for each in (labels, predicted)]
+    _, encoded = cv2.imencode(".png", join_tiles([tiles])[..., ::-1])
+    name = _label_name(record.image_id).removesuffix("_label.tiff")
+    write_bytes(folder / _OVERLAYS_NAME / f"{name}.png", encoded.tobytes())
+
+
+def prepare_labels(
+    weights: Path,
+    records: Sequence[ImageRecord],
+    recipe: Recipe,
+    folder: Path,
+    device: str = "auto",
+) -> dict[str, Path]:
+    """Relabel images for a stage of a recipe; see :func:`relabel`."""
+    logger.info("comparing the labels of %d images with what %s finds", len(records), weights)
+    crop_size = recipe.stage(recipe.relabelling.from_stage).crop_size
+    # Overlap is worth a thousandth of F1 (benchmarks/NOTES.md), and several times the time.
+    segmenter = load_segmenter([weights], device, plan="fast", roi_size=crop_size)
+    decisions = relabel(segmenter, records, folder, min_f1=recipe.relabelling.min_f1)
+    return find_label_paths(folder, decisions)

@@ -1,0 +1,225 @@
+"""Which images a step sees: amplified, balanced or plain epochs, and replayed memory.
+
+The images of a step follow from the seed and the step alone, so that a resumed run, or several
+processes, draw what one uninterrupted process would have drawn.
+"""
+
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mediar_infer.errors import UsageError
+from mediar_infer.training.augmentation.loader import Draw
+from mediar_infer.training.data.table import ImageRecord
+from mediar_infer.training.stages.stage_config import StageConfig
+
+_MEMORY_SEED = 1
+
+
+def read_clusters(path: Path) -> dict[str, int]:
+    """Read a cluster table.
+
+    Args:
+        path: CSV with the columns ``image_id`` and ``cluster``.
+
+    Returns:
+        Image → number of its cluster.
+
+    Raises:
+        UsageError: if it is missing, lacks a column or holds something else than whole numbers.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row["image_id"]: int(row["cluster"]) for row in csv.DictReader(file)}
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}); expected the table made by 'discover'"
+        ) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path}: found no cluster table ({error!r}), expected the columns image_id and cluster"
+            " (a whole number); make it with 'discover'"
+        ) from error
+
+
+def amplify(records: Sequence[ImageRecord], clusters: Mapping[str, int], to: int = 50) -> list[int]:
+    """Repeat the images of small clusters: one epoch of amplified sampling.
+
+    Args:
+        records: images of the epoch.
+        clusters: image → cluster.
+        to: clusters with fewer images are repeated cyclically up to this number (as released).
+
+    Returns:
+        Indices into ``records``, cluster by cluster; each at least once.
+
+    Raises:
+        UsageError: if an image has no cluster.
+    """
+    missing = [record.image_id for record in records if record.image_id not in clusters]
+    if missing:
+        raise UsageError(
+            f"found no cluster for {len(missing)} images ({', '.join(missing[:4])}), expected one"
+            " for each; run 'discover' on this table"
+        )
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, record in enumerate(records):
+        members[clusters[record.image_id]].append(index)
+    return [
+        indices[i % len(indices)]
+        for _, indices in sorted(members.items())
+        for i in range(max(to, len(indices)))
+    ]
+
+
+def balance(records: Sequence[ImageRecord]) -> tuple[float, ...]:
+    """Balance the modalities: each image is drawn in proportion to (images of its kind)^-½.
+
+    A kind is a modality of one source, so that three images of a rare source are not drowned by
+    seventy of a common one that happens to share the name of the modality.
+
+    Args:
+        records: images to draw from, at least one.
+
+    Returns:
+        One probability per image, summing to 1.
+    """
+    kinds = [(record.modality, record.source) for record in records]
+    counts = Counter(kinds)
+    weights = np.array([counts[kind] ** -0.5 for kind in kinds])
+    return tuple((weights / weights.sum()).tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An endless order of images."""
+
+    pool: tuple[int, ...]
+    """Images of one epoch, repeated as often as they occur in it."""
+    seed: int
+    """The order follows from it."""
+    probabilities: tuple[float, ...] = ()
+    """Draws by chance with these probabilities; without them, epochs are shuffled passes."""
+
+    def take(self, step: int, number: int) -> list[int]:
+        """Return the images of a step.
+
+        Args:
+            step: 0, 1, 2, …
+            number: images per step; the same for all steps.
+        """
+        if self.probabilities:
+            rng = np.random.default_rng((self.seed, step))
+            return [int(i) for i in rng.choice(self.pool, number, p=self.probabilities)]
+        taken: list[int] = []
+        position, size = step * number, len(self.pool)
+        while len(taken) < number:
+            epoch, offset = divmod(position + len(taken), size)
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.pool)
+            taken += [int(i) for i in order[offset : offset + number - len(taken)]]
+        return taken
+
+
+@dataclass(frozen=True, slots=True)
+class StepSampler:
+    """Step → draws: fresh images first, then replayed ones; picklable."""
+
+    fresh: Stream
+    """Images of the stage's roles."""
+    n_fresh: int
+    """How many of them a batch holds."""
+    memory: Stream | None
+    """Images of the memory's roles."""
+    n_memory: int
+    """How many of them a batch holds."""
+    excludes_boundary: tuple[bool, ...]
+    """Per image: whether its cells lose their boundary pixels."""
+    intensity: tuple[bool, ...]
+    """Per image: whether its intensity is changed."""
+
+    @property
+    def epoch_size(self) -> int:
+        """Fresh images per epoch."""
+        return len(self.fresh.pool)
+
+    def __call__(self, step: int) -> list[Draw]:
+        """Return the draws of a step."""
+        indices = self.fresh.take(step, self.n_fresh)
+        if self.memory is not None:
+            indices += self.memory.take(step, self.n_memory)
+        return [
+            Draw(
+                index=index,
+                excludes_boundary=self.excludes_boundary[index],
+                intensity=self.intensity[index],
+            )
+            for index in indices
+        ]
+
+
+def build_sampler(
+    records: Sequence[ImageRecord],
+    config: StageConfig,
+    seed: int,
+    clusters: Mapping[str, int] | None = None,
+) -> StepSampler:
+    """Build the sampler of a stage.
+
+    Args:
+        records: training images; indices of the draws count in this list.
+        config: of the stage.
+        seed: of the stage.
+        clusters: image → cluster, for amplified sampling.
+
+    Raises:
+        UsageError: if no image has one of the roles, or clusters are missing.
+    """
+    fresh = _indices(records, config, config.roles, "roles")
+    if config.sampling == "amplified":
+        if clusters is None:
+            raise UsageError(
+                f"stage {config.name}: found no clusters for amplified sampling; run 'discover'"
+                " first"
+            )
+        pool = amplify([records[i] for i in fresh], clusters, config.amplify_to)
+        stream = Stream(tuple(fresh[i] for i in pool), seed)
+    else:
+        stream = _stream(records, fresh, seed, is_balanced=config.sampling == "balanced")
+    memory = None
+    if config.memory_per_batch:
+        kept = _indices(records, config, config.memory_roles, "memory_roles")
+        is_balanced = config.memory_sampling == "balanced"
+        memory = _stream(records, kept, seed + _MEMORY_SEED, is_balanced=is_balanced)
+    return StepSampler(
+        fresh=stream,
+        n_fresh=config.fresh_per_batch,
+        memory=memory,
+        n_memory=config.memory_per_batch,
+        excludes_boundary=tuple(record.role in config.excludes_boundary for record in records),
+        intensity=tuple(record.role in config.intensity for record in records),
+    )
+
+
+def _stream(
+    records: Sequence[ImageRecord], indices: Sequence[int], seed: int, *, is_balanced: bool
+) -> Stream:
+    probabilities = balance([records[i] for i in indices]) if is_balanced else ()
+    return Stream(tuple(indices), seed, probabilities)
+
+
+def _indices(
+    records: Sequence[ImageRecord], config: StageConfig, roles: Sequence[str], key: str
+) -> list[int]:
+    found = [index for index, record in enumerate(records) if record.role in roles]
+    if not found:
+        raise UsageError(
+            f"stage {config.name}: found no training image with one of the {key}"
+            f" {', '.join(roles)}; expected at least one in the table: index your images with that"
+            " --role, or add a converted or generated set"
+            + (f" (not of {', '.join(config.exclude_sources)})" if config.exclude_sources else "")
+        )
+    return found

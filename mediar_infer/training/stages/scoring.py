@@ -1,0 +1,147 @@
+"""Which weights are best: F1 on held-out images or, without labels, the number of cells found.
+
+The paper counts cells where all labelled images are trained on: the flow check drops false cells,
+so that more cells are, up to a point, more true ones (section 6.2).
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from torch import nn
+
+from mediar_infer.config import PLANS, EngineConfig, Precision, RuntimeConfig
+from mediar_infer.devices import select_precision
+from mediar_infer.errors import UsageError
+from mediar_infer.images.open import open_image
+from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.metrics import THRESHOLDS, evaluate_labels
+from mediar_infer.network.backends.torch_backend import TorchBackend
+from mediar_infer.segmenter import Segmenter
+from mediar_infer.training.data.table import ImageRecord
+from mediar_infer.training.networks.build import window_size
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageScore:
+    """How a network does on one image."""
+
+    record: ImageRecord
+    """The image."""
+    n_cells: int
+    """Cells found, those at the border too."""
+    f1s: tuple[float, ...]
+    """F1 at the thresholds of ``mediar_infer.labels.metrics.THRESHOLDS``; none without labels."""
+
+    @property
+    def f1(self) -> float:
+        """F1 at IoU 0.5.
+
+        Raises:
+            UsageError: if the image has no labels.
+        """
+        if not self.f1s:
+            raise UsageError(
+                f"{self.record.image_id}: found no labels, expected a labelled image for F1"
+            )
+        return self.f1s[0]
+
+
+def build_segmenter(
+    model: nn.Module,
+    device: torch.device | str = "cpu",
+    precision: Precision = "auto",
+    plan: str = "single",
+) -> Segmenter:
+    """Make the engine run a network in training, in one pass without flips.
+
+    Args:
+        model: ``(N, 3, S, S)`` → logits; put into evaluation mode and moved to the device.
+        device: where it runs.
+        precision: as for inference.
+        plan: a name of ``mediar_infer.config.PLANS``.
+    """
+    device = torch.device(device)
+    config = EngineConfig(
+        plan=PLANS[plan],
+        runtime=RuntimeConfig(device=str(device), threads=torch.get_num_threads()),
+        roi_size=window_size(model),
+    )
+    backend = TorchBackend(model, device, select_precision(precision, device))
+    return Segmenter([backend], config)
+
+
+def load_segmenter(
+    weights: Path | Sequence[Path], device: str = "auto", plan: str = "single", roi_size: int = 512
+) -> Segmenter:
+    """Load weight files for scoring or relabelling.
+
+    Args:
+        weights: one or two files, or a folder of them.
+        device: as for inference.
+        plan: ``single`` and ``fast`` run the first model once; ``paper`` both, with flips.
+        roi_size: side of the windows; best that of the crops which the weights were trained on.
+
+    Raises:
+        CheckpointError: if weights are missing or no MEDIAR-Former.
+    """
+    runtime = RuntimeConfig(device=device, threads=torch.get_num_threads())
+    config = EngineConfig(plan=PLANS[plan], runtime=runtime, roi_size=roi_size)
+    return Segmenter.from_weights(weights, config)
+
+
+def score_image(segmenter: Segmenter, record: ImageRecord) -> ImageScore:
+    """Segment an image and compare it with its labels, if it has some.
+
+    Raises:
+        ImageReadError: if image or labels cannot be read.
+    """
+    with open_image(record.image_path) as source:
+        image = source.read_rows(0, source.height)
+    found = segmenter.segment(image)
+    if record.label_path is None:
+        return ImageScore(record, found.n_cells, ())
+    scores = evaluate_labels(read_labels(record.label_path), found.labels, THRESHOLDS)
+    return ImageScore(record, found.n_cells, tuple(score.f1 for score in scores))
+
+
+def score_weights(
+    weights: Path | nn.Module | Segmenter, records: Sequence[ImageRecord], device: str = "auto"
+) -> list[ImageScore]:
+    """Score a network on images.
+
+    Args:
+        weights: a weight file, a network in memory, or an engine that holds one.
+        records: images; those without labels get a count only.
+        device: where a file or a network runs, as for inference.
+
+    Returns:
+        One score per image, in order.
+
+    Raises:
+        UsageError: if there is no image.
+    """
+    if not records:
+        raise UsageError("found no image to score; expected held-out or tuning images in the table")
+    if isinstance(weights, Segmenter):
+        segmenter = weights
+    elif isinstance(weights, Path):
+        segmenter = load_segmenter(weights, device)
+    else:
+        segmenter = build_segmenter(weights, next(weights.parameters()).device)
+    return [score_image(segmenter, record) for record in records]
+
+
+def compute_mean_f1(scores: Sequence[ImageScore]) -> float:
+    """Mean over images of F1 at IoU 0.5."""
+    return fmean(score.f1 for score in scores)
+
+
+def count_cells(scores: Sequence[ImageScore]) -> int:
+    """Cells found on all images."""
+    return sum(score.n_cells for score in scores)

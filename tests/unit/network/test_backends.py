@@ -1,0 +1,152 @@
+"""Every backend gives the network's own numbers and leaves its input alone."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from mediar_infer.errors import CheckpointError, UsageError
+from mediar_infer.network.architecture import Architecture
+from mediar_infer.network.backends.graphs import WINDOW_INPUT, find_graph, graph_name
+from mediar_infer.network.backends.openvino_backend import OpenVinoBackend
+from mediar_infer.network.backends.openvino_export import export_graph
+from mediar_infer.network.backends.openvino_graph import compile_graph, read_graph
+from mediar_infer.network.backends.torch_backend import TorchBackend
+from mediar_infer.network.checkpoints import build_model, load_checkpoint, save_weights
+from mediar_infer.network.model import MediarFormer
+
+TINY = Architecture((8, 16, 40, 64), (1, 1, 1, 1), (16, 16, 8, 8, 8), 4)
+ROI = 64
+
+
+def test_openvino_tells_nobody_of_its_import():
+    code = (
+        "import mediar_infer.network.backends, openvino, sys, threading\n"
+        "assert sys.modules['openvino_telemetry'] is None\n"
+        "assert threading.active_count() == 1"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(1)
+    model = MediarFormer(TINY).eval()
+    # Statistics and scales other than those of a new network, so that folding them is tested.
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and value.ndim == 1:
+            value.uniform_(0.5, 1.5) if "weight" in name or "var" in name else value.normal_(0, 0.2)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(model.state_dict(), path)
+    return load_checkpoint(path)
+
+
+@pytest.fixture(scope="module")
+def graph(checkpoint):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.export warns of its own future changes
+        return export_graph(TINY, ROI, checkpoint.path.parent)
+
+
+def openvino_backend(checkpoint, graph, precision="float32"):
+    return OpenVinoBackend(compile_graph(read_graph(checkpoint, graph), 2, precision))
+
+
+def has_bfloat16():
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.fixture
+def inputs():
+    return torch.rand(5, 3, ROI, ROI, generator=torch.Generator().manual_seed(0))
+
+
+def test_openvino_agrees_with_torch(checkpoint, graph, inputs):
+    expected = TorchBackend(build_model(checkpoint), torch.device("cpu"), "float32").start(inputs)()
+    found = openvino_backend(checkpoint, graph).start(inputs)()
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-4 * max(1.0, float(expected.abs().max()))
+
+
+def test_windows_of_a_batch_keep_their_order(checkpoint, graph, inputs):
+    backend = openvino_backend(checkpoint, graph)
+    one_by_one = torch.cat([backend.start(window[None])() for window in inputs])
+    assert torch.equal(backend.start(inputs)(), one_by_one)
+
+
+@pytest.mark.parametrize("kind", ["torch", "openvino"])
+def test_input_is_not_modified(checkpoint, graph, inputs, kind):
+    backend = (
+        TorchBackend(build_model(checkpoint), torch.device("cpu"), "float32")
+        if kind == "torch"
+        else openvino_backend(checkpoint, graph)
+    )
+    before = inputs.clone()
+    backend.start(inputs)()
+    assert torch.equal(inputs, before)
+
+
+def test_bfloat16_stays_near_float32(checkpoint, inputs):
+    model = build_model(checkpoint)
+    exact = TorchBackend(model, torch.device("cpu"), "float32").start(inputs)()
+    rounded = TorchBackend(model, torch.device("cpu"), "bfloat16").start(inputs)()
+    assert rounded.dtype == torch.float32
+    assert (rounded - exact).abs().mean() <= 0.05 * exact.abs().mean()
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 instructions")
+def test_openvino_in_bfloat16_stays_near_float32(checkpoint, graph, inputs):
+    exact = openvino_backend(checkpoint, graph).start(inputs)()
+    backend = openvino_backend(checkpoint, graph, "bfloat16")
+    rounded = backend.start(inputs)()
+    assert backend.precision == "bfloat16"
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().mean() <= 0.05 * exact.abs().mean()
+
+
+def test_a_cpu_without_bfloat16_is_told_before_anything_is_computed(checkpoint, graph, monkeypatch):
+    import openvino
+
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
+    with pytest.raises(UsageError, match=r"without bfloat16.*--precision float32"):
+        openvino_backend(checkpoint, graph, "bfloat16")
+
+
+def test_a_graph_is_found_by_its_architecture_and_window_size(checkpoint, graph):
+    folder = checkpoint.path.parent
+    assert find_graph(TINY, ROI, [folder / "elsewhere", folder]) == graph
+    assert find_graph(TINY, 2 * ROI, [folder]) is None
+    assert graph.name == graph_name(TINY, ROI)
+
+
+def test_a_damaged_graph_names_the_file_and_the_remedy(checkpoint, tmp_path):
+    damaged = tmp_path / "graph.xml"
+    damaged.write_text("<net")
+    with pytest.raises(CheckpointError, match=r"graph\.xml.*weights graph"):
+        read_graph(checkpoint, damaged)
+
+
+def test_a_graph_of_another_architecture_is_refused(checkpoint, graph):
+    entries = {k: v for k, v in checkpoint.entries.items() if not k.startswith("cellprob")}
+    other = type(checkpoint)(checkpoint.path, checkpoint.digest, TINY, entries)
+    with pytest.raises(CheckpointError, match="cellprob_head"):
+        read_graph(other, graph)
+
+
+def test_shapes_of_an_exported_graph_are_fixed(checkpoint, graph):
+    openvino = pytest.importorskip("openvino")
+    parameters = openvino.Core().read_model(graph).get_parameters()
+    shapes = {p.get_friendly_name(): tuple(p.get_output_shape(0)) for p in parameters}
+    assert shapes.pop(WINDOW_INPUT) == (1, 3, ROI, ROI)
+    assert shapes == {name: checkpoint.entries[name].shape for name in shapes}
+
+
+def test_members_may_be_started_before_the_first_is_waited_for(checkpoint, graph, inputs):
+    members = [openvino_backend(checkpoint, graph) for _ in range(2)]
+    started = [member.start(inputs) for member in members]
+    first, second = (finish() for finish in started)
+    assert torch.equal(first, second)

@@ -1,0 +1,167 @@
+"""The user's fine-tuning: what is chosen, what is refused, and a whole run of a few steps."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from fakes import tiny_state_dict
+from small_runs import make_record
+
+from mediar_infer.errors import CheckpointError, TrainingError, UsageError
+from mediar_infer.network.checkpoints import find_weights, save_weights
+from mediar_infer.training.data.table import read_table
+from mediar_infer.training.stages.runner import Execution
+from mediar_infer.training.stages.trainer import Trainer
+from mediar_infer.training.tuning import tune as tuning
+from mediar_infer.training.tuning.tune import Candidate, TuneOptions, choose, score_memory, tune
+
+START = Candidate(0.0, 0.5, 0.8)
+
+
+def judge_and_choose(start, max_loss, *values):
+    """Blends (share, F1, F1 on the memory) → the chosen one; shares scored on the memory."""
+    asked = []
+
+    def score(share):
+        asked.append(share)
+        return {each: memory for each, _, memory in values}[share]
+
+    candidates = [Candidate(share, f1, None) for share, f1, _ in values]
+    judged = score_memory(start, candidates, max_loss, score)
+    assert [each.share for each in judged] == [share for share, *_ in values]
+    return choose(start, judged, max_loss), asked
+
+
+def test_best_blend_that_forgets_little_is_chosen():
+    values = [(0.25, 0.6, 0.81), (0.5, 0.7, 0.79), (0.75, 0.4, 0.9), (1.0, 0.9, 0.7)]
+    chosen, asked = judge_and_choose(START, 0.02, *values)
+    assert chosen == Candidate(0.5, 0.7, 0.79)
+    assert asked == [1.0, 0.5]
+    chosen, asked = judge_and_choose(START, 0.2, *values)
+    assert chosen == Candidate(1.0, 0.9, 0.7)
+    assert asked == [1.0]
+
+
+def test_smaller_share_is_chosen_among_equals():
+    values = [(share, 0.7, None) for share in (0.5, 0.25, 1.0)]
+    assert judge_and_choose(Candidate(0.0, 0.5, None), 0.02, *values)[0].share == 0.25
+
+
+@pytest.mark.parametrize("f1", [0.2, 0.5])
+def test_weights_no_better_than_the_start_are_refused_without_a_look_at_the_memory(f1):
+    candidates = [Candidate(0.5, f1, None)]
+    assert score_memory(START, candidates, 0.02, pytest.fail) == candidates
+    with pytest.raises(TrainingError, match=r"start: F1 0.5000.*share 0.5.*nothing was written"):
+        choose(START, candidates, 0.02)
+
+
+def test_weights_that_forget_are_refused():
+    with pytest.raises(
+        TrainingError,
+        match=r"best of 2: share 0.5.*, 0\.7000 on .*at most 0\.02 less on the memory",
+    ):
+        judge_and_choose(START, 0.02, (0.5, 0.9, 0.7), (1.0, 0.8, 0.6))
+
+
+@pytest.fixture
+def options(tmp_path):
+    path = tmp_path / "start" / "from_phase2.safetensors"
+    save_weights(tiny_state_dict(), path)
+    return TuneOptions(
+        weights=(path,), steps=2, has_graph=False, execution=Execution("cpu", threads=1)
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(3):
+        make_record(tmp_path / "mine", f"cell{i}")
+    return tmp_path / "mine"
+
+
+def score_by_share(monkeypatch, f1s):
+    monkeypatch.setattr(tuning._Judge, "score", lambda self, share: f1s[share])
+
+
+def test_better_weights_are_written_for_the_engine(folder, options, tmp_path, monkeypatch):
+    score_by_share(monkeypatch, {0.0: 0.1, 0.25: 0.2, 0.5: 0.4, 0.75: 0.3, 1.0: 0.0})
+    output = tmp_path / "out" / "mine.safetensors"
+    result = tune(folder, output, options)
+    assert (result.chosen.share, result.start_path) == (0.5, options.weights[0])
+    assert find_weights([output]) == [output]
+    run = tmp_path / "out" / "mine.run"
+    assert json.loads((run / "candidates.json").read_text())[2]["f1"] == 0.4
+    splits = [record.split for record in read_table(run / "table.csv")]
+    assert sorted(splits) == ["train", "train", "val"]
+
+
+def test_worse_weights_are_not_written(folder, options, tmp_path, monkeypatch):
+    score_by_share(monkeypatch, dict.fromkeys((0.0, 0.25, 0.5, 0.75, 1.0), 0.1))
+    output = tmp_path / "out" / "mine.safetensors"
+    for _ in range(2):  # a second time as the first one left things
+        with pytest.raises(TrainingError, match="nothing was written"):
+            tune(folder, output, options)
+        assert not output.exists()
+        assert not (output.parent / "manifest.json").exists()
+        told = json.loads((output.with_suffix(".run") / "candidates.json").read_text())
+        assert [each["share"] for each in told] == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Trainer, "_finish"), (tuning._Judge, "score"), (tuning._Judge, "score_memory")],
+)
+def test_stopped_tuning_is_not_lost_and_goes_on_with_the_same_images_only(
+    folder, options, tmp_path, monkeypatch, owner, name
+):
+    def die(self, *args):
+        raise KeyboardInterrupt
+
+    output, resuming = tmp_path / "mine.safetensors", replace(options.execution, resume=True)
+    folder = folder.parent / "mine" / ".." / "mine"
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, die)
+        with pytest.raises(KeyboardInterrupt):
+            tune(folder, output, options)
+    table = (tmp_path / "mine.run" / "table.csv").read_bytes()
+    with pytest.raises(UsageError, match=r"found a tuning that was stopped, .* --resume"):
+        tune(folder, output, options)
+    make_record(folder, "one_more")
+    with pytest.raises(UsageError, match="found other images or another hold-out"):
+        tune(folder, output, replace(options, execution=resuming))
+    assert (tmp_path / "mine.run" / "table.csv").read_bytes() == table
+    for path in folder.glob("one_more*"):
+        path.unlink()
+    score_by_share(monkeypatch, {0.0: 0.1, 0.25: 0.2, 0.5: 0.4, 0.75: 0.3, 1.0: 0.0})
+    assert tune(folder, output, replace(options, execution=resuming)).chosen.share == 0.5
+
+
+def test_memory_is_replayed_and_judged(folder, options, tmp_path, monkeypatch):
+    for i in range(5):
+        make_record(tmp_path / "memory", f"old{i}")
+    score_by_share(monkeypatch, {0.0: 0.1, 0.25: 0.2, 0.5: 0.1, 0.75: 0.1, 1.0: 0.1})
+    monkeypatch.setattr(tuning, "_MAX_SCORED_MEMORY", 2)
+    options = TuneOptions(
+        weights=options.weights, steps=1, has_graph=False, execution=options.execution,
+        memory=tmp_path / "memory",
+    )  # fmt: skip
+    result = tune(folder, tmp_path / "mine.safetensors", options)
+    assert result.start.memory_f1 is not None
+    assert result.chosen.memory_f1 is not None
+    told = json.loads((tmp_path / "mine.run" / "candidates.json").read_text())
+    assert [each["memory_f1"] is not None for each in told] == [True, True, False, False]
+    summary = json.loads((tmp_path / "mine.run" / "tune" / "summary.json").read_text())
+    stage = summary["description"]["stage"]
+    assert (stage["memory_roles"], stage["memory_per_batch"]) == (["public"], 2)
+
+
+def test_one_image_is_too_few(options, tmp_path):
+    make_record(tmp_path / "mine", "cell")
+    with pytest.raises(UsageError, match="found 1 usable labelled images, expected at least two"):
+        tune(tmp_path / "mine", tmp_path / "out.safetensors", options)
+
+
+def test_output_is_checked_before_anything_is_computed(options, tmp_path):
+    (tmp_path / "out.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="exists already"):
+        tune(tmp_path / "none", tmp_path / "out.safetensors", options)
