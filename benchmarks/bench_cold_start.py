@@ -83,7 +83,7 @@ def run_noted(arguments: list[str], target: Path) -> int:
     timeline = Timeline()
     sys.meta_path.insert(0, timeline)
     from mediar_infer.cli import main
-    from mediar_infer.stopwatch import process_start_s
+    from mediar_infer.process import process_start_s
 
     entered = time.perf_counter()
     code = main(arguments)

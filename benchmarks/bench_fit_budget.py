@@ -32,7 +32,7 @@ from mediar_infer import EngineConfig, Plan, Segmenter
 from mediar_infer.demo.scenes import make_scene
 from mediar_infer.engine.plans import LADDER, ladder_below
 from mediar_infer.images.open import open_image
-from mediar_infer.stopwatch import tolerance_s
+from mediar_infer.tolerance import tolerance_s
 
 SIDES = (256, 4000)
 ASPECTS = (1.0, 1.5, 0.6)

@@ -37,9 +37,10 @@ from mediar_infer.network.architecture import ENCODERS, Architecture
 from mediar_infer.network.backends import Backend
 from mediar_infer.network.backends.torch_backend import TorchBackend
 from mediar_infer.network.model import MediarFormer
-from mediar_infer.process import return_large_blocks
+from mediar_infer.process import peak_memory_bytes, return_large_blocks
 from mediar_infer.segmenter import Segmenter
-from mediar_infer.stopwatch import Stopwatch, peak_memory_bytes, tolerance_s
+from mediar_infer.stopwatch import Stopwatch
+from mediar_infer.tolerance import tolerance_s
 from mediar_infer.training.networks.initialise import initialise_weights
 
 sys.path.append(str(common.ROOT / "tests"))

@@ -28,9 +28,10 @@ from mediar_infer.devices import usable_cores
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.blocks import PAPER_BLOCK_SIZE
 from mediar_infer.labels.files import write_labels
-from mediar_infer.process import return_large_blocks
+from mediar_infer.process import peak_memory_bytes, return_large_blocks
 from mediar_infer.segmenter import Segmenter
-from mediar_infer.stopwatch import Stopwatch, peak_memory_bytes, tolerance_s
+from mediar_infer.stopwatch import Stopwatch
+from mediar_infer.tolerance import tolerance_s
 
 ROWS = 512
 

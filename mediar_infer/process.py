@@ -1,8 +1,12 @@
-"""How this process holds memory on the host."""
+"""This process: when it started, how much memory it has used, and how it holds memory."""
 
 import ctypes
+import os
 import sys
+import time
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 _M_TRIM_THRESHOLD: Final = -1
@@ -10,6 +14,8 @@ _M_MMAP_THRESHOLD: Final = -3
 _M_MMAP_MAX: Final = -4
 _LARGE_BYTES: Final = 1 << 20
 _NEVER: Final = -1
+
+_IMPORTED_AT: Final = time.perf_counter()
 
 
 def return_large_blocks() -> None:
@@ -39,3 +45,55 @@ def _set_options(options: Mapping[int, int]) -> None:
             ctypes.CDLL(None).mallopt(option, value)
     except (OSError, AttributeError):
         return  # another C library
+
+
+@lru_cache(maxsize=1)
+def process_start_s() -> float:
+    """Tell when this process started, on the clock of ``time.perf_counter``.
+
+    The wall time of the first image counts from here, so that it holds interpreter start and
+    imports. Linux says when (to 10 ms); elsewhere it is the time at which this module was imported.
+
+    Returns:
+        Seconds; ``time.perf_counter() - process_start_s()`` is the age of the process.
+    """
+    if not sys.platform.startswith("linux"):
+        return _IMPORTED_AT
+    try:
+        stat = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace")
+        # The second field, the command's name, may hold spaces and brackets: count behind it.
+        start_ticks = int(stat.rpartition(")")[2].split()[19])
+        started_at = start_ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return _IMPORTED_AT
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - started_at
+    return min(_IMPORTED_AT, time.perf_counter() - age)
+
+
+def peak_memory_bytes(gpu_bytes: int | None = None) -> dict[str, int]:
+    """Report the most memory this process has held so far.
+
+    Args:
+        gpu_bytes: peak of the accelerator as its library tells it, e.g.
+            ``torch.cuda.max_memory_allocated()``; ``None`` without one.
+
+    Returns:
+        ``host`` (resident) and, if given, ``gpu``, in bytes.
+    """
+    peaks = {"host": _peak_resident_bytes()}
+    if gpu_bytes is not None:
+        peaks["gpu"] = gpu_bytes
+    return peaks
+
+
+def _peak_resident_bytes() -> int:
+    # Linux: ru_maxrss of a child starts at the peak of its parent, VmHWM does not.
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -16,7 +16,7 @@ from mediar_infer.folder.ledger import printable_name
 from mediar_infer.images.open import open_image
 from mediar_infer.images.tiff_rows import reading_tiff
 from mediar_infer.labels.files import label_path, parse_description
-from mediar_infer.stopwatch import counted_s, tolerance_s
+from mediar_infer.tolerance import counted_s, tolerance_s
 
 Aspect = Literal[
     "image", "time", "memory", "exit status", "output", "file format", "data type", "shape", "ids",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mediar_infer.challenge.markup import escape_text
-from mediar_infer.stopwatch import SECONDS_PER_MEGAPIXEL
+from mediar_infer.tolerance import SECONDS_PER_MEGAPIXEL
 
 _WIDTH, _HEIGHT = 720, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 18, 52

@@ -7,12 +7,12 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final, Literal
 
-from mediar_infer import stopwatch as budget
 from mediar_infer.challenge.checks import Finding, LabelFacts
 from mediar_infer.challenge.launchers import RunOutcome
 from mediar_infer.folder.ledger import lay_out_table, printable_name
 from mediar_infer.labels.metrics import Scores, sum_scores
 from mediar_infer.output_files import write_bytes
+from mediar_infer.tolerance import counted_s, tolerance_s
 
 RESULTS_NAME: Final = "challenge.json"
 Verdict = Literal["passed", "breached", "stopped"]
@@ -42,12 +42,12 @@ class ChallengeRecord:
     @property
     def tolerance_s(self) -> float | None:
         """Seconds that the challenge grants; none for an unknown size."""
-        return None if self.size is None else budget.tolerance_s(*self.size)
+        return None if self.size is None else tolerance_s(*self.size)
 
     @property
     def counted_s(self) -> float | None:
         """Seconds beyond the tolerance."""
-        return None if self.size is None else budget.counted_s(self.outcome.wall_s, *self.size)
+        return None if self.size is None else counted_s(self.outcome.wall_s, *self.size)
 
     @property
     def f1(self) -> float | None:

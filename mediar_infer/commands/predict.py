@@ -223,7 +223,7 @@ def load_segmenter(weights: Sequence[Path], config: EngineConfig) -> "Segmenter"
         loading = Loading(weights, config)
         loading.wait_for_interpreter()
         # What the run needs beside the models is imported here too, meanwhile.
-        from mediar_infer import runner  # noqa: F401
+        from mediar_infer.folder import runner  # noqa: F401
         from mediar_infer.segmenter import Segmenter
 
         return Segmenter.from_weights(weights, config, loading)

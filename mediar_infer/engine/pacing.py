@@ -9,7 +9,8 @@ from typing import Any
 from mediar_infer.config import Plan
 from mediar_infer.engine.costs import END_S, Costs
 from mediar_infer.engine.plans import describe_passes, name_dropped
-from mediar_infer.stopwatch import Stopwatch, tolerance_s
+from mediar_infer.stopwatch import Stopwatch
+from mediar_infer.tolerance import tolerance_s
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,9 @@ from mediar_infer.images.open import open_image
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.labels.files import read_labels, write_labels
 from mediar_infer.labels.overlay import write_overlay
+from mediar_infer.process import peak_memory_bytes
 from mediar_infer.segmenter import Prepared
-from mediar_infer.stopwatch import Stopwatch, peak_memory_bytes
+from mediar_infer.stopwatch import Stopwatch
 from mediar_infer.types import LabelArray
 
 logger = logging.getLogger(__name__)

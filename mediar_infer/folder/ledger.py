@@ -12,9 +12,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Final, Literal, get_args
 
-from mediar_infer import stopwatch as budget
 from mediar_infer.errors import OutputError
 from mediar_infer.output_files import to_output_error, write_bytes
+from mediar_infer.tolerance import counted_s, tolerance_s
 
 Status = Literal["done", "failed", "skipped", "resumed"]
 """``skipped``: not an image; ``resumed``: done by an earlier run with the same weights and plan."""
@@ -85,7 +85,7 @@ class ImageRecord:
         """Seconds that the challenge grants; none for an unknown size."""
         if self.height is None or self.width is None:
             return None
-        return budget.tolerance_s(self.height, self.width)
+        return tolerance_s(self.height, self.width)
 
     @property
     def margin_s(self) -> float | None:
@@ -97,7 +97,7 @@ class ImageRecord:
         """Seconds beyond the tolerance."""
         if self.height is None or self.width is None:
             return None
-        return budget.counted_s(self.wall_s, self.height, self.width)
+        return counted_s(self.wall_s, self.height, self.width)
 
     @property
     def within_tolerance(self) -> bool | None:

@@ -18,8 +18,8 @@ from mediar_infer.folder.resuming import find_finished
 from mediar_infer.images.open import SkippedFile, list_images
 from mediar_infer.labels.files import check_collisions, label_path
 from mediar_infer.output_files import remove_stale_parts
+from mediar_infer.process import process_start_s
 from mediar_infer.segmenter import Segmenter
-from mediar_infer.stopwatch import process_start_s
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,7 @@ from folder_helpers import (
 )
 from safetensors.torch import load_file, save_file
 
-from mediar_infer import cli
-from mediar_infer import stopwatch as budget
+from mediar_infer import cli, tolerance
 from mediar_infer.labels.files import read_labels
 from mediar_infer.network.checkpoints import compute_digest, write_manifest
 from mediar_infer.network.model import MediarFormer
@@ -147,7 +146,7 @@ def test_max_pixels_refuses_the_larger_image_only(predict, inputs, tmp_path, cap
 
 @pytest.mark.usefixtures("perfect_network")
 def test_strict_budget_makes_a_late_image_a_failure(predict, inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "SECONDS_PER_MEGAPIXEL", 1e-9)
+    monkeypatch.setattr(tolerance, "SECONDS_PER_MEGAPIXEL", 1e-9)
     assert predict(inputs, tmp_path / "lenient") == 0
     assert predict(inputs, tmp_path / "strict", "--strict-budget") == 1
     assert latest_records(tmp_path / "strict")["a.png"]["within_tolerance"] is False
@@ -182,7 +181,7 @@ def test_without_a_budget_the_ledger_tells_of_none(predict, inputs, tmp_path):
 
 @pytest.mark.usefixtures("perfect_network")
 def test_budget_that_nothing_fits_is_a_warning(predict, inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "SECONDS_PER_MEGAPIXEL", 1e-9)
+    monkeypatch.setattr(tolerance, "SECONDS_PER_MEGAPIXEL", 1e-9)
     assert predict(inputs / "a.png", tmp_path / "out", "--fit-budget") == 0
     record = latest_records(tmp_path / "out")["a.png"]
     assert (record["budget"]["plan"]["name"], record["budget"]["fits"]) == ("fast", False)

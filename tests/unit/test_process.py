@@ -1,9 +1,12 @@
-"""Memory that is freed leaves the process, or stays in it, as a command wants."""
+"""When the process started, what it has used, and whether freed memory leaves it."""
 
 import subprocess
 import sys
+import time
 
 import pytest
+
+from mediar_infer import process
 
 SCRIPT = """
 import numpy as np
@@ -47,3 +50,35 @@ def test_large_arrays_go_back_to_the_system():
 def test_large_arrays_stay_for_the_next_ones():
     output = subprocess.run([sys.executable, "-c", KEEPING], capture_output=True, check=True)
     assert int(output.stdout) < 2_000  # pages; 20,000 and more otherwise
+
+
+def test_process_start_lies_before_imports():
+    code = "import time; time.sleep(0.3); from mediar_infer import process as b; "
+    code += "print(time.perf_counter() - b.process_start_s())"
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0.3 <= float(done.stdout) <= time.perf_counter() - begin + 0.05
+
+
+def test_process_start_falls_back_to_the_import(monkeypatch):
+    monkeypatch.setattr(process.sys, "platform", "darwin")
+    assert process.process_start_s.__wrapped__() <= time.perf_counter()
+
+
+def test_process_start_is_always_the_same():
+    assert process.process_start_s() == process.process_start_s()
+
+
+def test_peak_memory_keeps_what_was_given_back():
+    code = "from mediar_infer.process import peak_memory_bytes as peak; print(peak()['host']); "
+    code += "block = bytes(1) * 300_000_000; del block; print(peak()['host'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    # A fresh interpreter: nothing of the test run's own peak.
+    assert 5_000_000 < before < 200_000_000
+    assert 290_000_000 < after - before < 400_000_000
+
+
+def test_peak_memory_of_the_accelerator_is_reported_when_given():
+    assert set(process.peak_memory_bytes()) == {"host"}
+    assert process.peak_memory_bytes(7)["gpu"] == 7

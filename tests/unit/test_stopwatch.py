@@ -1,12 +1,8 @@
-import subprocess
-import sys
 import threading
-import time
 
 import pytest
 from fakes import Clock
 
-from mediar_infer import stopwatch as budget
 from mediar_infer.stopwatch import Stopwatch
 
 
@@ -18,51 +14,6 @@ def clock():
 @pytest.fixture
 def stopwatch(clock):
     return Stopwatch(clock)
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "expected"),
-    [(1, 1, 10.0), (1000, 1000, 10.0), (1000, 1001, 10.01), (8415, 10496, 883.2384)],
-)
-def test_tolerance_is_ten_seconds_per_megapixel_and_never_less_than_ten(height, width, expected):
-    assert budget.tolerance_s(height, width) == pytest.approx(expected)
-
-
-def test_counted_time_is_what_exceeds_the_tolerance():
-    assert budget.counted_s(9.9, 500, 500) == 0.0
-    assert budget.counted_s(12.5, 500, 500) == pytest.approx(2.5)
-
-
-def test_process_start_lies_before_imports():
-    code = "import time; time.sleep(0.3); from mediar_infer import budget as b; "
-    code += "print(time.perf_counter() - b.process_start_s())"
-    begin = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 0.3 <= float(done.stdout) <= time.perf_counter() - begin + 0.05
-
-
-def test_process_start_falls_back_to_the_import(monkeypatch):
-    monkeypatch.setattr(budget.sys, "platform", "darwin")
-    assert budget.process_start_s.__wrapped__() <= time.perf_counter()
-
-
-def test_process_start_is_always_the_same():
-    assert budget.process_start_s() == budget.process_start_s()
-
-
-def test_peak_memory_keeps_what_was_given_back():
-    code = "from mediar_infer.stopwatch import peak_memory_bytes as peak; print(peak()['host']); "
-    code += "block = bytes(1) * 300_000_000; del block; print(peak()['host'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    before, after = map(int, done.stdout.split())
-    # A fresh interpreter: nothing of the test run's own peak.
-    assert 5_000_000 < before < 200_000_000
-    assert 290_000_000 < after - before < 400_000_000
-
-
-def test_peak_memory_of_the_accelerator_is_reported_when_given():
-    assert set(budget.peak_memory_bytes()) == {"host"}
-    assert budget.peak_memory_bytes(7)["gpu"] == 7
 
 
 def test_inner_stage_is_not_counted_in_the_outer(stopwatch, clock):

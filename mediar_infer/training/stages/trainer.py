@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from mediar_infer.errors import TrainingError, UsageError
 from mediar_infer.output_files import write_bytes
-from mediar_infer.stopwatch import peak_memory_bytes
+from mediar_infer.process import peak_memory_bytes
 from mediar_infer.training.augmentation.loader import Batch
 from mediar_infer.training.networks.fused_norms import fuse_norms
 from mediar_infer.training.networks.synchronised_norm import freeze_statistics, synchronise_norms

@@ -14,7 +14,8 @@ from mediar_infer.engine.plans import ladder_below
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.errors import PredictionError
 from mediar_infer.images.sources import ArraySource
-from mediar_infer.stopwatch import Stopwatch, tolerance_s
+from mediar_infer.stopwatch import Stopwatch
+from mediar_infer.tolerance import tolerance_s
 from mediar_infer.types import CELLPROB, FLOW_X, FLOW_Y
 
 BYTES = Scaling(low=0, high=255, lut=np.arange(256, dtype=np.uint8))
