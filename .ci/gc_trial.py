@@ -13,7 +13,7 @@ import SimpleITK
 import tifffile
 
 from mediar_infer.demo.scenes import make_scene
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 
 SLUG = "microscopy-image"
 RESULT = Path("images/cell-instance-segmentation")

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 import torch
 
+from mediar_infer.arrays import CELLPROB, FLOW_SCALE
 from mediar_infer.demo.scenes import Placement, place_cells
 from mediar_infer.devices import describe_device, usable_cores
 from mediar_infer.folder.provenance import package_versions
@@ -32,7 +33,6 @@ from mediar_infer.labels.kernels.compiled import CompiledKernels, load_library
 from mediar_infer.labels.kernels.tensors import TorchKernels
 from mediar_infer.labels.masks import compute_labels, foreground_of, remove_small
 from mediar_infer.labels.metrics import evaluate_labels
-from mediar_infer.types import CELLPROB, FLOW_SCALE
 
 T = TypeVar("T")
 

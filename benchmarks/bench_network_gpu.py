@@ -32,7 +32,8 @@ from mediar_infer.demo.scenes import SlideScene, decode_scene
 from mediar_infer.devices import describe_device
 from mediar_infer.engine.bands import count_windows
 from mediar_infer.images.open import open_image
-from mediar_infer.labels.files import read_labels, write_labels
+from mediar_infer.labels.files import write_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.architecture import ENCODERS, Architecture
 from mediar_infer.network.backends import Backend
 from mediar_infer.network.backends.torch_backend import TorchBackend

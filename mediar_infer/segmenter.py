@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mediar_infer.arrays import CELLPROB, FLOW_X, FLOW_Y, Float32Array, LabelArray
 from mediar_infer.config import EngineConfig
 from mediar_infer.devices import describe_device, select_device, select_precision, usable_cores
 from mediar_infer.engine.bands import MapBand, predict_bands
@@ -31,7 +32,6 @@ from mediar_infer.network.backends.graphs import graph_name
 from mediar_infer.network.checkpoints import Checkpoint, build_model
 from mediar_infer.network.pending_weights import Loading
 from mediar_infer.stopwatch import Stopwatch
-from mediar_infer.types import CELLPROB, FLOW_X, FLOW_Y, Float32Array, LabelArray
 
 logger = logging.getLogger(__name__)
 

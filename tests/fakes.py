@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
+from mediar_infer.arrays import FLOW_SCALE
 from mediar_infer.labels.flows import compute_unit_flow
 from mediar_infer.network.architecture import Architecture
 from mediar_infer.network.model import MediarFormer
-from mediar_infer.types import FLOW_SCALE
 
 TINY = Architecture((8, 16, 20, 32), (1, 1, 1, 1), (16, 16, 8, 8, 8), 8)
 """A MEDIAR-Former of a few thousand weights."""

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.open import open_image
 from mediar_infer.images.sources import ImageSource
-from mediar_infer.labels.files import read_labels
 from mediar_infer.labels.overlay import draw_outlines, draw_picture
+from mediar_infer.labels.reading import read_labels
 
 _SIDES = (512, 400, 320, 240, 160)
 _MAX_BYTES = 72_000

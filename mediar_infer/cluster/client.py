@@ -30,6 +30,7 @@ from typing import Any, Final
 import torch
 
 from mediar_infer import __version__
+from mediar_infer.arrays import Float32Array, LabelArray
 from mediar_infer.cluster.worker import (
     Job,
     RowMaps,
@@ -56,7 +57,6 @@ from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.output_files import marking, remove_stale_parts
 from mediar_infer.segmenter import Prepared
 from mediar_infer.stopwatch import Stopwatch
-from mediar_infer.types import Float32Array, LabelArray
 
 logger = logging.getLogger(__name__)
 

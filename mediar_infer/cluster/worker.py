@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mediar_infer import __version__
+from mediar_infer.arrays import Float32Array
 from mediar_infer.config import EngineConfig
 from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.preprocess import Scaling
@@ -28,7 +29,6 @@ from mediar_infer.images.open import open_image
 from mediar_infer.network.checkpoints import compute_digest, find_weights
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.stopwatch import Stopwatch
-from mediar_infer.types import Float32Array
 
 _AT_WORK = threading.Lock()
 """One task at a time in a process: each takes all of the worker's threads, or its GPU."""

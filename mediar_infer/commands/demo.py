@@ -22,8 +22,9 @@ from mediar_infer.errors import UsageError
 from mediar_infer.folder.ledger import LEDGER_NAME, SUMMARY_NAME, ImageRecord, console_table
 from mediar_infer.folder.options import OVERLAY_DIR, RunOptions
 from mediar_infer.folder.runner import exit_code, run_folder
-from mediar_infer.labels.files import label_path, read_labels, write_labels
+from mediar_infer.labels.files import label_path, write_labels
 from mediar_infer.labels.metrics import evaluate_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.output_files import write_bytes
 from mediar_infer.segmenter import Segmenter
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mediar_infer.errors import UsageError
 from mediar_infer.labels.overlay import find_inner_boundary
-from mediar_infer.types import CELLPROB, FLOW_SCALE, FLOW_X, FLOW_Y, Float32Array, LabelArray
+from mediar_infer.arrays import CELLPROB, FLOW_SCALE, FLOW_X, FLOW_Y, Float32Array, LabelArray
 
 SceneKind = Literal["fluorescence", "phase", "stained", "bacteria"]
 """Kinds of small scenes: nuclei on a dark field, touching cells, stained tissue, rods."""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mediar_infer.arrays import Float32Array
 from mediar_infer.config import EngineConfig, FlipName
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.engine.tta import flip_inputs, unflip_logits
@@ -26,7 +27,6 @@ from mediar_infer.images.sources import ImageSource
 from mediar_infer.network.backends import Backend
 from mediar_infer.row_buffer import RowBuffer
 from mediar_infer.stopwatch import Stopwatch
-from mediar_infer.types import Float32Array
 
 logger = logging.getLogger(__name__)
 

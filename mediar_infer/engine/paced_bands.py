@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mediar_infer.arrays import Float32Array
 from mediar_infer.config import EngineConfig, FlipName, Plan
 from mediar_infer.engine.bands import (
     BAND_ROWS,
@@ -31,7 +32,6 @@ from mediar_infer.engine.windows import WindowGrid, continued_starts, importance
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.network.backends import Backend
 from mediar_infer.stopwatch import Stopwatch
-from mediar_infer.types import Float32Array
 
 _N_MAPS = 3
 

@@ -8,8 +8,8 @@ added here.
 import ttach
 from torch import Tensor
 
+from mediar_infer.arrays import FLOW_X, FLOW_Y
 from mediar_infer.config import FlipName
-from mediar_infer.types import FLOW_X, FLOW_Y
 
 _TRANSFORMS = {"horizontal": ttach.HorizontalFlip(), "vertical": ttach.VerticalFlip()}
 _REVERSED_CHANNEL = {"horizontal": FLOW_X, "vertical": FLOW_Y}

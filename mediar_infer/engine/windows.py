@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from mediar_infer.types import Float32Array
+from mediar_infer.arrays import Float32Array
 
 SIGMA_SCALE = 0.125
 MIN_IMPORTANCE = 1e-3

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from mediar_infer.arrays import LabelArray
 from mediar_infer.config import LARGE_IMAGE_PIXELS
 from mediar_infer.engine.pacing import Pacer
 from mediar_infer.errors import MediarError, OutputError
@@ -20,12 +21,12 @@ from mediar_infer.folder.provenance import EngineFacts, full_plan, label_facts, 
 from mediar_infer.folder.read_ahead import ReadAhead, ReadyImage
 from mediar_infer.images.open import open_image
 from mediar_infer.images.sources import ImageSource
-from mediar_infer.labels.files import read_labels, write_labels
+from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.overlay import write_overlay
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.process import peak_memory_bytes
 from mediar_infer.segmenter import Prepared
 from mediar_infer.stopwatch import Stopwatch
-from mediar_infer.types import LabelArray
 
 logger = logging.getLogger(__name__)
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mediar_infer.arrays import Float32Array, LabelArray
 from mediar_infer.config import LARGE_IMAGE_PIXELS, MaskConfig
 from mediar_infer.labels.kernels import LabelKernels
 from mediar_infer.labels.masks import compute_labels
 from mediar_infer.labels.stitching import StitchedLabels
 from mediar_infer.stopwatch import Stopwatch
-from mediar_infer.types import Float32Array, LabelArray
 
 PAPER_BLOCK_SIZE = 2000
 

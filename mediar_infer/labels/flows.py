@@ -7,9 +7,9 @@ LICENSE) as the released MEDIAR runs it; the loops are in ``kernels``.
 import numpy as np
 import numpy.typing as npt
 
+from mediar_infer.arrays import Float32Array, LabelArray
 from mediar_infer.labels.kernels import Float64Array, LabelKernels
 from mediar_infer.labels.kernels.choice import select_kernels
-from mediar_infer.types import Float32Array, LabelArray
 
 
 def compute_unit_flow(

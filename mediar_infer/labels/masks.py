@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mediar_infer.arrays import CELLPROB, BoolArray, Float32Array, LabelArray
 from mediar_infer.config import MaskConfig
 from mediar_infer.labels.flows import compute_flow_errors
 from mediar_infer.labels.kernels import Frame, LabelKernels
 from mediar_infer.labels.kernels.choice import select_kernels
-from mediar_infer.types import CELLPROB, BoolArray, Float32Array, LabelArray
 
 MIN_TRACKED_PIXELS = 5
 

@@ -10,8 +10,8 @@ from statistics import fmean, median
 from typing import Any, Final
 
 from mediar_infer.errors import MediarError, UsageError
-from mediar_infer.labels.files import read_labels
 from mediar_infer.labels.metrics import THRESHOLDS, Scores, evaluate_labels, sum_scores
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.output_files import write_bytes
 
 logger = logging.getLogger(__name__)

@@ -22,12 +22,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from mediar_infer.arrays import CELLPROB, FLOW_SCALE, Float32Array, LabelArray
 from mediar_infer.config import MaskConfig
 from mediar_infer.labels.kernels import BASIN_STEPS, N_STEPS, Frame, LabelKernels, Region
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.labels.masks import foreground_of, remove_small
 from mediar_infer.row_buffer import RowBuffer
-from mediar_infer.types import CELLPROB, FLOW_SCALE, Float32Array, LabelArray
 
 REACH: Final = 256
 """No track is longer."""

@@ -6,7 +6,7 @@ import time
 import pytest
 from container_files import read_files
 
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 
 _DEADLINE_S = 120
 _OWNER = 1234

@@ -14,7 +14,7 @@ import tifffile
 from folder_helpers import ROOT, names_of, noise, subprocess_environment, write_image
 
 from mediar_infer import cli
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 
 SIZE = (40, 60)
 _DEADLINE_S = 60

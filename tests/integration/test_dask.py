@@ -20,7 +20,7 @@ from mediar_infer.cluster import worker as cluster_worker
 from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.runner import run_folder
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.segmenter import Segmenter
 
 pytest.importorskip("distributed")

@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 from folder_helpers import ROOT, noise, subprocess_environment, write_image
 
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 
 SLOW_PACKAGES = {
     "matplotlib", "monai", "pandas", "segmentation_models_pytorch", "timm", "torchvision",

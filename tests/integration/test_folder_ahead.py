@@ -18,7 +18,7 @@ from mediar_infer.errors import OutputError
 from mediar_infer.folder.ledger import Ledger
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.runner import run_folder
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.segmenter import Segmenter
 
 CONFIG = EngineConfig(plan=PLANS["single"], roi_size=64)

@@ -11,7 +11,7 @@ import torch
 from folder_helpers import latest_records, make_read_only, names_of, noise, slide, write_image
 
 from mediar_infer.folder import options as run_options
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("perfect_network")

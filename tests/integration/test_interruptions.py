@@ -10,7 +10,7 @@ from folder_helpers import latest_records, names_of, noise, read_ledger, write_i
 from mediar_infer.folder import image_runner
 from mediar_infer.folder import options as run_options
 from mediar_infer.folder.ledger import Ledger
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.segmenter import Segmenter
 
 _DEADLINE_S = 120

@@ -18,7 +18,7 @@ from folder_helpers import (
 from safetensors.torch import load_file, save_file
 
 from mediar_infer import cli, tolerance
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.checkpoints import compute_digest, write_manifest
 from mediar_infer.network.model import MediarFormer
 

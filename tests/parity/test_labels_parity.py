@@ -16,11 +16,11 @@ from released_labels import (
 )
 from scipy import ndimage
 
+from mediar_infer.arrays import FLOW_SCALE
 from mediar_infer.config import MaskConfig
 from mediar_infer.labels.flows import compute_flow_errors, compute_unit_flow
 from mediar_infer.labels.kernels import Frame
 from mediar_infer.labels.masks import compute_labels, foreground_of, remove_small
-from mediar_infer.types import FLOW_SCALE
 
 UNIT_FLOW_TOLERANCE = 1e-3
 """Measured 0: equal to the last bit."""

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mediar_infer.types import BoolArray, Float32Array, LabelArray
+from mediar_infer.arrays import BoolArray, Float32Array, LabelArray
 
 N_STEPS = 200
 """Euler steps of the released tracking; at unit speed a pixel reaches a centre 200 px away."""

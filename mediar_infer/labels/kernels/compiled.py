@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mediar_infer.arrays import FLOW_SCALE, BoolArray, Float32Array, LabelArray
 from mediar_infer.labels.kernels import (
     BASIN_HITS,
     CELL,
@@ -27,7 +28,6 @@ from mediar_infer.labels.kernels import (
     Int32Array,
     Region,
 )
-from mediar_infer.types import FLOW_SCALE, BoolArray, Float32Array, LabelArray
 
 _ROWS_PER_PART = 32
 _CELLS_PER_PART = 32

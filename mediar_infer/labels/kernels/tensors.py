@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mediar_infer.arrays import FLOW_SCALE, FLOW_Y, BoolArray, Float32Array, LabelArray
 from mediar_infer.labels.kernels import (
     BASIN_HITS,
     BASIN_STEPS,
@@ -24,7 +25,6 @@ from mediar_infer.labels.kernels import (
     Int32Array,
     Region,
 )
-from mediar_infer.types import FLOW_SCALE, FLOW_Y, BoolArray, Float32Array, LabelArray
 
 # Three float64 strips of this many pixels stay in a core's second-level cache.
 _CPU_STRIP_PIXELS = 1 << 14

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from mediar_infer.arrays import BoolArray, LabelArray
 from mediar_infer.labels.overlay import compute_colours, find_inner_boundary
 from mediar_infer.training.augmentation.loader import CropMaker, Draw
 from mediar_infer.training.augmentation.settings import Augmentation
 from mediar_infer.training.data.samples import Sample
-from mediar_infer.types import BoolArray, LabelArray
 
 Rgb = npt.NDArray[np.uint8]
 

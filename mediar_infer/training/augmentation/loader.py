@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mediar_infer.arrays import LabelArray
 from mediar_infer.errors import MediarError, UsageError
 from mediar_infer.training.augmentation.settings import Augmentation
 from mediar_infer.training.augmentation.targets import compute_targets
 from mediar_infer.training.augmentation.transforms import IMAGE, LABEL, build_transforms
 from mediar_infer.training.data.samples import Sample
-from mediar_infer.types import LabelArray
 
 _N_PREFETCHED = 3
 _N_PREFETCHED_PER_WORKER = 2

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mediar_infer.arrays import Float32Array, LabelArray
 from mediar_infer.labels.flows import compute_unit_flow
 from mediar_infer.labels.kernels.choice import select_kernels
-from mediar_infer.types import Float32Array, LabelArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,11 @@ from monai.data.meta_obj import set_track_meta
 from monai.networks.layers.convutils import gaussian_1d
 from torch import Tensor
 
+from mediar_infer.arrays import Float32Array, LabelArray
 from mediar_infer.labels.flows import renumber_labels
 from mediar_infer.labels.overlay import find_inner_boundary
 from mediar_infer.training.augmentation.settings import Augmentation, Range
 from mediar_infer.training.augmentation.zooming import AxisWindow, crop_by_area, crop_by_nearest
-from mediar_infer.types import Float32Array, LabelArray
 
 IMAGE: Final = "image"
 LABEL: Final = "label"

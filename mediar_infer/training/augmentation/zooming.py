@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mediar_infer.types import Float32Array
+from mediar_infer.arrays import Float32Array
 
 _Indices = npt.NDArray[np.intp]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mediar_infer.errors import MediarError, UsageError
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.output_files import write_bytes
 from mediar_infer.training.data.candidates import find_candidates
 from mediar_infer.training.data.cell_statistics import (

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mediar_infer.arrays import CELLPROB, FLOW_SCALE
 from mediar_infer.config import ALL_FLIPS
 from mediar_infer.engine.tta import flip_inputs, unflip_logits
 from mediar_infer.errors import UsageError
 from mediar_infer.training.augmentation.loader import Batch
 from mediar_infer.training.networks.build import N_OUTPUTS
 from mediar_infer.training.stages.losses import compute_loss
-from mediar_infer.types import CELLPROB, FLOW_SCALE
 
 Approach = Literal["consistency", "reconstruction_cells", "reconstruction_image"]
 APPROACHES: Final[tuple[Approach, ...]] = get_args(Approach)

@@ -7,7 +7,7 @@ the files do not tell them apart: list them in a file for ``--exclude``. It turn
 from functools import partial
 from pathlib import Path
 
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.training.converters.source_images import Found, SourceImage, list_files, make_id
 from mediar_infer.training.data.problems import MISSING_IMAGE, MISSING_LABELS, Problem
 

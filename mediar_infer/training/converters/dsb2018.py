@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mediar_infer.arrays import LabelArray
 from mediar_infer.errors import ImageReadError, ShapeError, UsageError
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.training.converters.source_images import Found, SourceImage, list_files, make_id
 from mediar_infer.training.data.csv_files import read_rows
 from mediar_infer.training.data.problems import MISSING_LABELS, Problem
-from mediar_infer.types import LabelArray
 
 _SOLUTIONS = "stage*_solution*.csv"
 _COLUMNS = ("ImageId", "EncodedPixels", "Height", "Width")

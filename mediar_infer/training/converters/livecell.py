@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from skimage.draw import polygon
 
+from mediar_infer.arrays import LabelArray
 from mediar_infer.errors import ImageReadError, UsageError
 from mediar_infer.training.converters.source_images import Found, SourceImage, list_files, make_id
 from mediar_infer.training.data.problems import MISSING_IMAGE, MISSING_LABELS, Problem
-from mediar_infer.types import LabelArray
 
 _ANNOTATIONS = "livecell_coco_*.json"
 

@@ -7,7 +7,7 @@ made by Omnipose and not read. The paper discards the worm images.
 from functools import partial
 from pathlib import Path
 
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.training.converters.source_images import Found, SourceImage, list_files, make_id
 from mediar_infer.training.data.problems import MISSING_IMAGE, MISSING_LABELS, Problem
 

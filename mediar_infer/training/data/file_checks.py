@@ -11,7 +11,7 @@ from skimage.measure import label as split_regions
 
 from mediar_infer.errors import MediarError
 from mediar_infer.images.open import open_image
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.training.data.problems import (
     EMPTY_LABELS,
     EMPTY_LABELS_KEPT,

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from skimage.measure import label as split_regions
 from skimage.morphology import remove_small_objects
 
+from mediar_infer.arrays import Float32Array, LabelArray
 from mediar_infer.demo.scenes import Placement, draw_texture, place_cells
 from mediar_infer.errors import UsageError
 from mediar_infer.labels.files import label_path, write_labels
 from mediar_infer.labels.overlay import find_inner_boundary
 from mediar_infer.output_files import write_bytes
 from mediar_infer.training.data.candidates import MANIFEST_NAME, Candidate, write_manifest
-from mediar_infer.types import Float32Array, LabelArray
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from mediar_infer.arrays import LabelArray
 from mediar_infer.engine.preprocess import compute_scaling
 from mediar_infer.errors import ShapeError
 from mediar_infer.images.open import open_image
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.training.data.table import ImageRecord
-from mediar_infer.types import LabelArray
 
 Uint8Image = npt.NDArray[np.uint8]
 

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mediar_infer.arrays import CELLPROB
 from mediar_infer.errors import UsageError
 from mediar_infer.network.architecture import Architecture
 from mediar_infer.network.model import STRIDE, Decoder, Encoder, MediarFormer
-from mediar_infer.types import CELLPROB
 
 N_OUTPUTS = CELLPROB + 1
 """Flow y, flow x, cell-probability logit."""

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from mediar_infer.arrays import Float32Array
 from mediar_infer.devices import select_device
 from mediar_infer.errors import UsageError
 from mediar_infer.network.checkpoints import build_model, load_checkpoint
@@ -32,7 +33,6 @@ from mediar_infer.training.data.samples import Sample, SampleStore, Uint8Image
 from mediar_infer.training.data.table import ImageRecord
 from mediar_infer.training.networks.build import pool_features
 from mediar_infer.training.stages.recipe import Recipe
-from mediar_infer.types import Float32Array
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from mediar_infer.types import CELLPROB, FLOW_SCALE
+from mediar_infer.arrays import CELLPROB, FLOW_SCALE
 
 FLOW_WEIGHT = 0.5
 """Weight of the flow term (paper, section 5.3)."""

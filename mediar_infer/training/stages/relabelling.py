@@ -18,11 +18,13 @@ from typing import Any, Final, Literal
 import cv2
 import numpy as np
 
+from mediar_infer.arrays import LabelArray
 from mediar_infer.errors import UsageError
 from mediar_infer.images.open import open_image
-from mediar_infer.labels.files import read_labels, write_labels
+from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.metrics import Scores, evaluate_labels
 from mediar_infer.labels.overlay import draw_overlay
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.checkpoints import compute_digest
 from mediar_infer.output_files import write_bytes
 from mediar_infer.segmenter import Segmenter
@@ -31,7 +33,6 @@ from mediar_infer.training.augmentation.contact_sheet import join_tiles
 from mediar_infer.training.data.table import ImageRecord
 from mediar_infer.training.stages.recipe import Recipe
 from mediar_infer.training.stages.scoring import load_segmenter
-from mediar_infer.types import LabelArray
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from mediar_infer.config import PLANS, EngineConfig, Precision, RuntimeConfig
 from mediar_infer.devices import select_precision
 from mediar_infer.errors import UsageError
 from mediar_infer.images.open import open_image
-from mediar_infer.labels.files import read_labels
 from mediar_infer.labels.metrics import THRESHOLDS, evaluate_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.backends.torch_backend import TorchBackend
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.training.data.table import ImageRecord

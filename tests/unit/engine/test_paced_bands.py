@@ -5,6 +5,7 @@ import pytest
 import torch
 from fakes import Clock, FunctionBackend, TimedBackend
 
+from mediar_infer.arrays import CELLPROB, FLOW_X, FLOW_Y
 from mediar_infer.config import ALL_FLIPS, EngineConfig, Plan
 from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.costs import END_S, Costs
@@ -16,7 +17,6 @@ from mediar_infer.errors import PredictionError
 from mediar_infer.images.sources import ArraySource
 from mediar_infer.stopwatch import Stopwatch
 from mediar_infer.tolerance import tolerance_s
-from mediar_infer.types import CELLPROB, FLOW_X, FLOW_Y
 
 BYTES = Scaling(low=0, high=255, lut=np.arange(256, dtype=np.uint8))
 SIZES = [(1, 1), (1, 70), (70, 1), (31, 33), (32, 32), (45, 44), (101, 64), (31, 500), (500, 31)]

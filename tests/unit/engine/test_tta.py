@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from mediar_infer.arrays import FLOW_X, FLOW_Y
 from mediar_infer.config import ALL_FLIPS
 from mediar_infer.engine.tta import flip_inputs, unflip_logits
-from mediar_infer.types import FLOW_X, FLOW_Y
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from fakes import draw_ellipses, maps_of_labels
 
+from mediar_infer.arrays import CELLPROB
 from mediar_infer.config import MaskConfig
 from mediar_infer.labels import blocks
 from mediar_infer.labels.blocks import gather_rows, label_bands
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.labels.masks import compute_labels
 from mediar_infer.stopwatch import Stopwatch
-from mediar_infer.types import CELLPROB
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from mediar_infer.labels.files import (
     check_collisions,
     label_path,
     read_label_header,
-    read_labels,
     write_labels,
 )
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.output_files import remove_stale_parts
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from fakes import draw_cells, draw_ellipses
 
+from mediar_infer.arrays import FLOW_SCALE
 from mediar_infer.labels.flows import compute_flow_errors, compute_unit_flow, renumber_labels
-from mediar_infer.types import FLOW_SCALE
 
 
 def disk(size=31, radius=12):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from fakes import draw_cells, draw_ellipses
 
+from mediar_infer.arrays import FLOW_SCALE, FLOW_X, FLOW_Y
 from mediar_infer.labels.flows import compute_unit_flow
 from mediar_infer.labels.kernels import Frame, Region, choice
 from mediar_infer.labels.kernels.compiled import CompiledKernels, load_library
@@ -14,7 +15,6 @@ from mediar_infer.labels.kernels.tensors import (
     gather_cells,
     track_points,
 )
-from mediar_infer.types import FLOW_SCALE, FLOW_X, FLOW_Y
 
 
 def constant_flow(height, width, dy, dx):

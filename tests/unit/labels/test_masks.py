@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from fakes import draw_cells, draw_ellipses, intersection_over_union, maps_of_labels
 
+from mediar_infer.arrays import CELLPROB, FLOW_X, FLOW_Y
 from mediar_infer.config import MaskConfig
 from mediar_infer.labels.masks import (
     compute_labels,
     foreground_of,
     remove_small,
 )
-from mediar_infer.types import CELLPROB, FLOW_X, FLOW_Y
 
 
 def drawn(*rows):

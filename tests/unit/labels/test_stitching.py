@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from fakes import agreement, draw_cells, draw_ellipses, intersection_over_union, maps_of_labels
 
+from mediar_infer.arrays import CELLPROB, FLOW_X, FLOW_Y
 from mediar_infer.config import MaskConfig
 from mediar_infer.labels import stitching
 from mediar_infer.labels.masks import compute_labels
 from mediar_infer.labels.stitching import MAX_SPEED, REACH, StitchedLabels
-from mediar_infer.types import CELLPROB, FLOW_X, FLOW_Y
 
 BLOCK_SIZES = (64, 200, 512, 1000, 2000)
 

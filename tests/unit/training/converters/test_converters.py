@@ -10,7 +10,7 @@ import tifffile
 from small_data import save_image, save_labels
 
 from mediar_infer.errors import ImageReadError, ShapeError, UsageError
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.training.commands import convert as convert_command
 from mediar_infer.training.converters import DATA_SETS
 from mediar_infer.training.converters.dsb2018 import draw_runs, merge_masks

@@ -11,7 +11,8 @@ from small_runs import make_record
 
 from mediar_infer.config import PLANS, EngineConfig
 from mediar_infer.errors import UsageError
-from mediar_infer.labels.files import read_labels, write_labels
+from mediar_infer.labels.files import write_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.training.commands import relabel as relabel_command
 from mediar_infer.training.data.table import read_table, write_table

@@ -7,7 +7,7 @@ from small_runs import make_records
 
 from mediar_infer.config import PLANS, EngineConfig
 from mediar_infer.errors import UsageError
-from mediar_infer.labels.files import read_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.checkpoints import save_weights
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.training.stages.scoring import compute_mean_f1, count_cells, score_weights
