@@ -112,7 +112,8 @@ def run_command(module: str, args: argparse.Namespace, stopped: str) -> int:
         stopped: what to say after an interrupt from the keyboard.
 
     Returns:
-        The command's exit code; 1 for an error in the data or a result, 2 for wrong use.
+        The command's exit code; 1 for bad data or a result that cannot be written, 2 for wrong
+        use.
     """
     level = logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.INFO
     set_up_logging(level)

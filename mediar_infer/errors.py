@@ -5,7 +5,11 @@ class MediarError(Exception):
     """Base of every error that the engine raises on purpose."""
 
 
-class ImageReadError(MediarError):
+class DataError(MediarError):
+    """A file or folder holds bad data: damaged, incomplete, or not what its place calls for."""
+
+
+class ImageReadError(DataError):
     """An input file cannot be read as one 2-D microscopy image."""
 
 
@@ -26,7 +30,7 @@ class PredictionError(MediarError):
 
 
 class UsageError(MediarError):
-    """Options that do not fit together, or an input folder that does not exist."""
+    """Wrong use: a bad option, options that exclude each other, or a path that does not exist."""
 
 
 class SocketError(MediarError):

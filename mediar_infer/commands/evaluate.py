@@ -5,14 +5,14 @@ import csv
 import logging
 from pathlib import Path
 
-from mediar_infer.errors import UsageError
+from mediar_infer.errors import DataError, UsageError
 from mediar_infer.labels.metrics import THRESHOLDS
 from mediar_infer.labels.scoring import evaluate_folders, write_evaluation
 
 logger = logging.getLogger(__name__)
 
 
-def read_manifest(path: Path) -> dict[str, dict[str, str]]:
+def read_image_manifest(path: Path) -> dict[str, dict[str, str]]:
     """Read a CSV table with one row per image.
 
     Args:
@@ -22,23 +22,26 @@ def read_manifest(path: Path) -> dict[str, dict[str, str]]:
         Stem → row.
 
     Raises:
-        UsageError: if the file cannot be read, has no column ``id``, or has a row of another length
+        UsageError: if there is no such file.
+        DataError: if the file cannot be read, has no column ``id``, or has a row of another length
             than the header.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file; check --manifest") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: not a readable CSV manifest ({error})") from error
+        raise DataError(f"{path}: not a readable CSV manifest ({error})") from error
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():  # the marks of csv for too many and too few cells
-            raise UsageError(
+            raise DataError(
                 f"{path}: row {number} below the header has too many or too few cells, expected one"
                 " per column; correct the row"
             )
     if not rows or "id" not in rows[0]:
         found = ", ".join(rows[0]) if rows else "no rows"
-        raise UsageError(f"{path}: found {found}; expected a column 'id' with the image's stem")
+        raise DataError(f"{path}: found {found}; expected a column 'id' with the image's stem")
     return {row["id"]: row for row in rows}
 
 
@@ -95,7 +98,7 @@ def _read_selection(args: argparse.Namespace) -> tuple[dict[str, str] | None, li
         if args.group or args.where:
             raise UsageError("--group and --where need --manifest")
         return None, None
-    manifest = read_manifest(args.manifest)
+    manifest = read_image_manifest(args.manifest)
     column, separator, value = (args.where or "").partition("=")
     if args.where and not separator:
         raise UsageError(f"--where {args.where}; expected COLUMN=VALUE")

@@ -159,6 +159,15 @@ def test_evaluate_scores_what_predict_wrote(predict, tmp_path, capsys):
     assert "2 images, F1 at IoU 0.5: mean 1.0000" in capsys.readouterr().err
 
 
+def test_bad_data_ends_with_one_and_wrong_use_with_two(tmp_path, capsys):
+    (tmp_path / "images.csv").write_text("name\na\n")
+    arguments = ("evaluate", tmp_path, tmp_path, "-o", tmp_path / "scores", "--manifest")
+    assert _run(*arguments, tmp_path / "images.csv") == 1
+    assert "images.csv: found name; expected a column 'id'" in capsys.readouterr().err
+    assert _run(*arguments, tmp_path / "absent.csv") == 2
+    assert "absent.csv: no such file; check --manifest" in capsys.readouterr().err
+
+
 def test_evaluate_of_a_missing_folder_ends_with_two(tmp_path, capsys):
     assert _run("evaluate", tmp_path / "no", tmp_path, "-o", tmp_path / "scores") == 2
     assert "no: not a folder; expected one of <stem>_label.tiff files" in capsys.readouterr().err

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from mediar_infer.commands.evaluate import add_arguments, read_manifest, run
-from mediar_infer.errors import OutputError, UsageError
+from mediar_infer.commands.evaluate import add_arguments, read_image_manifest, run
+from mediar_infer.errors import DataError, OutputError, UsageError
 from mediar_infer.labels.metrics import evaluate_labels
 from mediar_infer.labels.scoring import evaluate_folders, write_evaluation
 
@@ -195,10 +195,15 @@ def test_missing_folder_is_named(folders, tmp_path):
 def test_manifest_without_ids_is_refused(tmp_path, content, message):
     path = tmp_path / "manifest.csv"
     path.write_text(content)
-    with pytest.raises(UsageError, match=message):
-        read_manifest(path)
-    with pytest.raises(UsageError, match="not a readable CSV manifest"):
-        read_manifest(tmp_path / "absent.csv")
+    with pytest.raises(DataError, match=message):
+        read_image_manifest(path)
+
+
+def test_missing_manifest_is_wrong_use_and_an_unreadable_one_bad_data(tmp_path):
+    with pytest.raises(UsageError, match=r"absent\.csv: no such file; check --manifest"):
+        read_image_manifest(tmp_path / "absent.csv")
+    with pytest.raises(DataError, match="not a readable CSV manifest"):
+        read_image_manifest(tmp_path)
 
 
 def test_unwritable_output_is_an_output_error(folders, tmp_path):
@@ -219,5 +224,5 @@ def test_manifest_row_of_another_length_is_refused(folders, manifest, tmp_path, 
     with manifest.open("a") as file:
         file.write(f"{row}\n")
     options = (*folders, "-o", tmp_path, "--manifest", manifest, "--group", "modality")
-    with pytest.raises(UsageError, match=r"row 4 .* expected one per column"):
+    with pytest.raises(DataError, match=r"row 4 .* expected one per column"):
         run(parse(*options))
