@@ -4,12 +4,29 @@ The method is that of Cellpose (Stringer et al., Nature Methods 18, 2021; BSD-3-
 LICENSE) as the released MEDIAR runs it; the loops are in ``kernels``.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from mediar_infer.arrays import Float32Array, LabelArray
 from mediar_infer.labels.kernels import Float64Array, LabelKernels
 from mediar_infer.labels.kernels.choice import select_kernels
+
+
+@dataclass(slots=True)
+class FlowCheck:
+    """How many cells the flow check examined and removed, summed over the blocks of an image."""
+
+    n_checked: int = 0
+    """Cells whose flow error was compared with the threshold."""
+    n_removed: int = 0
+    """Those of them that were removed."""
+
+    def add(self, is_kept: npt.NDArray[np.bool_]) -> None:
+        """Count cells that were checked; ``is_kept`` is one value per cell."""
+        self.n_checked += is_kept.size
+        self.n_removed += int(is_kept.size - np.count_nonzero(is_kept))
 
 
 def compute_unit_flow(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mediar_infer.arrays import CELLPROB, BoolArray, Float32Array, LabelArray
 from mediar_infer.config import MaskConfig
-from mediar_infer.labels.flows import compute_flow_errors
+from mediar_infer.labels.flows import FlowCheck, compute_flow_errors
 from mediar_infer.labels.kernels import Frame, LabelKernels
 from mediar_infer.labels.kernels.choice import select_kernels
 
@@ -62,7 +62,10 @@ def _renumber(labels: LabelArray, keep: npt.NDArray[np.bool_]) -> LabelArray:
 
 
 def compute_labels(
-    maps: Float32Array, config: MaskConfig | None = None, kernels: LabelKernels | None = None
+    maps: Float32Array,
+    config: MaskConfig | None = None,
+    kernels: LabelKernels | None = None,
+    flow_check: FlowCheck | None = None,
 ) -> tuple[LabelArray, int]:
     """Turn the maps of one image, or one block of it, into instance labels.
 
@@ -71,6 +74,7 @@ def compute_labels(
             modified.
         config: thresholds; the released ones by default.
         kernels: what runs the loops; by default the best for a CPU.
+        flow_check: gains the cells that the flow check examined and removed.
 
     Returns:
         ``(H, W)`` int32 labels 1 … n in the row-major order of their seeds, and n. Without any cell
@@ -92,6 +96,8 @@ def compute_labels(
     sizes = np.bincount(labels.ravel(), minlength=len(seeds) + 1)
     labels = _renumber(labels, (sizes > 0) & (sizes <= config.max_fraction * labels.size))
     if config.flow_threshold is not None:
-        errors = compute_flow_errors(labels, flow, kernels)
-        labels = _renumber(labels, np.append(True, errors <= config.flow_threshold))
+        is_kept = compute_flow_errors(labels, flow, kernels) <= config.flow_threshold
+        labels = _renumber(labels, np.append(True, is_kept))
+        if flow_check is not None:
+            flow_check.add(is_kept)
     return labels, int(labels.max())

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from mediar_infer.arrays import CELLPROB, FLOW_SCALE, Float32Array, LabelArray
 from mediar_infer.config import MaskConfig
+from mediar_infer.labels.flows import FlowCheck
 from mediar_infer.labels.kernels import BASIN_STEPS, N_STEPS, Frame, LabelKernels, Region
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.labels.masks import foreground_of, remove_small
@@ -91,11 +92,18 @@ class StitchedLabels:
         width: columns of the whole image.
         config: thresholds.
         kernels: what runs the loops over pixels; by default the best for a CPU.
+        flow_check: gains the cells that the flow check examined and removed.
     """
 
     def __init__(
-        self, height: int, width: int, config: MaskConfig, kernels: LabelKernels | None = None
+        self,
+        height: int,
+        width: int,
+        config: MaskConfig,
+        kernels: LabelKernels | None = None,
+        flow_check: FlowCheck | None = None,
     ) -> None:
+        self._flow_check = flow_check or FlowCheck()
         self._height, self._width = height, width
         self._config, self._kernels = config, kernels or select_kernels()
         self._raw = RowBuffer((width,), np.bool_)
@@ -332,7 +340,9 @@ class StitchedLabels:
         size = cells.size[ready]
         keep = (size > 0) & (size <= config.max_fraction * self._height * self._width)
         if config.flow_threshold is not None:
-            keep &= cells.error[ready] <= config.flow_threshold * size
+            fits = cells.error[ready] <= config.flow_threshold * size
+            self._flow_check.add(fits[keep])
+            keep &= fits
         cells.final_id[ready] = np.where(keep, self._n_final + keep.cumsum(), 0)
         self._n_final += int(keep.sum())
         self._n_decided = first + n_ready

@@ -8,11 +8,8 @@ from fakes import draw_cells, draw_ellipses, intersection_over_union, maps_of_la
 
 from mediar_infer.arrays import CELLPROB, FLOW_X, FLOW_Y
 from mediar_infer.config import MaskConfig
-from mediar_infer.labels.masks import (
-    compute_labels,
-    foreground_of,
-    remove_small,
-)
+from mediar_infer.labels.flows import FlowCheck
+from mediar_infer.labels.masks import compute_labels, foreground_of, remove_small
 
 
 def drawn(*rows):
@@ -146,12 +143,24 @@ def test_cells_whose_flow_does_not_fit_are_removed_unless_that_is_off():
     # All of the second cell flows to its left rim.
     maps[FLOW_Y][labels == 2] = 0.01
     maps[FLOW_X][labels == 2] = -5
-    found, n_cells = compute_labels(maps)
+    flow_check = FlowCheck()
+    found, n_cells = compute_labels(maps, flow_check=flow_check)
     assert n_cells == 1
     assert intersection_over_union(labels == 1, found).min() > 0.9
     assert not found[labels == 2].any()
-    _, n_all = compute_labels(maps, MaskConfig(flow_threshold=None))
+    unchecked = FlowCheck()
+    _, n_all = compute_labels(maps, MaskConfig(flow_threshold=None), flow_check=unchecked)
     assert n_all > 1
+    assert (flow_check.n_checked, flow_check.n_removed) == (n_all, n_all - 1)
+    assert (unchecked.n_checked, unchecked.n_removed) == (0, 0)
+
+
+def test_flow_check_adds_up_over_the_blocks_of_an_image():
+    labels = draw_ellipses(60, 120, [(30, 30, 14, 14), (30, 85, 20, 20)])
+    flow_check = FlowCheck()
+    for _ in range(2):
+        compute_labels(maps_of_labels(labels), flow_check=flow_check)
+    assert (flow_check.n_checked, flow_check.n_removed) == (4, 0)
 
 
 def test_minimum_size_decides_which_cells_stay():

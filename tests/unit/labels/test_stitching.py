@@ -11,6 +11,7 @@ from fakes import agreement, draw_cells, draw_ellipses, intersection_over_union,
 from mediar_infer.arrays import CELLPROB, FLOW_X, FLOW_Y
 from mediar_infer.config import MaskConfig
 from mediar_infer.labels import stitching
+from mediar_infer.labels.flows import FlowCheck
 from mediar_infer.labels.masks import compute_labels
 from mediar_infer.labels.stitching import MAX_SPEED, REACH, StitchedLabels
 
@@ -219,6 +220,18 @@ def test_noise_is_the_same_for_all_block_sizes(rng, flow_threshold):
     labels = assert_same_for_all_block_sizes(maps, (64, 200, 1000), flow_threshold=flow_threshold)
     if flow_threshold is None:
         assert labels.max() > 1000
+
+
+def test_flow_check_counts_the_cells_of_all_bands(rng):
+    maps = maps_of_labels(draw_cells(rng, 900, 120))
+    n_all, n_kept = (stitch(maps, flow_threshold=limit).max() for limit in (None, 0.05))
+    flow_check = FlowCheck()
+    config = MaskConfig(flow_threshold=0.05)
+    stitched = StitchedLabels(900, 120, config, flow_check=flow_check)
+    for top in range(0, 900, 100):
+        list(stitched.add(maps[:, top : top + 100]))
+    assert 0 < n_kept < n_all
+    assert (flow_check.n_checked, flow_check.n_removed) == (n_all, n_all - n_kept)
 
 
 def test_flow_faster_than_the_cap_is_shortened():
