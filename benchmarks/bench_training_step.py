@@ -23,7 +23,7 @@ from torch import nn
 from mediar_infer.network.architecture import Architecture
 from mediar_infer.process import keep_large_blocks, return_large_blocks
 from mediar_infer.training.networks.build import build_network
-from mediar_infer.training.networks.fused_norms import fuse_norms, load_library
+from mediar_infer.training.networks.fused_norms import fuse_norms, load_activation_library
 from mediar_infer.training.stages.losses import compute_loss
 from mediar_infer.training.stages.optimisation import build_optimizer
 from mediar_infer.training.stages.recipe import find_recipe, read_recipe
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--memory", choices=MEMORY, help="measure this kind alone, in this process")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    if load_library() is None:
+    if load_activation_library() is None:
         parser.error("the fused layers were not compiled; install the package with a C compiler")
     if args.memory:
         print(json.dumps(measure(args)))

@@ -28,7 +28,7 @@ import numpy as np
 from mediar_infer.network.checkpoints import compute_digest
 from mediar_infer.training.data.table import (
     LABELLED_ROLES,
-    ImageRecord,
+    TrainingImage,
     read_table,
     select_records,
     write_table,
@@ -39,7 +39,7 @@ _HOLD_OUT = 10
 """One image of the memory in so many is held out."""
 
 
-def write_user_folder(records: list[ImageRecord], folder: Path) -> None:
+def write_user_folder(records: list[TrainingImage], folder: Path) -> None:
     """The ten images as a user has them: NAME.png with NAME_label.tiff beside it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

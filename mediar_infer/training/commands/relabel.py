@@ -14,7 +14,7 @@ from mediar_infer.training.stages.relabelling import (
     relabel,
     replace_labels,
 )
-from mediar_infer.training.stages.scoring import load_segmenter
+from mediar_infer.training.stages.scoring import load_for_scoring
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """
     table = read_table(args.table)
     decisions = relabel(
-        load_segmenter(args.weights, args.device, args.plan),
+        load_for_scoring(args.weights, args.device, args.plan),
         select_records(table, args.roles, "train"),
         args.output,
         min_f1=args.min_f1,

@@ -13,7 +13,7 @@ from mediar_infer.output_files import write_bytes
 from mediar_infer.training.augmentation.contact_sheet import draw_contact_sheet
 from mediar_infer.training.augmentation.settings import Augmentation
 from mediar_infer.training.data.samples import SampleStore
-from mediar_infer.training.data.table import ImageRecord, read_table
+from mediar_infer.training.data.table import TrainingImage, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _choose_records(
-    records: Sequence[ImageRecord], n_images: int, image_ids: Sequence[str], table: Path
-) -> list[ImageRecord]:
+    records: Sequence[TrainingImage], n_images: int, image_ids: Sequence[str], table: Path
+) -> list[TrainingImage]:
     labelled = {r.image_id: r for r in records if r.label_path is not None}
     unknown = [image_id for image_id in image_ids if image_id not in labelled]
     if unknown or not labelled:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mediar_infer.training.commands.run_options import add_execution_arguments, execution_of
-from mediar_infer.training.tuning.tune import TuneOptions, describe, tune
+from mediar_infer.training.tuning.tune import TuneOptions, describe_blend, tune
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +56,6 @@ def run(args: argparse.Namespace) -> int:
         execution=execution_of(args, resume=args.resume),
     )
     result = tune(args.folder, args.output, options)
-    sys.stdout.write(f"{result.start_path}\n{describe(result.start)}\n")
-    sys.stdout.write(f"{result.written[0]}\n{describe(result.chosen)}\n")
+    sys.stdout.write(f"{result.start_path}\n{describe_blend(result.start)}\n")
+    sys.stdout.write(f"{result.written[0]}\n{describe_blend(result.chosen)}\n")
     return 0

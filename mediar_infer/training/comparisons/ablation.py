@@ -29,7 +29,7 @@ from mediar_infer.errors import UsageError
 from mediar_infer.network.checkpoints import compute_digest
 from mediar_infer.training.comparisons.ablation_table import SHARED_NAME, Row, Table
 from mediar_infer.training.comparisons.unlabelled import build_extra_loss
-from mediar_infer.training.data.table import ImageRecord, select_records
+from mediar_infer.training.data.table import TrainingImage, select_records
 from mediar_infer.training.networks.build import bind_windows, build_network
 from mediar_infer.training.stages.discovery import prepare_clusters
 from mediar_infer.training.stages.recipe import Recipe, merge_values, parse_recipe
@@ -41,7 +41,7 @@ from mediar_infer.training.stages.relabelling import (
 )
 from mediar_infer.training.stages.run_folder import StageFolder, read_log, save_state, write_json
 from mediar_infer.training.stages.runner import Execution, Preparations, run_recipe
-from mediar_infer.training.stages.scoring import build_segmenter, load_segmenter, score_weights
+from mediar_infer.training.stages.scoring import build_segmenter, load_for_scoring, score_weights
 from mediar_infer.training.stages.start_weights import load_entries
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Setting:
     """Values of the base recipe."""
     where: str
     """Its file."""
-    records: Sequence[ImageRecord]
+    records: Sequence[TrainingImage]
     """The data table."""
     run_path: Path
     """Folder of all runs."""
@@ -258,7 +258,7 @@ class _SeedRun:
                 (self.shared_path / name).mkdir(parents=True, exist_ok=True)
                 link.symlink_to(Path("..") / SHARED_NAME / name, target_is_directory=True)
 
-    def _records_of(self, row: Row, device: str) -> Sequence[ImageRecord]:
+    def _records_of(self, row: Row, device: str) -> Sequence[TrainingImage]:
         """The data table; unlabelled images labelled by an earlier row where the row says so."""
         records = self.setting.records
         if not row.pseudo_labels_from:
@@ -268,7 +268,7 @@ class _SeedRun:
         folder = self.path / row.key / "pseudo_labels"
         images = select_records(records, ("unlabelled",), "train")
         crop_size = self.recipe(teacher).stage(teacher.stages[-1]).crop_size
-        predictor = load_segmenter([weights], device, plan="fast", roi_size=crop_size)
+        predictor = load_for_scoring([weights], device, plan="fast", roi_size=crop_size)
         decisions = relabel(predictor, images, folder)
         return replace_labels(records, find_label_paths(folder, decisions))
 
@@ -339,7 +339,7 @@ def _read_losses(folder: StageFolder) -> dict[str, Any]:
     return {"loss": float(np.mean(last)), "n_steps": len(losses)}
 
 
-def hide_labels(records: Sequence[ImageRecord], share: float, seed: int) -> list[ImageRecord]:
+def hide_labels(records: Sequence[TrainingImage], share: float, seed: int) -> list[TrainingImage]:
     """Turn a share of the target images for training into unlabelled ones, evenly per modality.
 
     For trials of Table 8 where there are no unlabelled images.

@@ -50,7 +50,7 @@ def find_images(folder: Path) -> Found:
                     image_id=make_id("livecell", Path(name)),
                     image_path=image_files[name],
                     label_path=path,
-                    make_labels=partial(draw_outlines, outlines, height, width, path.name),
+                    make_labels=partial(draw_polygons, outlines, height, width, path.name),
                     modality="phase_contrast",
                 )
             )
@@ -60,7 +60,7 @@ def find_images(folder: Path) -> Found:
     return Found(images, problems)
 
 
-def draw_outlines(
+def draw_polygons(
     outlines: Sequence[Any], height: int, width: int, name: str = "outlines"
 ) -> LabelArray:
     """Draw the cells of one image.

@@ -19,7 +19,11 @@ from mediar_infer.errors import ImageReadError, MediarError, ShapeError, UsageEr
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.files import label_path, write_labels
 from mediar_infer.output_files import to_output_error, write_bytes
-from mediar_infer.training.data.candidates import MANIFEST_NAME, Candidate, write_manifest
+from mediar_infer.training.data.candidates import (
+    IMAGE_MANIFEST_NAME,
+    CandidateImage,
+    write_image_manifest,
+)
 from mediar_infer.training.data.problems import (
     SAME_NAME,
     UNREADABLE_IMAGE,
@@ -123,7 +127,7 @@ def _fits(image: SourceImage, name: str) -> bool:
 
 def write_converted(
     images: Sequence[SourceImage], folder: Path, source: str
-) -> tuple[list[Candidate], list[Problem]]:
+) -> tuple[list[CandidateImage], list[Problem]]:
     """Write images, labels and the manifest that ``index`` reads.
 
     Files that need no change are linked, or copied where the file system has no hard links. The
@@ -141,7 +145,7 @@ def write_converted(
         OutputError: if the folder cannot be written.
     """
     problems = []
-    lines: dict[str, Candidate] = {}
+    lines: dict[str, CandidateImage] = {}
     for image in tqdm(images, desc=source, unit="image", disable=None):
         if image.image_id in lines:
             found = f"{image.image_id}, the id of another image of the set"
@@ -153,11 +157,11 @@ def write_converted(
         else:
             lines[image.image_id] = converted
     if lines:
-        write_manifest(list(lines.values()), folder / MANIFEST_NAME)
+        write_image_manifest(list(lines.values()), folder / IMAGE_MANIFEST_NAME)
     return list(lines.values()), problems
 
 
-def _convert(image: SourceImage, folder: Path, source: str) -> Candidate | Problem:
+def _convert(image: SourceImage, folder: Path, source: str) -> CandidateImage | Problem:
     """Read everything first: a problem leaves no half of a pair behind."""
     try:
         grey = _read_grey(image.image_path) if image.becomes_grey else None
@@ -180,7 +184,7 @@ def _convert(image: SourceImage, folder: Path, source: str) -> Candidate | Probl
         write_labels(labels_path, [labels], height=labels.shape[0], width=labels.shape[1])
     elif labels_path and image.label_path:
         _place_file(image.label_path, labels_path)
-    return Candidate(
+    return CandidateImage(
         image_id=image.image_id,
         image_path=image_path,
         label_path=labels_path,

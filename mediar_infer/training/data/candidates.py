@@ -20,7 +20,7 @@ from mediar_infer.training.data.problems import (
 )
 from mediar_infer.training.data.table import ROLES, SPLITS, Role
 
-MANIFEST_NAME: Final = "manifest.csv"
+IMAGE_MANIFEST_NAME: Final = "manifest.csv"
 """A folder with a file of this name is read through it."""
 
 _LABEL_NAME = re.compile(r"(?P<stem>.+)_label\.(tiff|tif|png)", re.IGNORECASE)
@@ -29,7 +29,7 @@ _MANIFEST = "a manifest: id, image and, as far as known, label, role, split, mod
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class CandidateImage:
     """An image that may become a line of the table once its files are checked."""
 
     image_id: str
@@ -48,7 +48,7 @@ class Candidate:
     """Data set; empty if unknown."""
 
 
-def find_candidates(folder: Path) -> tuple[list[Candidate], list[Problem]]:
+def find_candidates(folder: Path) -> tuple[list[CandidateImage], list[Problem]]:
     """Find the images of a folder and their labels.
 
     A folder with a manifest is read through it. Otherwise images are the files of ``images/`` or,
@@ -66,8 +66,8 @@ def find_candidates(folder: Path) -> tuple[list[Candidate], list[Problem]]:
         UsageError: if the folder or what its manifest names is not there.
     """
     folder = Path(os.path.normpath(folder.absolute()))
-    if (folder / MANIFEST_NAME).is_file():
-        return read_manifest(folder / MANIFEST_NAME), []
+    if (folder / IMAGE_MANIFEST_NAME).is_file():
+        return read_image_manifest(folder / IMAGE_MANIFEST_NAME), []
     root = folder / "images" if (folder / "images").is_dir() else folder
     files, _ = list_images(root)
     images = [path for path in files if not _LABEL_NAME.fullmatch(path.name)]
@@ -79,7 +79,7 @@ def find_candidates(folder: Path) -> tuple[list[Candidate], list[Problem]]:
 
 def _pair(
     images: Sequence[Path], label_files: Sequence[Path]
-) -> tuple[list[Candidate], list[Problem]]:
+) -> tuple[list[CandidateImage], list[Problem]]:
     problems = []
     labels: dict[str, list[Path]] = {}
     for path in label_files:
@@ -90,7 +90,7 @@ def _pair(
     candidates = []
     for image in images:
         stem = next((name for name in _stems(image) if name in labels), None)
-        candidates.append(Candidate(image.stem, image, labels[stem][0] if stem else None))
+        candidates.append(CandidateImage(image.stem, image, labels[stem][0] if stem else None))
         used |= {stem} if stem else set()
     for stem, paths in labels.items():
         if stem not in used:
@@ -106,7 +106,7 @@ def _stems(image: Path) -> tuple[str, str]:
     return image.stem, image.name.split(".")[0]
 
 
-def read_manifest(path: Path) -> list[Candidate]:
+def read_image_manifest(path: Path) -> list[CandidateImage]:
     """Read a manifest.
 
     Args:
@@ -127,7 +127,7 @@ def read_manifest(path: Path) -> list[Candidate]:
     ]
 
 
-def _to_candidate(values: Mapping[str, str], folder: Path, place: str) -> Candidate:
+def _to_candidate(values: Mapping[str, str], folder: Path, place: str) -> CandidateImage:
     for column in _REQUIRED:
         if not values[column]:
             raise UsageError(f"{place}, column {column}: nothing there; expected a value")
@@ -138,7 +138,7 @@ def _to_candidate(values: Mapping[str, str], folder: Path, place: str) -> Candid
                 f"{', '.join(allowed)}, or nothing"
             )
     label = values.get("label")
-    return Candidate(
+    return CandidateImage(
         image_id=values["id"],
         image_path=_absolute(folder, values["image"]),
         label_path=_absolute(folder, label) if label else None,
@@ -153,8 +153,8 @@ def _absolute(folder: Path, name: str) -> Path:
     return Path(os.path.normpath(folder / name))
 
 
-def write_manifest(candidates: Sequence[Candidate], path: Path) -> None:
-    """Write a manifest that ``read_manifest`` reads.
+def write_image_manifest(candidates: Sequence[CandidateImage], path: Path) -> None:
+    """Write a manifest that ``read_image_manifest`` reads.
 
     Args:
         candidates: its lines.
@@ -173,7 +173,9 @@ def write_manifest(candidates: Sequence[Candidate], path: Path) -> None:
     write_rows(path, ("id", "role", "split", "modality", "source", "image", "label"), rows)
 
 
-def make_ids_unique(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Problem]]:
+def make_ids_unique(
+    candidates: Sequence[CandidateImage],
+) -> tuple[list[CandidateImage], list[Problem]]:
     """Give every candidate an id of its own.
 
     Args:
@@ -184,7 +186,7 @@ def make_ids_unique(candidates: Sequence[Candidate]) -> tuple[list[Candidate], l
         extension in a folder, is left out; an id that another folder has too gets its folder's
         name in front. Each case is among the problems.
     """
-    kept: dict[str, Candidate] = {}
+    kept: dict[str, CandidateImage] = {}
     seen: set[Path] = set()
     problems = []
     for candidate in candidates:
@@ -206,7 +208,7 @@ def make_ids_unique(candidates: Sequence[Candidate]) -> tuple[list[Candidate], l
     return list(kept.values()), problems
 
 
-def _free_id(candidate: Candidate, taken: Mapping[str, Candidate]) -> str:
+def _free_id(candidate: CandidateImage, taken: Mapping[str, CandidateImage]) -> str:
     """Put the names of folders in front, from the inside out, then a number at the end."""
     image_id = candidate.image_id
     for folder in candidate.image_path.parents:

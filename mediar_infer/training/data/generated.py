@@ -22,7 +22,11 @@ from mediar_infer.errors import UsageError
 from mediar_infer.labels.files import label_path, write_labels
 from mediar_infer.labels.overlay import find_inner_boundary
 from mediar_infer.output_files import write_bytes
-from mediar_infer.training.data.candidates import MANIFEST_NAME, Candidate, write_manifest
+from mediar_infer.training.data.candidates import (
+    IMAGE_MANIFEST_NAME,
+    CandidateImage,
+    write_image_manifest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +68,13 @@ def write_generated(n_images: int, folder: Path, seed: int) -> Path:
         labels_path = label_path(folder / "labels", image_path)
         write_labels(labels_path, [labels], height=labels.shape[0], width=labels.shape[1])
         candidates.append(
-            Candidate(name, image_path, labels_path, role="public", modality=kind, source=SOURCE)
+            CandidateImage(
+                name, image_path, labels_path, role="public", modality=kind, source=SOURCE
+            )
         )
-    write_manifest(candidates, folder / MANIFEST_NAME)
+    write_image_manifest(candidates, folder / IMAGE_MANIFEST_NAME)
     logger.info("%s: %d generated images", folder, n_images)
-    return folder / MANIFEST_NAME
+    return folder / IMAGE_MANIFEST_NAME
 
 
 def draw_scene(

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from mediar_infer.errors import UsageError
 from mediar_infer.training.data.candidates import (
-    Candidate,
+    CandidateImage,
     find_candidates,
     make_ids_unique,
-    read_manifest,
+    read_image_manifest,
 )
-from mediar_infer.training.data.file_checks import check_image, check_labels
+from mediar_infer.training.data.file_checks import check_image_file, check_label_file
 from mediar_infer.training.data.problems import (
     DUPLICATE_IMAGE,
     LEAKED_IMAGE,
@@ -24,7 +24,7 @@ from mediar_infer.training.data.problems import (
     Problem,
 )
 from mediar_infer.training.data.splits import assign_splits, find_leaks
-from mediar_infer.training.data.table import LABELLED_ROLES, ROLES, ImageRecord, Role
+from mediar_infer.training.data.table import LABELLED_ROLES, ROLES, Role, TrainingImage
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class IndexOptions:
 class Index:
     """What was found."""
 
-    records: list[ImageRecord]
+    records: list[TrainingImage]
     """Usable images."""
     problems: list[Problem]
     """Everything that is wrong or unusual, one entry per file."""
@@ -64,7 +64,7 @@ def index_folders(
 
     Args:
         folders: of images and labels, see ``find_candidates``.
-        manifests: CSV files, see ``read_manifest``.
+        manifests: CSV files, see ``read_image_manifest``.
         options: roles and split.
 
     Returns:
@@ -74,14 +74,14 @@ def index_folders(
         UsageError: if a folder or manifest is not there or malformed, or an option does not fit.
     """
     options = options or IndexOptions()
-    candidates: list[Candidate] = []
+    candidates: list[CandidateImage] = []
     problems: list[Problem] = []
     for folder in folders:
         found, wrong = find_candidates(folder)
         candidates += found
         problems += wrong
     for manifest in manifests:
-        candidates += read_manifest(manifest)
+        candidates += read_image_manifest(manifest)
     unique, wrong = make_ids_unique(candidates)
     problems += wrong
     roles = _resolve_roles(unique, options)
@@ -105,7 +105,7 @@ def index_folders(
     return Index([record for record in records if record.image_id not in leaked], problems)
 
 
-def _resolve_roles(candidates: Sequence[Candidate], options: IndexOptions) -> dict[str, Role]:
+def _resolve_roles(candidates: Sequence[CandidateImage], options: IndexOptions) -> dict[str, Role]:
     wrong = [role for role in (options.role, *options.role_of.values()) if role not in ROLES]
     if wrong:
         raise UsageError(f"role {wrong[0]!r}; expected one of {', '.join(ROLES)}")
@@ -126,26 +126,26 @@ def _resolve_roles(candidates: Sequence[Candidate], options: IndexOptions) -> di
 
 
 def _check(
-    candidate: Candidate, role: Role, keeps_empty: bool
-) -> tuple[ImageRecord | None, list[Problem]]:
+    candidate: CandidateImage, role: Role, keeps_empty: bool
+) -> tuple[TrainingImage | None, list[Problem]]:
     """Check the files of one candidate; its record is None if it cannot be used."""
     label_path = candidate.label_path
     has_labels = role in LABELLED_ROLES
     if has_labels and label_path is None:
         found = f"no {candidate.image_path.stem}_label.tiff for role {role}"
         return None, [Problem(MISSING_LABELS, candidate.image_path, found)]
-    facts, problems = check_image(candidate.image_path)
+    facts, problems = check_image_file(candidate.image_path)
     if facts is None:
         return None, problems
     n_cells: int | None = 0
     if label_path and has_labels:
-        n_cells, wrong = check_labels(label_path, facts, keeps_empty=keeps_empty)
+        n_cells, wrong = check_label_file(label_path, facts, keeps_empty=keeps_empty)
         problems += wrong
     elif label_path:
         problems.append(Problem(UNUSED_LABELS, label_path, f"labels of an image of role {role}"))
     if n_cells is None:
         return None, problems
-    record = ImageRecord(
+    record = TrainingImage(
         image_id=candidate.image_id,
         role=role,
         split="train",
@@ -162,8 +162,8 @@ def _check(
     return record, problems
 
 
-def _find_duplicates(records: Sequence[ImageRecord]) -> list[Problem]:
-    copies: defaultdict[str, list[ImageRecord]] = defaultdict(list)
+def _find_duplicates(records: Sequence[TrainingImage]) -> list[Problem]:
+    copies: defaultdict[str, list[TrainingImage]] = defaultdict(list)
     for record in records:
         copies[record.digest].append(record)
     return [

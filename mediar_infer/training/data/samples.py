@@ -15,7 +15,7 @@ from mediar_infer.engine.preprocess import compute_scaling
 from mediar_infer.errors import ShapeError
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.reading import read_labels
-from mediar_infer.training.data.table import ImageRecord
+from mediar_infer.training.data.table import TrainingImage
 
 Uint8Image = npt.NDArray[np.uint8]
 
@@ -24,7 +24,7 @@ Uint8Image = npt.NDArray[np.uint8]
 class Sample:
     """One image in memory, as the network sees it."""
 
-    record: ImageRecord
+    record: TrainingImage
     """Where it comes from."""
     image: Uint8Image
     """``(H, W, 3)`` uint8, normalised as at inference; divided by 255 it is the network's input."""
@@ -35,7 +35,7 @@ class Sample:
     """False for images without labels: that their labels are zero means nothing."""
 
 
-def load_sample(record: ImageRecord, label_path: Path | None = None) -> Sample:
+def load_sample(record: TrainingImage, label_path: Path | None = None) -> Sample:
     """Read an image and its labels.
 
     Args:
@@ -74,12 +74,12 @@ class SampleStore(Sequence[Sample]):
     cache of its own: ``cache_bytes`` is per process.
     """
 
-    records: Sequence[ImageRecord]
+    records: Sequence[TrainingImage]
     """What the store holds, in order."""
 
     def __init__(
         self,
-        records: Sequence[ImageRecord],
+        records: Sequence[TrainingImage],
         *,
         cache_bytes: int = 4 * 2**30,
         label_paths: Mapping[str, Path] | None = None,

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from mediar_infer.errors import UsageError
-from mediar_infer.training.data.table import LABELLED_ROLES, ImageRecord
+from mediar_infer.training.data.table import LABELLED_ROLES, TrainingImage
 
 _N_SIZE_CLASSES = 4
 _ROUNDING = 1e-9
 
 
 def assign_splits(
-    records: Sequence[ImageRecord], given: Mapping[str, str], *, hold_out: float, seed: int
-) -> list[ImageRecord]:
+    records: Sequence[TrainingImage], given: Mapping[str, str], *, hold_out: float, seed: int
+) -> list[TrainingImage]:
     """Hold out a share of the labelled images.
 
     The strata are the (role, source, modality); images of which neither source nor modality is
@@ -43,7 +43,7 @@ def assign_splits(
     free = [record for record in records if record.label_path and record.image_id not in given]
     groups = _group_copies(free)
     decided = _decide_by_digest(records, given)
-    drawn: list[list[ImageRecord]] = []
+    drawn: list[list[TrainingImage]] = []
     for group in groups:
         if group[0].digest in decided:
             splits.update((record.image_id, decided[group[0].digest]) for record in group)
@@ -59,7 +59,7 @@ def assign_splits(
     ]
 
 
-def find_leaks(records: Sequence[ImageRecord]) -> list[tuple[ImageRecord, ImageRecord]]:
+def find_leaks(records: Sequence[TrainingImage]) -> list[tuple[TrainingImage, TrainingImage]]:
     """Find images of ``train`` that are exact copies of a held-out one.
 
     Args:
@@ -76,7 +76,7 @@ def find_leaks(records: Sequence[ImageRecord]) -> list[tuple[ImageRecord, ImageR
     ]
 
 
-def _decide_by_digest(records: Sequence[ImageRecord], given: Mapping[str, str]) -> dict[str, str]:
+def _decide_by_digest(records: Sequence[TrainingImage], given: Mapping[str, str]) -> dict[str, str]:
     sides: dict[str, str] = {}
     for record in records:
         side = given.get(record.image_id)
@@ -85,21 +85,21 @@ def _decide_by_digest(records: Sequence[ImageRecord], given: Mapping[str, str]) 
     return sides
 
 
-def _group_copies(records: Sequence[ImageRecord]) -> list[list[ImageRecord]]:
-    groups: defaultdict[str, list[ImageRecord]] = defaultdict(list)
+def _group_copies(records: Sequence[TrainingImage]) -> list[list[TrainingImage]]:
+    groups: defaultdict[str, list[TrainingImage]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.image_id):
         groups[record.digest].append(record)
     return list(groups.values())
 
 
-def _stratify(groups: Sequence[list[ImageRecord]]) -> dict[str, list[list[ImageRecord]]]:
+def _stratify(groups: Sequence[list[TrainingImage]]) -> dict[str, list[list[TrainingImage]]]:
     """Strata by name; a group of copies goes where its first image belongs."""
     unknown = [group for group in groups if not (group[0].source or group[0].modality)]
     counts = np.array([group[0].n_cells for group in unknown], np.int64)
     limits: Any = (
         np.quantile(counts, np.arange(1, _N_SIZE_CLASSES) / _N_SIZE_CLASSES) if unknown else []
     )
-    strata: defaultdict[str, list[list[ImageRecord]]] = defaultdict(list)
+    strata: defaultdict[str, list[list[TrainingImage]]] = defaultdict(list)
     for group in groups:
         first = group[0]
         kind = f"{first.source}\0{first.modality}"
@@ -110,8 +110,8 @@ def _stratify(groups: Sequence[list[ImageRecord]]) -> dict[str, list[list[ImageR
 
 
 def _draw(
-    strata: Mapping[str, list[list[ImageRecord]]], hold_out: float, seed: int
-) -> list[list[ImageRecord]]:
+    strata: Mapping[str, list[list[TrainingImage]]], hold_out: float, seed: int
+) -> list[list[TrainingImage]]:
     chosen = []
     quotas = _share_out({name: len(groups) for name, groups in strata.items()}, hold_out)
     for name, groups in strata.items():

@@ -32,7 +32,7 @@ COLUMNS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class ImageRecord:
+class TrainingImage:
     """One line of the table."""
 
     image_id: str
@@ -83,7 +83,7 @@ class ImageRecord:
             )
 
 
-def read_table(path: Path) -> list[ImageRecord]:
+def read_table(path: Path) -> list[TrainingImage]:
     """Read a data table.
 
     Args:
@@ -97,7 +97,7 @@ def read_table(path: Path) -> list[ImageRecord]:
         UsageError: if the file is missing, lacks a column, or a value is not what its column
             holds; the message names file, line and column.
     """
-    records: list[ImageRecord] = []
+    records: list[TrainingImage] = []
     places: dict[str, str] = {}
     for place, row in read_rows(path, COLUMNS, "a data table made by 'index'"):
         record = _to_record(row, path.absolute().parent, place)
@@ -111,7 +111,7 @@ def read_table(path: Path) -> list[ImageRecord]:
     return records
 
 
-def write_table(records: Iterable[ImageRecord], path: Path) -> None:
+def write_table(records: Iterable[TrainingImage], path: Path) -> None:
     """Write a data table, complete or not at all.
 
     Args:
@@ -133,8 +133,8 @@ def write_table(records: Iterable[ImageRecord], path: Path) -> None:
 
 
 def select_records(
-    records: Sequence[ImageRecord], roles: Collection[str], split: str
-) -> list[ImageRecord]:
+    records: Sequence[TrainingImage], roles: Collection[str], split: str
+) -> list[TrainingImage]:
     """Select the records of some roles and one split.
 
     Args:
@@ -161,7 +161,7 @@ def _relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path, folder)).as_posix()
 
 
-def _to_record(values: Mapping[str, str], folder: Path, place: str) -> ImageRecord:
+def _to_record(values: Mapping[str, str], folder: Path, place: str) -> TrainingImage:
     for column in ("image_id", "image"):
         if not values[column]:
             raise UsageError(f"{place}, column {column}: nothing there; expected a value")
@@ -170,7 +170,7 @@ def _to_record(values: Mapping[str, str], folder: Path, place: str) -> ImageReco
     )
     label = values["label"]
     try:
-        return ImageRecord(
+        return TrainingImage(
             image_id=values["image_id"],
             role=cast(Role, values["role"]),  # checked by the record
             split=values["split"],

@@ -26,13 +26,13 @@ _MAX_CHANNELS: Final = 1024
 
 
 @cache
-def load_library() -> ctypes.CDLL | None:
+def load_activation_library() -> ctypes.CDLL | None:
     """Load the compiled loops; None if the package was installed without a C compiler."""
     return open_library(Path(__file__).with_name("_activation_kernels"))
 
 
 def _library() -> ctypes.CDLL:
-    library = load_library()
+    library = load_activation_library()
     assert library is not None, "fast layers are only made where there is one"
     return library
 
@@ -196,7 +196,7 @@ def fuse_norms(model: nn.Module) -> None:
     Args:
         model: modified; unchanged where the loops were not compiled.
     """
-    if load_library() is None:
+    if load_activation_library() is None:
         return
     for module in list(model.modules()):
         if not isinstance(module, nn.Sequential):

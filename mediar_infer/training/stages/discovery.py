@@ -30,7 +30,7 @@ from mediar_infer.network.model import STRIDE
 from mediar_infer.output_files import write_bytes
 from mediar_infer.training.augmentation.contact_sheet import Rgb, draw_text, join_tiles
 from mediar_infer.training.data.samples import Sample, SampleStore, Uint8Image
-from mediar_infer.training.data.table import ImageRecord
+from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.networks.build import pool_features
 from mediar_infer.training.stages.recipe import Recipe
 
@@ -238,7 +238,7 @@ def _entropy(counts: Mapping[Any, int], n: int) -> float:
     return -sum(count / n * math.log(count / n) for count in counts.values())
 
 
-def write_clusters(path: Path, records: Sequence[ImageRecord], clusters: Clusters) -> None:
+def write_clusters(path: Path, records: Sequence[TrainingImage], clusters: Clusters) -> None:
     """Write a cluster table: CSV with the columns ``image_id`` and ``cluster``.
 
     Raises:
@@ -353,7 +353,7 @@ def write_projection(
 
 def discover(
     weights: Path,
-    records: Sequence[ImageRecord],
+    records: Sequence[TrainingImage],
     folder: Path,
     *,
     n_clusters: int = N_CLUSTERS,
@@ -417,7 +417,7 @@ def discover(
 
 def prepare_clusters(
     weights: Path,
-    records: Sequence[ImageRecord],
+    records: Sequence[TrainingImage],
     recipe: Recipe,
     folder: Path,
     device: str = "auto",

@@ -19,7 +19,7 @@ class Score:
 
 
 @dataclass(slots=True)
-class Progress:
+class StageProgress:
     """What a checkpoint holds beside weights and moments."""
 
     step: int = 0

@@ -30,9 +30,9 @@ from mediar_infer.output_files import write_bytes
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.stopwatch import Stopwatch
 from mediar_infer.training.augmentation.contact_sheet import join_tiles
-from mediar_infer.training.data.table import ImageRecord
+from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.stages.recipe import Recipe
-from mediar_infer.training.stages.scoring import load_segmenter
+from mediar_infer.training.stages.scoring import load_for_scoring
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Decision:
     """New label file in the folder ``labels``; empty where the labels stay."""
 
 
-def predict_labels(segmenter: Segmenter, record: ImageRecord) -> LabelArray:
+def predict_labels(segmenter: Segmenter, record: TrainingImage) -> LabelArray:
     """Segment an image from its file: ``(H, W)`` int32.
 
     Raises:
@@ -116,7 +116,7 @@ def _label_name(image_id: str) -> str:
 
 def relabel(
     segmenter: Segmenter,
-    records: Sequence[ImageRecord],
+    records: Sequence[TrainingImage],
     folder: Path,
     *,
     min_f1: float = MIN_F1,
@@ -172,13 +172,13 @@ def relabel(
     return decisions
 
 
-def _read(record: ImageRecord, predicted: LabelArray) -> LabelArray:
+def _read(record: TrainingImage, predicted: LabelArray) -> LabelArray:
     if record.label_path is None:
         return np.zeros_like(predicted)
     return read_labels(record.label_path).astype(np.int32)
 
 
-def _check_paths(records: Sequence[ImageRecord], folder: Path) -> None:
+def _check_paths(records: Sequence[TrainingImage], folder: Path) -> None:
     if not records:
         raise UsageError("found no image to relabel, expected some; look at role and split")
     owned = {path.resolve() for record in records for path in _files(record)}
@@ -199,12 +199,12 @@ def _check_paths(records: Sequence[ImageRecord], folder: Path) -> None:
             )
 
 
-def _files(record: ImageRecord) -> Iterable[Path]:
+def _files(record: TrainingImage) -> Iterable[Path]:
     return [record.image_path, *([record.label_path] if record.label_path else [])]
 
 
 def _describe(
-    segmenter: Segmenter, records: Sequence[ImageRecord], min_f1: float
+    segmenter: Segmenter, records: Sequence[TrainingImage], min_f1: float
 ) -> dict[str, Any]:
     """What the result depends on; the names of the weight files do not count."""
     return {
@@ -287,8 +287,8 @@ def find_label_paths(folder: Path, decisions: Iterable[Decision]) -> dict[str, P
 
 
 def replace_labels(
-    records: Iterable[ImageRecord], label_paths: Mapping[str, Path]
-) -> list[ImageRecord]:
+    records: Iterable[TrainingImage], label_paths: Mapping[str, Path]
+) -> list[TrainingImage]:
     """Point records to new label files; images that had none become target images.
 
     Args:
@@ -310,7 +310,7 @@ def replace_labels(
 
 
 def _write_overlays(
-    folder: Path, record: ImageRecord, labels: LabelArray, predicted: LabelArray
+    folder: Path, record: TrainingImage, labels: LabelArray, predicted: LabelArray
 ) -> None:
     """Old labels at the left, new ones at the right."""
     with open_image(record.image_path) as source:
@@ -323,7 +323,7 @@ def _write_overlays(
 
 def prepare_labels(
     weights: Path,
-    records: Sequence[ImageRecord],
+    records: Sequence[TrainingImage],
     recipe: Recipe,
     folder: Path,
     device: str = "auto",
@@ -332,6 +332,6 @@ def prepare_labels(
     logger.info("comparing the labels of %d images with what %s finds", len(records), weights)
     crop_size = recipe.stage(recipe.relabelling.from_stage).crop_size
     # Overlap is worth a thousandth of F1 (benchmarks/NOTES.md), and several times the time.
-    segmenter = load_segmenter([weights], device, plan="fast", roi_size=crop_size)
+    segmenter = load_for_scoring([weights], device, plan="fast", roi_size=crop_size)
     decisions = relabel(segmenter, records, folder, min_f1=recipe.relabelling.min_f1)
     return find_label_paths(folder, decisions)

@@ -19,7 +19,7 @@ from mediar_infer.network.checkpoints import compute_digest
 from mediar_infer.process import keep_large_blocks
 from mediar_infer.training.augmentation.loader import Batch, iterate_batches
 from mediar_infer.training.data.samples import SampleStore
-from mediar_infer.training.data.table import ImageRecord, select_records
+from mediar_infer.training.data.table import TrainingImage, select_records
 from mediar_infer.training.stages.averaging import blend_weights
 from mediar_infer.training.stages.fabric import build_fabric, reduce_tensor
 from mediar_infer.training.stages.progress import Score, plan_stage
@@ -57,9 +57,9 @@ class Execution:
             torch.set_num_threads(self.threads)
 
 
-Discover = Callable[[Path, Sequence[ImageRecord], Recipe, Path], Mapping[str, int]]
+Discover = Callable[[Path, Sequence[TrainingImage], Recipe, Path], Mapping[str, int]]
 """Weights of a stage, images, recipe, output folder → cluster of each image."""
-Relabel = Callable[[Path, Sequence[ImageRecord], Recipe, Path], Mapping[str, Path]]
+Relabel = Callable[[Path, Sequence[TrainingImage], Recipe, Path], Mapping[str, Path]]
 """Weights of a stage, images, recipe, output folder → label files of relabelled images."""
 
 
@@ -76,15 +76,15 @@ class Preparations:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class StageJob:
     """All that a process needs for one stage; picklable."""
 
     recipe: Recipe
     config: StageConfig
     seed: int
     run_path: Path
-    records: Sequence[ImageRecord]
-    scored: Sequence[ImageRecord]
+    records: Sequence[TrainingImage]
+    scored: Sequence[TrainingImage]
     sampler: StepSampler
     label_paths: Mapping[str, Path]
     description: Mapping[str, Any]
@@ -94,12 +94,13 @@ class _Job:
 
     @property
     def folder(self) -> StageFolder:
+        """Folder of the stage."""
         return StageFolder(self.run_path / self.config.name)
 
 
 def run_recipe(
     recipe: Recipe,
-    records: Sequence[ImageRecord],
+    records: Sequence[TrainingImage],
     run_path: Path,
     *,
     stage_names: Iterable[str] = (),
@@ -179,12 +180,12 @@ def make_blends(recipe: Recipe, run_path: Path) -> dict[str, Path]:
 def _prepare(
     recipe: Recipe,
     config: StageConfig,
-    records: Sequence[ImageRecord],
+    records: Sequence[TrainingImage],
     run_path: Path,
     execution: Execution,
     preparations: Preparations,
     extra_loss: ExtraLoss | None,
-) -> _Job:
+) -> StageJob:
     """Find images, clusters, labels and start weights of a stage."""
     index = recipe.stages.index(config)
     seed = recipe.seed + _SEED_STEP * index
@@ -205,7 +206,7 @@ def _prepare(
             f"{name} {number}" for name, number in sorted((clusters or {}).items())
         ),
     }
-    return _Job(
+    return StageJob(
         recipe=recipe,
         config=config,
         seed=seed,
@@ -225,7 +226,7 @@ def _digest(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _digest_images(records: Sequence[ImageRecord], label_paths: Mapping[str, Path]) -> str:
+def _digest_images(records: Sequence[TrainingImage], label_paths: Mapping[str, Path]) -> str:
     return _digest(
         f"{record.image_id} {record.role} {record.digest} {record.n_cells}"
         + (
@@ -237,7 +238,7 @@ def _digest_images(records: Sequence[ImageRecord], label_paths: Mapping[str, Pat
     )
 
 
-def _find_scored(config: StageConfig, records: Sequence[ImageRecord]) -> list[ImageRecord]:
+def _find_scored(config: StageConfig, records: Sequence[TrainingImage]) -> list[TrainingImage]:
     """Images that the stage is validated on; none if it is not."""
     if config.select == "last" and not config.validate_every:
         return []
@@ -262,7 +263,7 @@ def _find_scored(config: StageConfig, records: Sequence[ImageRecord]) -> list[Im
 def _find_clusters(
     recipe: Recipe,
     config: StageConfig,
-    records: Sequence[ImageRecord],
+    records: Sequence[TrainingImage],
     run_path: Path,
     preparations: Preparations,
 ) -> Mapping[str, int] | None:
@@ -279,7 +280,7 @@ def _find_clusters(
 def _find_labels(
     recipe: Recipe,
     config: StageConfig,
-    records: Sequence[ImageRecord],
+    records: Sequence[TrainingImage],
     run_path: Path,
     preparations: Preparations,
 ) -> Mapping[str, Path]:
@@ -304,7 +305,7 @@ def _need_stage(run_path: Path, name: str, config: StageConfig, table: str) -> P
     return find_stage_weights(run_path, name)
 
 
-def _run_stage(job: _Job) -> None:
+def _run_stage(job: StageJob) -> None:
     """Train one stage, in one process or several."""
     folder, config = job.folder, job.config
     folder.remove_leftovers()
@@ -335,7 +336,7 @@ def _run_stage(job: _Job) -> None:
         ) from error
 
 
-def _work(fabric: Fabric, job: _Job) -> None:
+def _work(fabric: Fabric, job: StageJob) -> None:
     """Train one stage; runs in every process."""
     if fabric.world_size > 1:
         from mediar_infer.cli import set_up_logging
@@ -381,7 +382,7 @@ def _work(fabric: Fabric, job: _Job) -> None:
     trainer.run(make_batches)
 
 
-def _measure(job: _Job) -> str:
+def _measure(job: StageJob) -> str:
     return "f1" if job.scored[0].label_path else "count"
 
 
@@ -390,7 +391,7 @@ class _Validation:
     """Scores a network on images, each process its part of them."""
 
     fabric: Fabric
-    records: Sequence[ImageRecord]
+    records: Sequence[TrainingImage]
     measure: str
 
     def __call__(self, model: nn.Module) -> Score:

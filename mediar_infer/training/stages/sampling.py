@@ -14,7 +14,7 @@ import numpy as np
 
 from mediar_infer.errors import UsageError
 from mediar_infer.training.augmentation.loader import Draw
-from mediar_infer.training.data.table import ImageRecord
+from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.stages.stage_config import StageConfig
 
 _MEMORY_SEED = 1
@@ -46,7 +46,9 @@ def read_clusters(path: Path) -> dict[str, int]:
         ) from error
 
 
-def amplify(records: Sequence[ImageRecord], clusters: Mapping[str, int], to: int = 50) -> list[int]:
+def amplify(
+    records: Sequence[TrainingImage], clusters: Mapping[str, int], to: int = 50
+) -> list[int]:
     """Repeat the images of small clusters: one epoch of amplified sampling.
 
     Args:
@@ -76,7 +78,7 @@ def amplify(records: Sequence[ImageRecord], clusters: Mapping[str, int], to: int
     ]
 
 
-def balance(records: Sequence[ImageRecord]) -> tuple[float, ...]:
+def balance(records: Sequence[TrainingImage]) -> tuple[float, ...]:
     """Balance the modalities: each image is drawn in proportion to (images of its kind)^-½.
 
     A kind is a modality of one source, so that three images of a rare source are not drowned by
@@ -162,7 +164,7 @@ class StepSampler:
 
 
 def build_sampler(
-    records: Sequence[ImageRecord],
+    records: Sequence[TrainingImage],
     config: StageConfig,
     seed: int,
     clusters: Mapping[str, int] | None = None,
@@ -205,14 +207,14 @@ def build_sampler(
 
 
 def _stream(
-    records: Sequence[ImageRecord], indices: Sequence[int], seed: int, *, is_balanced: bool
+    records: Sequence[TrainingImage], indices: Sequence[int], seed: int, *, is_balanced: bool
 ) -> Stream:
     probabilities = balance([records[i] for i in indices]) if is_balanced else ()
     return Stream(tuple(indices), seed, probabilities)
 
 
 def _indices(
-    records: Sequence[ImageRecord], config: StageConfig, roles: Sequence[str], key: str
+    records: Sequence[TrainingImage], config: StageConfig, roles: Sequence[str], key: str
 ) -> list[int]:
     found = [index for index, record in enumerate(records) if record.role in roles]
     if not found:

@@ -21,7 +21,7 @@ from mediar_infer.labels.metrics import THRESHOLDS, evaluate_labels
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.backends.torch_backend import TorchBackend
 from mediar_infer.segmenter import Segmenter
-from mediar_infer.training.data.table import ImageRecord
+from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.networks.build import window_size
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 class ImageScore:
     """How a network does on one image."""
 
-    record: ImageRecord
+    record: TrainingImage
     """The image."""
     n_cells: int
     """Cells found, those at the border too."""
@@ -76,7 +76,7 @@ def build_segmenter(
     return Segmenter([backend], config)
 
 
-def load_segmenter(
+def load_for_scoring(
     weights: Path | Sequence[Path], device: str = "auto", plan: str = "single", roi_size: int = 512
 ) -> Segmenter:
     """Load weight files for scoring or relabelling.
@@ -95,7 +95,7 @@ def load_segmenter(
     return Segmenter.from_weights(weights, config)
 
 
-def score_image(segmenter: Segmenter, record: ImageRecord) -> ImageScore:
+def score_image(segmenter: Segmenter, record: TrainingImage) -> ImageScore:
     """Segment an image and compare it with its labels, if it has some.
 
     Raises:
@@ -111,7 +111,7 @@ def score_image(segmenter: Segmenter, record: ImageRecord) -> ImageScore:
 
 
 def score_weights(
-    weights: Path | nn.Module | Segmenter, records: Sequence[ImageRecord], device: str = "auto"
+    weights: Path | nn.Module | Segmenter, records: Sequence[TrainingImage], device: str = "auto"
 ) -> list[ImageScore]:
     """Score a network on images.
 
@@ -131,7 +131,7 @@ def score_weights(
     if isinstance(weights, Segmenter):
         segmenter = weights
     elif isinstance(weights, Path):
-        segmenter = load_segmenter(weights, device)
+        segmenter = load_for_scoring(weights, device)
     else:
         segmenter = build_segmenter(weights, next(weights.parameters()).device)
     return [score_image(segmenter, record) for record in records]

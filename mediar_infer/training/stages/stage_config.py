@@ -10,7 +10,7 @@ from mediar_infer.training.augmentation.settings import Augmentation
 from mediar_infer.training.data.table import LABELLED_ROLES, ROLES
 
 Sampling = Literal["all", "amplified", "balanced"]
-Precision = Literal["float32", "float16", "bfloat16"]
+TrainingPrecision = Literal["float32", "float16", "bfloat16"]
 Schedule = Literal["cosine", "constant"]
 Selection = Literal["last", "f1", "count"]
 
@@ -77,7 +77,7 @@ class StageConfig:
     """Gradients are clipped to this norm; 0 is off."""
     freeze_norm_statistics: bool = False
     """BatchNorm keeps the means and variances that it starts with."""
-    precision: Precision = "float32"
+    precision: TrainingPrecision = "float32"
     """Type that the network computes in; weights and losses are float32."""
     accumulate: int = 1
     """Parts that a batch is cut into, to need less memory."""

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
-from mediar_infer.training.stages.progress import Progress, Score, StagePlan
+from mediar_infer.training.stages.progress import Score, StagePlan, StageProgress
 from mediar_infer.training.stages.run_folder import (
     LOG_COLUMNS,
     VALIDATION_COLUMNS,
@@ -94,7 +94,7 @@ class StageLog:
             *(self._plan.config.name, step, self._plan.n_steps, *losses, images_per_s),
         )
 
-    def add_score(self, score: Score, progress: Progress) -> None:
+    def add_score(self, score: Score, progress: StageProgress) -> None:
         """Keep and tell a validation.
 
         Args:

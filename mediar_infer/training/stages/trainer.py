@@ -38,7 +38,7 @@ from mediar_infer.training.stages.optimisation import (
     compute_learning_rate,
     set_learning_rate,
 )
-from mediar_infer.training.stages.progress import Progress, Score, StagePlan
+from mediar_infer.training.stages.progress import Score, StagePlan, StageProgress
 from mediar_infer.training.stages.run_folder import StageFolder, save_state, write_json
 from mediar_infer.training.stages.stage_log import StageLog
 from mediar_infer.training.stages.stopping import StopLater
@@ -95,7 +95,7 @@ class Trainer:
         self.fabric, self.plan, self.folder = fabric, plan, folder
         self.config = plan.config
         self.description = dict(description)
-        self.progress = Progress()
+        self.progress = StageProgress()
         self._name_images, self._validate, self._extra_loss = name_images, validate, extra_loss
         if fabric.world_size > 1:
             synchronise_norms(model)
@@ -122,7 +122,7 @@ class Trainer:
             UsageError: if it was made with other settings.
         """
         content = self.folder.load_checkpoint(self.description)
-        self.progress = Progress(**content["progress"])
+        self.progress = StageProgress(**content["progress"])
         self._plain_model.load_state_dict(content["model"])
         self._optimizer.load_state_dict(content["optimizer"])
         if self._average is not None:

@@ -25,7 +25,7 @@ from mediar_infer.training.data.index import Index, IndexOptions, index_folders
 from mediar_infer.training.data.problems import log_problems, write_problems
 from mediar_infer.training.data.table import (
     LABELLED_ROLES,
-    ImageRecord,
+    TrainingImage,
     read_table,
     select_records,
     write_table,
@@ -78,7 +78,7 @@ class TuneOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class ScoredBlend:
     """A blend and what it reaches on held-out images."""
 
     share: float
@@ -95,11 +95,11 @@ class Tuning:
 
     start_path: Path
     """Weights that it started from."""
-    start: Candidate
+    start: ScoredBlend
     """How these do."""
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[ScoredBlend, ...]
     """The blends that were tried."""
-    chosen: Candidate
+    chosen: ScoredBlend
     """The one that was written."""
     written: tuple[Path, ...]
     """Files that were written."""
@@ -142,11 +142,11 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
     made = run_recipe(recipe, [*records, *memory], run_path, execution=options.execution)
     tuned = load_file(made[recipe.stages[-1].name])
     judge = _Judge(start, tuned, device, records, memory)
-    first = Candidate(0.0, judge.score(0.0), judge.score_memory(0.0))
+    first = ScoredBlend(0.0, judge.score(0.0), judge.score_memory(0.0))
     blends = []
     for share in (each for each in SHARES if not memory or each <= _MAX_SHARE_WITH_MEMORY):
-        blends.append(Candidate(share, judge.score(share), None))
-        logger.info("%s", describe(blends[-1]))
+        blends.append(ScoredBlend(share, judge.score(share), None))
+        logger.info("%s", describe_blend(blends[-1]))
     candidates = score_memory(first, blends, options.max_loss, judge.score_memory)
     write_json(run_path / _CANDIDATES_NAME, [asdict(each) for each in (first, *candidates)])
     chosen = choose(first, candidates, options.max_loss)
@@ -159,11 +159,11 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
 
 
 def score_memory(
-    start: Candidate,
-    candidates: Sequence[Candidate],
+    start: ScoredBlend,
+    candidates: Sequence[ScoredBlend],
     max_loss: float,
     score: Callable[[float], float | None],
-) -> list[Candidate]:
+) -> list[ScoredBlend]:
     """Score blends that do better than the start on the memory, the best first, until one is kept.
 
     Args:
@@ -179,13 +179,13 @@ def score_memory(
     for each in sorted(candidates, key=_rank):
         if each.f1 > start.f1:
             scored[each.share] = replace(each, memory_f1=score(each.share))
-            logger.info("%s", describe(scored[each.share]))
+            logger.info("%s", describe_blend(scored[each.share]))
             if not _forgets(start, scored[each.share], max_loss):
                 break
     return [scored.get(each.share, each) for each in candidates]
 
 
-def choose(start: Candidate, candidates: Sequence[Candidate], max_loss: float) -> Candidate:
+def choose(start: ScoredBlend, candidates: Sequence[ScoredBlend], max_loss: float) -> ScoredBlend:
     """Choose the blend with the best F1 among those that forget little.
 
     Args:
@@ -201,26 +201,27 @@ def choose(start: Candidate, candidates: Sequence[Candidate], max_loss: float) -
     if not kept:
         best = min(candidates, key=_rank)
         raise TrainingError(
-            f"found no tuned weights that do better than the start ({describe(start)}; best of"
-            f" {len(candidates)}: {describe(best)}), expected a higher F1 on the held-out images"
+            f"found no tuned weights that do better than the start ({describe_blend(start)}; best"
+            f" of {len(candidates)}: {describe_blend(best)}), expected a higher F1 on the held-out"
+            " images"
             + (f" and at most {max_loss} less on the memory" if better else "")
             + "; nothing was written: keep the start weights, or add labelled images"
         )
     return min(kept, key=_rank)
 
 
-def _rank(candidate: Candidate) -> tuple[float, float]:
+def _rank(candidate: ScoredBlend) -> tuple[float, float]:
     """Sorts the best blend first; of equal ones that with the smaller share."""
     return -candidate.f1, candidate.share
 
 
-def _forgets(start: Candidate, candidate: Candidate, max_loss: float) -> bool:
+def _forgets(start: ScoredBlend, candidate: ScoredBlend, max_loss: float) -> bool:
     if candidate.memory_f1 is None or start.memory_f1 is None:
         return False
     return candidate.memory_f1 < start.memory_f1 - max_loss
 
 
-def describe(candidate: Candidate) -> str:
+def describe_blend(candidate: ScoredBlend) -> str:
     """One line: share and scores."""
     name = f"share {candidate.share:g}" if candidate.share else "start"
     told = f"{name}: F1 {candidate.f1:.4f} on the held-out images"
@@ -229,7 +230,7 @@ def describe(candidate: Candidate) -> str:
     return told
 
 
-def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[ImageRecord]:
+def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[TrainingImage]:
     index = index_folders([folder], (), IndexOptions(role="target", hold_out=options.hold_out))
     _report(index, run_path)
     records = index.records
@@ -270,7 +271,7 @@ def _remove_earlier(run_path: Path, folder: StageFolder) -> None:
         shutil.rmtree(folder.path)
 
 
-def _write_images(records: list[ImageRecord], path: Path, options: TuneOptions) -> None:
+def _write_images(records: list[TrainingImage], path: Path, options: TuneOptions) -> None:
     is_resumed = options.execution.resume and path.is_file()
     earlier = read_table(path) if is_resumed else records
     if list(map(_identify, earlier)) != list(map(_identify, records)):
@@ -282,7 +283,7 @@ def _write_images(records: list[ImageRecord], path: Path, options: TuneOptions) 
     write_table(records, path)
 
 
-def _identify(record: ImageRecord) -> tuple[object, ...]:
+def _identify(record: TrainingImage) -> tuple[object, ...]:
     return record.image_id, record.role, record.split, record.digest, record.n_cells
 
 
@@ -291,7 +292,7 @@ def _report(index: Index, run_path: Path) -> None:
     write_problems(index.problems, run_path / "problems.csv")
 
 
-def _find_memory(options: TuneOptions) -> list[ImageRecord]:
+def _find_memory(options: TuneOptions) -> list[TrainingImage]:
     """Labelled images of the memory, as role public, under names of their own."""
     path = options.memory
     if path is None:
@@ -317,7 +318,7 @@ def _find_memory(options: TuneOptions) -> list[ImageRecord]:
 
 
 def _choose_start(
-    given: Sequence[Path], records: Sequence[ImageRecord], device: torch.device
+    given: Sequence[Path], records: Sequence[TrainingImage], device: torch.device
 ) -> Checkpoint:
     """Take the better model of a pair on images that it has not been trained on."""
     checkpoints = [load_checkpoint(path) for path in find_weights(given)]
@@ -358,8 +359,8 @@ class _Judge:
         start: Checkpoint,
         tuned: Mapping[str, Tensor],
         device: torch.device,
-        records: Sequence[ImageRecord],
-        memory: Sequence[ImageRecord],
+        records: Sequence[TrainingImage],
+        memory: Sequence[TrainingImage],
     ) -> None:
         self._model = MediarFormer(start.architecture).to(device)
         self._start, self._tuned = start.state_dict, tuned
@@ -376,7 +377,7 @@ class _Judge:
         """The same on the memory's held-out images; None if there are none."""
         return self._score(share, self._memory) if self._memory else None
 
-    def _score(self, share: float, records: Sequence[ImageRecord]) -> float:
+    def _score(self, share: float, records: Sequence[TrainingImage]) -> float:
         blend = blend_weights(self._start, self._tuned, share)
         rounded = {
             name: value.half().float() if value.is_floating_point() else value

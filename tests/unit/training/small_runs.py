@@ -8,7 +8,7 @@ import numpy as np
 import tifffile
 from fakes import TINY, draw_ellipses
 
-from mediar_infer.training.data.table import ImageRecord
+from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.stages.recipe import merge_values, parse_recipe
 
 MODEL = {
@@ -67,7 +67,7 @@ def make_record(folder, name, role="public", split="train", modality="", source=
     has_labels = role in ("target", "public")
     if has_labels:
         tifffile.imwrite(label_path, labels)
-    return ImageRecord(
+    return TrainingImage(
         image_id=name,
         role=role,
         split=split,

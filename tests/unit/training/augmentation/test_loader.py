@@ -12,7 +12,7 @@ from mediar_infer.labels.flows import compute_unit_flow
 from mediar_infer.training.augmentation.loader import Batch, Draw, iterate_batches
 from mediar_infer.training.augmentation.settings import Augmentation
 from mediar_infer.training.data.samples import Sample
-from mediar_infer.training.data.table import ImageRecord
+from mediar_infer.training.data.table import TrainingImage
 from tests.fakes import draw_cells
 
 SIZE = 32
@@ -39,7 +39,7 @@ class FakeStore:
         if index == 3:
             labels[:] = 0
         labels[labels > 0] += 40_000
-        record = ImageRecord(
+        record = TrainingImage(
             image_id=f"image_{index}",
             role="unlabelled" if index == 3 else "target",
             split="train",

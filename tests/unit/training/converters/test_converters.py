@@ -14,7 +14,7 @@ from mediar_infer.labels.reading import read_labels
 from mediar_infer.training.commands import convert as convert_command
 from mediar_infer.training.converters import DATA_SETS
 from mediar_infer.training.converters.dsb2018 import draw_runs, merge_masks
-from mediar_infer.training.converters.livecell import draw_outlines
+from mediar_infer.training.converters.livecell import draw_polygons
 from mediar_infer.training.data.index import IndexOptions, index_folders
 
 
@@ -251,7 +251,7 @@ def test_livecell_without_annotation_files_is_an_error(download, tmp_path):
 
 
 def test_outline_covers_the_pixels_whose_centres_it_holds():
-    labels = draw_outlines(
+    labels = draw_polygons(
         [[[0, 0, 3, 0, 3, 2, 0, 2]], [[4.4, 0.6, 6.6, 0.6, 6.6, 1.6, 4.4, 1.6]]], 3, 8
     )
 
@@ -265,12 +265,12 @@ def test_outline_covers_the_pixels_whose_centres_it_holds():
 def test_smaller_of_two_overlapping_cells_is_seen_whatever_their_order():
     small, large = [[1, 1, 3, 1, 3, 3, 1, 3]], [[0, 0, 5, 0, 5, 5, 0, 5]]
 
-    assert draw_outlines([small, large], 5, 5)[2, 2] == 1
-    assert draw_outlines([large, small], 5, 5)[2, 2] == 2
+    assert draw_polygons([small, large], 5, 5)[2, 2] == 1
+    assert draw_polygons([large, small], 5, 5)[2, 2] == 2
 
 
 def test_outline_past_the_edge_is_cut():
-    labels = draw_outlines([[[-3, -3, 2, -3, 2, 9, -3, 9]]], 4, 5)
+    labels = draw_polygons([[[-3, -3, 2, -3, 2, 9, -3, 9]]], 4, 5)
 
     assert labels.tolist() == [[1, 1, 0, 0, 0]] * 4
 

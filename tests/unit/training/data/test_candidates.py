@@ -2,11 +2,11 @@ import pytest
 
 from mediar_infer.errors import UsageError
 from mediar_infer.training.data.candidates import (
-    Candidate,
+    CandidateImage,
     find_candidates,
     make_ids_unique,
-    read_manifest,
-    write_manifest,
+    read_image_manifest,
+    write_image_manifest,
 )
 
 
@@ -71,15 +71,15 @@ def test_missing_folder_is_an_error(tmp_path):
 
 def test_manifest_comes_back_as_written(tmp_path):
     written = [
-        Candidate(
+        CandidateImage(
             "a", tmp_path / "images/a.png", tmp_path / "labels/a_label.tiff", "public", "val"
         ),
-        Candidate("b", tmp_path.parent / "b.png", None, "tuning", "", "dic", "set, two"),
+        CandidateImage("b", tmp_path.parent / "b.png", None, "tuning", "", "dic", "set, two"),
     ]
 
-    write_manifest(written, tmp_path / "manifest.csv")
+    write_image_manifest(written, tmp_path / "manifest.csv")
 
-    assert read_manifest(tmp_path / "manifest.csv") == written
+    assert read_image_manifest(tmp_path / "manifest.csv") == written
     assert find_candidates(tmp_path) == (written, [])
 
 
@@ -87,7 +87,7 @@ def test_manifest_may_hold_id_and_image_only_or_more(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text("\ufeffimage,id,source_repo,licence\nx/a.png,a,repo,MIT\n", encoding="utf-8")
 
-    assert read_manifest(path) == [Candidate("a", tmp_path / "x/a.png", source="repo")]
+    assert read_image_manifest(path) == [CandidateImage("a", tmp_path / "x/a.png", source="repo")]
 
 
 @pytest.mark.parametrize(
@@ -105,18 +105,18 @@ def test_wrong_manifest_names_file_line_and_column(tmp_path, text, message):
     path.write_text(text)
 
     with pytest.raises(UsageError, match=rf"list\.csv.*{message}"):
-        read_manifest(path)
+        read_image_manifest(path)
 
 
 def test_missing_manifest_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="No such file"):
-        read_manifest(tmp_path / "list.csv")
+        read_image_manifest(tmp_path / "list.csv")
 
 
 def test_same_name_in_two_folders_gets_the_folder_in_front(tmp_path):
     one, two = tmp_path / "one/images/a.png", tmp_path / "two/images/a.png"
 
-    unique, problems = make_ids_unique([Candidate("a", one), Candidate("a", two)])
+    unique, problems = make_ids_unique([CandidateImage("a", one), CandidateImage("a", two)])
 
     assert [each.image_id for each in unique] == ["a", "two_a"]
     assert [(each.kind.name, each.path, each.kind.is_kept) for each in problems] == [
@@ -127,14 +127,14 @@ def test_same_name_in_two_folders_gets_the_folder_in_front(tmp_path):
 def test_second_image_of_one_name_in_a_folder_is_left_out(tmp_path):
     png, tif = tmp_path / "a.png", tmp_path / "a.tif"
 
-    unique, problems = make_ids_unique([Candidate("a", png), Candidate("a", tif)])
+    unique, problems = make_ids_unique([CandidateImage("a", png), CandidateImage("a", tif)])
 
     assert [each.image_path for each in unique] == [png]
     assert [(each.kind.name, each.path) for each in problems] == [("duplicate name", tif)]
 
 
 def test_file_listed_twice_counts_once(tmp_path):
-    image = Candidate("a", tmp_path / "a.png")
+    image = CandidateImage("a", tmp_path / "a.png")
 
     unique, problems = make_ids_unique([image, image])
 

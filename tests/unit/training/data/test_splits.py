@@ -6,12 +6,12 @@ import pytest
 
 from mediar_infer.errors import UsageError
 from mediar_infer.training.data.splits import assign_splits, find_leaks
-from mediar_infer.training.data.table import ImageRecord
+from mediar_infer.training.data.table import TrainingImage
 
 
 def make_record(name, source="", modality="", n_cells=5, digest=None, role="target"):
     labels = Path(f"/data/{name}_label.tiff") if role in ("target", "public") else None
-    return ImageRecord(
+    return TrainingImage(
         image_id=name,
         role=role,
         split="train",

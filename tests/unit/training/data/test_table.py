@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 
 from mediar_infer.errors import OutputError, UsageError
-from mediar_infer.training.data.table import ImageRecord, read_table, select_records, write_table
+from mediar_infer.training.data.table import TrainingImage, read_table, select_records, write_table
 
 
 def make_record(folder, name="a", **changes):
-    record = ImageRecord(
+    record = TrainingImage(
         image_id=name,
         role="target",
         split="train",

@@ -7,13 +7,19 @@ from torch import nn
 
 from mediar_infer.network.model import MediarFormer
 from mediar_infer.training.networks import fused_norms
-from mediar_infer.training.networks.fused_norms import FastMish, NormMish, fuse_norms, load_library
+from mediar_infer.training.networks.fused_norms import (
+    FastMish,
+    NormMish,
+    fuse_norms,
+    load_activation_library,
+)
 from mediar_infer.training.networks.synchronised_norm import freeze_statistics
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
 needs_library = pytest.mark.skipif(
-    load_library() is None, reason="the loops were not compiled when the package was installed"
+    load_activation_library() is None,
+    reason="the loops were not compiled when the package was installed",
 )
 
 
@@ -119,7 +125,7 @@ def test_other_types_are_left_to_torch():
 
 
 def test_without_compiled_loops_the_model_stays(monkeypatch):
-    monkeypatch.setattr(fused_norms, "load_library", lambda: None)
+    monkeypatch.setattr(fused_norms, "load_activation_library", lambda: None)
     block = build_block(8, "norm first")
     fuse_norms(block)
     assert type(block[0]) is nn.BatchNorm2d

@@ -15,7 +15,7 @@ from mediar_infer.network.checkpoints import save_weights
 from mediar_infer.network.model import MediarFormer
 from mediar_infer.training.commands import discover as discover_command
 from mediar_infer.training.data.samples import Sample
-from mediar_infer.training.data.table import ImageRecord, write_table
+from mediar_infer.training.data.table import TrainingImage, write_table
 from mediar_infer.training.stages.discovery import (
     WINDOW,
     compute_embeddings,
@@ -32,7 +32,7 @@ from mediar_infer.training.stages.sampling import read_clusters
 def make_record(image_id, modality="", folder=Path("/nowhere"), role="target"):
     label = folder / f"{image_id}_label.tiff" if role == "target" else None
     path = folder / f"{image_id}.png"
-    return ImageRecord(image_id, role, "train", modality, "", path, label, 64, 64, "uint8", 1, "")
+    return TrainingImage(image_id, role, "train", modality, "", path, label, 64, 64, "uint8", 1, "")
 
 
 def make_sample(image_id, image, modality=""):

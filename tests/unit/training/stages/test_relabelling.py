@@ -177,7 +177,7 @@ def test_overlays_show_images_that_change(records, tmp_path):
 
 def test_command_writes_a_table_with_the_new_labels(records, tmp_path, monkeypatch):
     write_table(records, tmp_path / "table.csv")
-    monkeypatch.setattr(relabel_command, "load_segmenter", lambda *_: make_segmenter())
+    monkeypatch.setattr(relabel_command, "load_for_scoring", lambda *_: make_segmenter())
     parser = ArgumentParser()
     relabel_command.add_arguments(parser)
     options = [

@@ -8,7 +8,7 @@ import pytest
 from small_runs import make_recipe
 
 from mediar_infer.errors import UsageError
-from mediar_infer.training.data.table import ImageRecord
+from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.stages.sampling import (
     Stream,
     amplify,
@@ -20,7 +20,9 @@ from mediar_infer.training.stages.sampling import (
 
 def record(name, role="target", modality="", source=""):
     path = Path(f"/{name}.png")
-    return ImageRecord(name, role, "train", modality, source, path, path, 64, 64, "uint8", 1, name)
+    return TrainingImage(
+        name, role, "train", modality, source, path, path, 64, 64, "uint8", 1, name
+    )
 
 
 TARGETS = [record(name) for name in "abcde"]

@@ -13,9 +13,9 @@ from mediar_infer.training.data.table import read_table
 from mediar_infer.training.stages.runner import Execution
 from mediar_infer.training.stages.trainer import Trainer
 from mediar_infer.training.tuning import tune as tuning
-from mediar_infer.training.tuning.tune import Candidate, TuneOptions, choose, score_memory, tune
+from mediar_infer.training.tuning.tune import ScoredBlend, TuneOptions, choose, score_memory, tune
 
-START = Candidate(0.0, 0.5, 0.8)
+START = ScoredBlend(0.0, 0.5, 0.8)
 
 
 def judge_and_choose(start, max_loss, *values):
@@ -26,7 +26,7 @@ def judge_and_choose(start, max_loss, *values):
         asked.append(share)
         return {each: memory for each, _, memory in values}[share]
 
-    candidates = [Candidate(share, f1, None) for share, f1, _ in values]
+    candidates = [ScoredBlend(share, f1, None) for share, f1, _ in values]
     judged = score_memory(start, candidates, max_loss, score)
     assert [each.share for each in judged] == [share for share, *_ in values]
     return choose(start, judged, max_loss), asked
@@ -35,21 +35,21 @@ def judge_and_choose(start, max_loss, *values):
 def test_best_blend_that_forgets_little_is_chosen():
     values = [(0.25, 0.6, 0.81), (0.5, 0.7, 0.79), (0.75, 0.4, 0.9), (1.0, 0.9, 0.7)]
     chosen, asked = judge_and_choose(START, 0.02, *values)
-    assert chosen == Candidate(0.5, 0.7, 0.79)
+    assert chosen == ScoredBlend(0.5, 0.7, 0.79)
     assert asked == [1.0, 0.5]
     chosen, asked = judge_and_choose(START, 0.2, *values)
-    assert chosen == Candidate(1.0, 0.9, 0.7)
+    assert chosen == ScoredBlend(1.0, 0.9, 0.7)
     assert asked == [1.0]
 
 
 def test_smaller_share_is_chosen_among_equals():
     values = [(share, 0.7, None) for share in (0.5, 0.25, 1.0)]
-    assert judge_and_choose(Candidate(0.0, 0.5, None), 0.02, *values)[0].share == 0.25
+    assert judge_and_choose(ScoredBlend(0.0, 0.5, None), 0.02, *values)[0].share == 0.25
 
 
 @pytest.mark.parametrize("f1", [0.2, 0.5])
 def test_weights_no_better_than_the_start_are_refused_without_a_look_at_the_memory(f1):
-    candidates = [Candidate(0.5, f1, None)]
+    candidates = [ScoredBlend(0.5, f1, None)]
     assert score_memory(START, candidates, 0.02, pytest.fail) == candidates
     with pytest.raises(TrainingError, match=r"start: F1 0.5000.*share 0.5.*nothing was written"):
         choose(START, candidates, 0.02)
