@@ -22,8 +22,9 @@ from statistics import median
 import common
 import tifffile
 from bench_slide import write_slide
+from slides import SlideScene
 
-from mediar_infer.demo.scenes import SlideScene, make_scene
+from mediar_infer.demo.scenes import make_scene
 
 KINDS = ("fluorescence", "phase", "stained", "bacteria")
 

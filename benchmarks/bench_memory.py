@@ -27,8 +27,7 @@ from pathlib import Path
 import common
 import numpy as np
 from bench_slide import write_slide
-
-from mediar_infer.demo.scenes import SlideScene
+from slides import SlideScene
 
 CHEAP = ["--models", "1", "--flips", "none", "--overlap", "0"]
 LIMIT_BYTES = 1.5e9

@@ -7,25 +7,23 @@ weights in eager mode, windows in batches of four as released. One process, all 
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
 import common
 import numpy as np
 import torch
+from fakes import normalise_image
+from released_network import LibraryFormer, released_maps
 
 from mediar_infer.config import EngineConfig, RuntimeConfig
 from mediar_infer.demo.scenes import make_scene
 from mediar_infer.engine.bands import count_windows, predict_bands
-from mediar_infer.engine.preprocess import Scaling, normalise_image
+from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.images.sources import ArraySource
 from mediar_infer.network.checkpoints import load_checkpoint
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.stopwatch import Stopwatch
-
-sys.path.append(str(common.ROOT / "tests"))
-from released_network import LibraryFormer, released_maps
 
 TARGET_RATIO = 4.5
 TOLERANCE = 1e-3

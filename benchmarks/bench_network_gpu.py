@@ -15,7 +15,6 @@ A trial without a GPU, in bfloat16, takes a minute:
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,10 +24,11 @@ import common
 import numpy as np
 import torch
 from bench_slide import write_slide
+from released_network import LibraryFormer
+from slides import SlideScene, decode_scene
 from torch import Tensor
 
 from mediar_infer.config import EngineConfig
-from mediar_infer.demo.scenes import SlideScene, decode_scene
 from mediar_infer.devices import describe_device
 from mediar_infer.engine.bands import count_windows
 from mediar_infer.images.open import open_image
@@ -43,9 +43,6 @@ from mediar_infer.segmenter import Segmenter
 from mediar_infer.stopwatch import Stopwatch
 from mediar_infer.tolerance import tolerance_s
 from mediar_infer.training.networks.initialise import initialise_weights
-
-sys.path.append(str(common.ROOT / "tests"))
-from released_network import LibraryFormer
 
 GIGA_MULTIPLY_ADDS = {"mit_b5": 204.26}
 """Of one window of 512×512."""

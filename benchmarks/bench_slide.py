@@ -20,10 +20,10 @@ import common
 import numpy as np
 import tifffile
 import torch
+from slides import SlideScene, decode_scene
 
 from mediar_infer import EngineConfig, MaskConfig, Plan
 from mediar_infer.config import ALL_FLIPS
-from mediar_infer.demo.scenes import SlideScene, decode_scene
 from mediar_infer.devices import usable_cores
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.blocks import PAPER_BLOCK_SIZE

@@ -22,6 +22,7 @@ from statistics import fmean, median
 import common
 import numpy as np
 import tifffile
+from fakes import normalise_image
 from scipy import ndimage
 from skimage.feature import peak_local_max
 from skimage.filters import threshold_otsu
@@ -30,7 +31,6 @@ from skimage.morphology import remove_small_objects
 from skimage.segmentation import watershed
 
 from mediar_infer import EngineConfig, Plan, RuntimeConfig, Segmenter
-from mediar_infer.engine.preprocess import normalise_image
 from mediar_infer.errors import UsageError
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.metrics import THRESHOLDS, evaluate_labels

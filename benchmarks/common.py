@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from mediar_infer.devices import usable_cores
 from mediar_infer.folder.provenance import package_versions
 
 ROOT = Path(__file__).resolve().parents[1]
+# Slides, fakes and the released network are shared with the tests.
+sys.path.append(str(ROOT / "tests"))
 
 
 def metadata(**more: object) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Everything that can be set, as frozen dataclasses that check themselves."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from mediar_infer.errors import UsageError
@@ -137,12 +137,3 @@ class EngineConfig:
             self.fit_budget is None or 0 < self.fit_budget <= 1,
             f"found budget scale {self.fit_budget}, expected above 0 and up to 1",
         )
-
-    def with_plan(self, name: str) -> "EngineConfig":
-        """Copy with a named plan.
-
-        Raises:
-            UsageError: if there is no plan of that name.
-        """
-        _check(name in PLANS, f"found plan {name!r}, expected one of {', '.join(PLANS)}")
-        return replace(self, plan=PLANS[name])

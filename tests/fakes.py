@@ -4,6 +4,8 @@ import numpy as np
 import torch
 
 from mediar_infer.arrays import FLOW_SCALE
+from mediar_infer.engine.preprocess import compute_scaling
+from mediar_infer.images.sources import ArraySource
 from mediar_infer.labels.flows import compute_unit_flow
 from mediar_infer.network.architecture import Architecture
 from mediar_infer.network.model import MediarFormer
@@ -63,6 +65,12 @@ def tiny_state_dict(seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return MediarFormer(TINY).state_dict()
+
+
+def normalise_image(image, name="array"):
+    """Normalise an array ``(H, W)`` or ``(H, W, C)`` as a whole to ``(H, W, 3)`` uint8."""
+    source = ArraySource(image, name)
+    return compute_scaling(source).apply(source.read_rows(0, source.height))
 
 
 def draw_ellipses(height, width, ellipses):

@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mediar_infer.errors import ImageReadError
-from mediar_infer.images.sources import ArraySource, ImageSource
+from mediar_infer.images.sources import ImageSource
 
-LOW_PERCENTILE = 0.0
 HIGH_PERCENTILE = 99.5
 
 _Array = npt.NDArray[Any]
@@ -220,17 +219,3 @@ def compute_scaling(source: ImageSource) -> Scaling:
         every = np.arange(1 << (8 * source.dtype.itemsize)).astype(f"u{source.dtype.itemsize}")
         lut = _rescale(every.view(source.dtype), low, high)
     return Scaling(low=low, high=high, lut=lut)
-
-
-def normalise_image(image: _Array, name: str = "array") -> npt.NDArray[np.uint8]:
-    """Normalise an image that is in memory.
-
-    Args:
-        image: ``(H, W)`` or ``(H, W, C)``. Not modified.
-        name: used in errors.
-
-    Returns:
-        ``(H, W, 3)`` uint8; divided by 255 it is the network's input.
-    """
-    source = ArraySource(image, name)
-    return compute_scaling(source).apply(source.read_rows(0, source.height))

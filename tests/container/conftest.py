@@ -12,8 +12,7 @@ from pathlib import Path
 import cv2
 import pytest
 from container_files import read_files
-
-from mediar_infer.demo.scenes import SlideScene
+from slides import SlideScene
 
 ROOT = Path(__file__).resolve().parents[2]
 _TIMEOUT_S = 600

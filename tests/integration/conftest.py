@@ -10,9 +10,9 @@ import pytest
 import torch
 from fakes import FunctionBackend, tiny_state_dict
 from folder_helpers import ROOT, subprocess_environment
+from slides import decode_scene
 
 from mediar_infer import cli
-from mediar_infer.demo.scenes import decode_scene
 from mediar_infer.folder import runner
 from mediar_infer.network.checkpoints import save_weights
 from mediar_infer.segmenter import Segmenter

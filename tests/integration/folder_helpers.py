@@ -7,8 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-
-from mediar_infer.demo.scenes import SlideScene
+from slides import SlideScene
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -4,8 +4,8 @@ import os
 import time
 
 from fakes import FunctionBackend
+from slides import decode_scene
 
-from mediar_infer.demo.scenes import decode_scene
 from mediar_infer.network.checkpoints import compute_digest, find_weights
 from mediar_infer.segmenter import Segmenter
 

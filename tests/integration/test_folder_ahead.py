@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from fakes import FunctionBackend
 from folder_helpers import names_of, read_ledger, slide, write_image
+from slides import decode_scene
 
 from mediar_infer.config import PLANS, EngineConfig
-from mediar_infer.demo.scenes import decode_scene
 from mediar_infer.engine import bands_ahead
 from mediar_infer.errors import OutputError
 from mediar_infer.folder.ledger import Ledger

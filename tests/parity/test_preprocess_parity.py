@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from fakes import normalise_image
 
-from mediar_infer.engine.preprocess import compute_scaling, normalise_image
+from mediar_infer.engine.preprocess import compute_scaling
 from mediar_infer.images.sources import ArraySource
 
 TOLERANCE = 1e-6

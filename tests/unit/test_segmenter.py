@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from fakes import FunctionBackend, tiny_state_dict
+from slides import SlideScene, decode_scene
 
 import mediar_infer
 from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
-from mediar_infer.demo.scenes import SlideScene, decode_scene
 from mediar_infer.errors import (
     CheckpointError,
     ImageReadError,

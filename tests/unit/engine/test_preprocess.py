@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from fakes import normalise_image
 
 from mediar_infer.engine import preprocess
-from mediar_infer.engine.preprocess import compute_scaling, normalise_image
+from mediar_infer.engine.preprocess import compute_scaling
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.sources import ArraySource
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
+from fakes import normalise_image
 from small_data import save_image, save_labels, save_pair
 
-from mediar_infer.engine.preprocess import normalise_image
 from mediar_infer.errors import ImageReadError, ShapeError
 from mediar_infer.training.data.index import index_folders
 from mediar_infer.training.data.samples import SampleStore, load_sample
