@@ -1,4 +1,4 @@
-"""The command line: options → settings → work → exit code. Handlers and printing live here."""
+"""The command line: options → settings → work → exit code. Log handlers are set up here."""
 
 import argparse
 import importlib
@@ -9,26 +9,28 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from mediar_infer._version import __version__
 from mediar_infer.errors import CheckpointError, MediarError, UsageError
 from mediar_infer.process import return_large_blocks
 
+PROGRAM: Final = "mediar-infer"
+SHELLS: Final = ("bash", "zsh", "fish", "tcsh")
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 _STOPPED = 128
-"""This plus the number of a signal is the exit code of a process that it stopped."""
+"""Added to the number of a signal, the exit code of a process that the signal stopped."""
 
 _COMMANDS = {
     "predict": ("mediar_infer.commands.predict", "segment every image of a folder"),
-    "evaluate": ("mediar_infer.commands.evaluate", "score label files as the challenge does"),
+    "evaluate": ("mediar_infer.commands.evaluate", "score label files by the challenge's metric"),
     "challenge": (
         "mediar_infer.commands.challenge",
-        "judge a submission as the organisers do",
+        "evaluate a submission under the organisers' protocol",
     ),
-    "submission": ("mediar_infer.commands.submission", "zip a checked set of label files"),
+    "submission": ("mediar_infer.commands.submission", "check a set of label files and zip it"),
     "weights": ("mediar_infer.commands.weights", "list, verify or convert weight files"),
-    "info": ("mediar_infer.commands.info", "show device, versions, memory and models"),
+    "info": ("mediar_infer.commands.info", "show machine, versions and models"),
     "grand-challenge": (
         "mediar_infer.commands.grand_challenge",
         "run a job of grand-challenge.org: one image in, its labels out",
@@ -38,19 +40,38 @@ _COMMANDS = {
 """Command → module with ``add_arguments(parser)`` and ``run(args) -> exit code``, and its help."""
 
 
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """Build the parser; only the named command's module is imported, as imports cost seconds."""
+def build_parser(*commands: str) -> argparse.ArgumentParser:
+    """Build the parser.
+
+    Args:
+        commands: those that get their options. Only their modules are imported, which costs time.
+    """
     parser = argparse.ArgumentParser(
-        prog="mediar_infer", description="MEDIAR cell segmentation: images in, labels out."
+        prog=PROGRAM, description="MEDIAR cell segmentation: images in, labels out."
     )
-    parser.add_argument("--version", action="version", version=f"mediar_infer {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument(
+        "--print-completion", action=_PrintCompletion, choices=SHELLS,
+        help="print a script that completes commands, options and paths in this shell",
+    )  # fmt: skip
+    children = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help_text) in _COMMANDS.items():
-        child = commands.add_parser(name, help=help_text, description=help_text)
-        add_logging_options(child)
-        if command == name:
+        child = children.add_parser(name, help=help_text, description=help_text)
+        if name in commands:
             importlib.import_module(module).add_arguments(child)
+        add_logging_options(child)
     return parser
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints the script and exits, as ``--help`` does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *values: object) -> NoReturn:
+        """Print the script for a shell."""
+        from mediar_infer.commands.completion import completion_script
+
+        sys.stdout.write(completion_script(build_parser(*_COMMANDS), str(values[1])))
+        parser.exit()
 
 
 class _ProgressSafeHandler(logging.Handler):
@@ -66,7 +87,7 @@ class _ProgressSafeHandler(logging.Handler):
 def add_logging_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--quiet`` and ``--verbose``."""
     parser.add_argument("--quiet", action="store_true", help="show errors only")
-    parser.add_argument("--verbose", action="store_true", help="show shapes and timings too")
+    parser.add_argument("--verbose", action="store_true", help="show timings and tracebacks too")
 
 
 def set_up_logging(level: int) -> None:
@@ -77,7 +98,7 @@ def set_up_logging(level: int) -> None:
     package.handlers[:] = [handler]
     package.setLevel(level)
     package.propagate = False
-    # Our own errors say what is wrong with a file.
+    # The package's own errors say what is wrong with a file.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
@@ -93,13 +114,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        0 all done, 1 some image failed or a result could not be written, 2 wrong use.
+        0 for success, 1 if an image failed or a result could not be written, 2 for wrong use.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    command = arguments[0] if arguments and arguments[0] in _COMMANDS else None
-    args = build_parser(command).parse_args(arguments)
+    args = build_parser(*arguments[:1]).parse_args(arguments)
     return_large_blocks()
-    stopped = "stopped; finished images are in the output folder"
+    stopped = "interrupted; finished images are in the output folder"
     return run_command(_COMMANDS[args.command][0], args, stopped)
 
 
@@ -107,9 +127,9 @@ def run_command(module: str, args: argparse.Namespace, stopped: str) -> int:
     """Run a command's module with logging set up; errors become a line and an exit code.
 
     Args:
-        module: has ``run(args) -> exit code``.
-        args: with ``quiet`` and ``verbose``.
-        stopped: what to say after an interrupt from the keyboard.
+        module: name of a module with ``run(args) -> exit code``.
+        args: parsed options, ``quiet`` and ``verbose`` among them.
+        stopped: what to log after an interrupt from the keyboard.
 
     Returns:
         The command's exit code; 1 for bad data or a result that cannot be written, 2 for wrong
@@ -133,22 +153,21 @@ def run_command(module: str, args: argparse.Namespace, stopped: str) -> int:
 
 
 def run_process(command: Callable[[], int] = main) -> NoReturn:
-    """Run the command of this process and leave it.
+    """Run the command of this process and exit.
 
-    Once all results are on disk and no thread is left, what is in memory is left to the system,
-    which frees it at once: the interpreter and the libraries would take a third of a second. A
-    process that was stopped is left at once, too: taking libraries apart whose threads are still
-    computing can crash it.
+    Once all results are on disk and no other thread runs, the system frees the memory, which takes
+    no time: the interpreter and the libraries would need a third of a second. A process that was
+    stopped exits at once, too: tearing down libraries whose threads still compute can crash it.
 
     Args:
-        command: gives the exit code.
+        command: returns the exit code.
     """
     try:
         code = command()
     except SystemExit as stop:
         if not isinstance(stop.code, int) or stop.code < _STOPPED:
             raise
-        # here and not below, as what is at work lives as long as this exception does
+        # Here and not below, as this exception keeps unfinished work alive.
         _leave(stop.code)
     if code < _STOPPED and threading.active_count() > 1:
         raise SystemExit(code)

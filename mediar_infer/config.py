@@ -1,4 +1,7 @@
-"""Everything that can be set, as frozen dataclasses that check themselves."""
+"""Everything that can be set, as frozen dataclasses that check themselves.
+
+The docstring under a field is also the help of the option that sets it.
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,7 +14,7 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 ALL_FLIPS: tuple[FlipName, ...] = ("identity", "horizontal", "vertical")
 LARGE_IMAGE_PIXELS = 5000 * 5000
-"""From this many pixels on the released system labels an image block by block."""
+"""Images of this many pixels or more are labelled block by block in the released system."""
 
 
 def _check(holds: bool, message: str) -> None:
@@ -21,16 +24,16 @@ def _check(holds: bool, message: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is computed for an image: the choices that trade quality for time."""
+    """What to compute for an image: the choices that trade quality for time."""
 
     name: str = "paper"
-    """Name of the plan this was made from."""
+    """Name of the plan; ``custom`` if a choice of a named plan was changed."""
     max_members: int = 2
-    """How many of the given models are used, in their order."""
+    """Number of models to use, in the order given."""
     flips: tuple[FlipName, ...] = ALL_FLIPS
-    """Test-time augmentation passes of the whole image."""
+    """Test-time augmentation passes over the image: ``identity``, ``horizontal``, ``vertical``."""
     overlap: float = 0.6
-    """Overlap of neighbouring windows as a fraction of their size, in [0, 1)."""
+    """Overlap of neighbouring windows as a fraction of their size, 0 to 0.95."""
 
     def __post_init__(self) -> None:
         _check(self.max_members >= 1, f"found {self.max_members} models, expected 1 or more")
@@ -48,27 +51,27 @@ PLANS: dict[str, Plan] = {
     "single": Plan("single", max_members=1, flips=("identity",)),
     "fast": Plan("fast", max_members=1, flips=("identity",), overlap=0.25),
 }
-"""Rows of the paper's Table 4: the full system, one model without flips, and a cheaper one yet."""
+"""Rows of the paper's Table 4: full system, one model without flips, the same with less overlap."""
 
 
 @dataclass(frozen=True, slots=True)
 class MaskConfig:
-    """How dense maps become labels (released values)."""
+    """How dense maps become labels; the defaults are the released values."""
 
     cellprob_threshold: float = 0.5
-    """Pixels with a higher cell probability are foreground."""
+    """Cell probability above which a pixel belongs to a cell, 0 to 1."""
     min_size: int = 16
-    """Holes and objects of the foreground with fewer pixels are filled and dropped."""
+    """Objects and holes of fewer pixels are removed and filled."""
     flow_threshold: float | None = 0.4
-    """Cells with a larger flow error are removed; None keeps all."""
+    """Flow error above which a cell is removed; ``None`` keeps all cells."""
     max_fraction: float = 0.9
-    """Cells that cover more of the image than this are removed."""
+    """Fraction of the image above which a cell is removed."""
     blocks: BlockMode = "auto"
-    """``paper``: non-overlapping blocks for large images, as released; ``stitched``: no cell is cut
-    and the result does not depend on the block size; ``auto``: whole image below 25 MP, stitched
-    above."""
+    """How to label images of 25 megapixels or more: ``stitched`` cuts no cell and gives the same
+    labels for any block size, ``paper`` uses separate blocks as released, ``auto`` is ``stitched``.
+    """
     block_size: int = 0
-    """Side of a block in ``paper`` mode, rows worked on at once in ``stitched`` mode; 0 takes 2000
+    """Side of a block (``paper``) or number of rows at a time (``stitched``), in pixels; 0 is 2000
     and 64."""
 
     def __post_init__(self) -> None:
@@ -100,15 +103,17 @@ class RuntimeConfig:
     """Where and how the network runs; changes speed, not the result beyond rounding."""
 
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
+    """Where to run the network: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
     precision: Precision = "auto"
-    """``auto`` is float16 on CUDA and float32 elsewhere; accumulation is always float32."""
+    """Number format of the network; ``auto`` is float16 on CUDA and float32 elsewhere, and sums are
+    always float32."""
     backend: Literal["auto", "torch", "openvino"] = "auto"
-    """``auto`` takes OpenVINO on a CPU where the weights come with an exported graph."""
+    """What runs the network; ``auto`` is OpenVINO on a CPU if the weights come with an exported
+    graph, and torch otherwise."""
     batch: int = 0
     """Windows per network call; 0 lets the backend choose."""
     threads: int = 0
-    """CPU threads; 0 takes the cores this process may use."""
+    """CPU threads; 0 uses every core that this process may use."""
 
     def __post_init__(self) -> None:
         _check(self.batch >= 0, f"found batch {self.batch}, expected 0 (automatic) or more")
@@ -120,13 +125,17 @@ class EngineConfig:
     """All settings of one run."""
 
     plan: Plan = field(default_factory=Plan)
+    """What to compute: ``paper`` is the full system, ``single`` one model without flips, ``fast``
+    the same with less overlap."""
     masks: MaskConfig = field(default_factory=MaskConfig)
+    """How dense maps become labels."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    """Where and how the network runs."""
     roi_size: int = 512
-    """Side of the windows that the network sees; a multiple of 32."""
+    """Side of the windows that the network sees, in pixels; a multiple of 32."""
     fit_budget: float | None = None
-    """Fraction of the time tolerance to aim at, in (0, 1]; cheaper plans are taken where ``plan``
-    would take longer. None keeps to ``plan``, however long it takes."""
+    """Fraction of the time tolerance to aim at, above 0 and up to 1: cheaper plans are used where
+    ``plan`` would take longer. ``None`` keeps to ``plan``, however long it takes."""
 
     def __post_init__(self) -> None:
         _check(

@@ -27,6 +27,7 @@ from mediar_infer.challenge.records import (
     verdict_line,
     write_results,
 )
+from mediar_infer.commands.arguments import add_examples
 from mediar_infer.errors import UsageError
 from mediar_infer.images.open import list_images
 from mediar_infer.output_files import to_output_error
@@ -36,29 +37,33 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``challenge`` command."""
-    parser.add_argument("-i", "--input", type=Path, required=True, help="folder of images")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True,
-        help="folder for labels, challenge.json and report.html",
+        "-i", "--input", type=Path, required=True, metavar="DIR", help="folder of images"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR",
+        help=f"folder for labels, {RESULTS_NAME} and {PAGE_NAME}",
     )  # fmt: skip
-    parser.add_argument("--gt", type=Path, metavar="DIR", help="true label files, for the F1")
+    parser.add_argument(
+        "--gt", type=Path, metavar="DIR", help="folder of true label files, to compute F1"
+    )
     parser.add_argument(
         "--without-images", action="store_true",
-        help="show outlines only on the page, for images that may not be passed on",
+        help="show only outlines on the page, for images that cannot be shared",
     )  # fmt: skip
     parser.add_argument(
         "--timeout", type=float, metavar="S", help="stop a run after this many seconds"
     )
     parser.add_argument(
         "--memory", default="28g", metavar="SIZE",
-        help="what one run may take (default: %(default)s)",
+        help="memory limit of one run (default: %(default)s)",
     )  # fmt: skip
-    runs = parser.add_argument_group("what is run for each image")
+    runs = parser.add_argument_group("what to run for each image")
     runs.add_argument(
         "--engine", choices=("process", "docker", "podman"), default="process",
         help="predict of this package, or a container (default: %(default)s)",
     )  # fmt: skip
-    runs.add_argument("--image", metavar="NAME", help="image of the container, of anyone's make")
+    runs.add_argument("--image", metavar="NAME", help="container image, whoever built it")
     runs.add_argument("--gpus", metavar="LIST", help="GPUs of the container, such as device=0")
     runs.add_argument(
         "--network", default="none", metavar="NAME",
@@ -70,23 +75,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     runs.add_argument(
         "options", nargs=argparse.REMAINDER, metavar="-- OPTIONS",
-        help="options passed on to predict, or behind the shell command",
+        help="options passed on to predict, or appended to the shell command",
     )  # fmt: skip
+    add_examples(
+        parser,
+        ("try this package on a folder", "mediar-infer challenge -i images -o judged --gt truth"),
+        (
+            "evaluate a container image",
+            "mediar-infer challenge -i images -o judged --engine docker --image team:latest",
+        ),
+        ("pass options on", "mediar-infer challenge -i images -o judged -- --fit-budget"),
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Judge every image; 1 if anything breaks the contract.
+    """Evaluate every image; 1 if anything breaks the contract.
 
     Raises:
-        UsageError: if options, images, true labels or the container engine are not as needed.
+        UsageError: if options, images, true labels or the container engine cannot be used.
         OutputError: if the results cannot be written.
     """
     launcher = _make_launcher(args)
     memory_limit_bytes = parse_bytes(args.memory)
     images, skipped = list_images(args.input)
     check_images(images)
-    for each in skipped:
-        logger.warning("%s: left out, %s", each.path.name, each.reason)
+    for skipped_file in skipped:
+        logger.warning("%s: skipped, %s", skipped_file.path.name, skipped_file.reason)
     truth = find_truth(images, args.gt) if args.gt else {}
     head = {
         **launcher.describe(),
@@ -117,10 +131,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _make_launcher(args: argparse.Namespace) -> Launcher:
-    """The launcher that the options ask for.
+    """Launcher that the options ask for.
 
     Raises:
-        UsageError: if they do not fit together.
+        UsageError: if they exclude each other.
     """
     options = tuple(option for option in args.options if option != "--")
     if args.timeout is not None and not args.timeout > 0:  # NaN too
@@ -150,11 +164,11 @@ def _make_launcher(args: argparse.Namespace) -> Launcher:
 
 
 def _make_output_folder(folder: Path) -> None:
-    """Make the folder of results.
+    """Create the folder of results.
 
     Raises:
-        UsageError: if it holds labels of an earlier run, which would mix with those of this one.
-        OutputError: if it cannot be made.
+        UsageError: if it holds labels of an earlier run, which would mix with the new ones.
+        OutputError: if it cannot be created.
     """
     labels = folder / LABELS_DIR
     try:

@@ -1,7 +1,7 @@
 """The ``demo`` command: the main job on a few real and generated images, end to end.
 
-The real images come with scikit-image, so nothing is fetched; the generated ones have known cells,
-which gives a number beside the pictures.
+The real images come with scikit-image, so nothing is downloaded; the cells of the generated ones
+are known, which gives a score beside the images.
 """
 
 import argparse
@@ -16,7 +16,8 @@ import cv2
 import numpy.typing as npt
 import tifffile
 
-from mediar_infer.commands.predict import add_engine_arguments, engine_config
+from mediar_infer.commands.arguments import add_examples
+from mediar_infer.commands.options import add_engine_arguments, to_engine_config
 from mediar_infer.demo.scenes import SceneKind, make_scene
 from mediar_infer.errors import UsageError
 from mediar_infer.folder.ledger import LEDGER_NAME, SUMMARY_NAME, ImageRecord, console_table
@@ -47,7 +48,7 @@ _FLOW_THRESHOLD = 0.8
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``demo`` command."""
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("demo"),
+        "-o", "--output", type=Path, default=Path("demo"), metavar="DIR",
         help="folder for images and results (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
@@ -55,8 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="side of the generated images (default: %(default)s)",
     )  # fmt: skip
     add_engine_arguments(parser)
-    # The stain of ihc.png is not among what the pair was trained on: its flow comes out weaker.
+    # The pair was not trained on the stain of ihc.png, so the flow it predicts there is weaker.
     parser.set_defaults(flow_threshold=_FLOW_THRESHOLD)
+    add_examples(parser, ("segment the demo images", "mediar-infer demo -o demo"))
 
 
 def write_images(output_dir: Path, size: int) -> None:
@@ -138,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.size < _MIN_SIZE:
         raise UsageError(f"found --size {args.size}, expected {_MIN_SIZE} or more")
-    segmenter = Segmenter.from_weights(args.weights, engine_config(args))
+    segmenter = Segmenter.from_weights(args.weights, to_engine_config(args))
     write_images(args.output, args.size)
     options = RunOptions(
         input_path=args.output / _IMAGES,

@@ -5,6 +5,7 @@ import csv
 import logging
 from pathlib import Path
 
+from mediar_infer.commands.arguments import add_examples
 from mediar_infer.errors import DataError, UsageError
 from mediar_infer.labels.metrics import THRESHOLDS
 from mediar_infer.labels.scoring import evaluate_folders, write_evaluation
@@ -47,21 +48,36 @@ def read_image_manifest(path: Path) -> dict[str, dict[str, str]]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``evaluate`` command."""
-    parser.add_argument("predicted", type=Path, help="folder of <stem>_label.tiff to score")
-    parser.add_argument("true", type=Path, help="folder of true label files of the same names")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for CSV and plot")
     parser.add_argument(
-        "--thresholds",
-        type=float,
-        nargs="+",
-        default=list(THRESHOLDS),
-        metavar="IOU",
-        help="IoU thresholds (default: 0.5 0.6 0.7 0.8 0.9)",
+        "predicted", type=Path, metavar="PREDICTED", help="folder of NAME_label.tiff to score"
     )
-    parser.add_argument("--manifest", type=Path, help="CSV table with a column 'id' = stem")
-    parser.add_argument("--group", metavar="COLUMN", help="manifest column for means per group")
+    parser.add_argument(
+        "true", type=Path, metavar="TRUE", help="folder of true label files of the same names"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder for tables and plot"
+    )
+    parser.add_argument(
+        "--thresholds", type=float, nargs="+", default=list(THRESHOLDS), metavar="X",
+        help=f"IoU thresholds (default: {' '.join(map(str, THRESHOLDS))})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--manifest", type=Path, metavar="FILE",
+        help="CSV table with one row per image; column 'id' holds NAME",
+    )  # fmt: skip
+    parser.add_argument(
+        "--group", metavar="COLUMN", help="column of the manifest to average scores by"
+    )
     parser.add_argument(
         "--where", metavar="COLUMN=VALUE", help="score only these rows of the manifest"
+    )
+    add_examples(
+        parser,
+        ("score a folder", "mediar-infer evaluate labels truth -o scores"),
+        (
+            "average by modality",
+            "mediar-infer evaluate labels truth -o scores --manifest images.csv --group modality",
+        ),
     )
 
 

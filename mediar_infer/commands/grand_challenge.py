@@ -10,12 +10,13 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
-from mediar_infer.commands.predict import (
+from mediar_infer.commands.arguments import add_examples
+from mediar_infer.commands.options import (
     add_engine_arguments,
     add_reading_arguments,
-    engine_config,
-    load_segmenter,
+    to_engine_config,
 )
+from mediar_infer.commands.start import load_for_process
 from mediar_infer.grand_challenge.interfaces import (
     TABLE_NAME,
     choose_table,
@@ -32,11 +33,11 @@ _SUFFIXES = {"tiff": ".tif", "mha": ".mha"}
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What is read and what is written."""
+class PlatformJob:
+    """What a job reads and writes."""
 
     image: Path
-    """The image."""
+    """Image to segment."""
     labels: Path
     """Where its labels go."""
     ignored: tuple[str, ...]
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--model", type=Path, default=MODEL_DIR, metavar="DIR",
-        help="weights of the platform, used if there are any (default: %(default)s)",
+        help="folder for weights of the platform, used if it holds any (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--sockets", type=Path, default=_variable("MEDIAR_SOCKETS"), metavar="FILE",
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--image-socket", default=_variable("MEDIAR_IMAGE_SOCKET"), metavar="SLUG",
-        help="take the image from this socket, whatever comes with it (default:"
+        help="read the image from this socket, whatever the other inputs (default:"
         " $MEDIAR_IMAGE_SOCKET)",
     )  # fmt: skip
     parser.add_argument(
@@ -73,23 +74,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--format", choices=("auto", *_SUFFIXES), default="auto",
-        help="of the labels (default: as the image)",
+        help="file format of the labels; auto is that of the image (default: %(default)s)",
     )  # fmt: skip
     add_reading_arguments(parser)
     add_engine_arguments(parser)
+    add_examples(
+        parser,
+        ("run a job as on the platform", "mediar-infer grand-challenge -i input -o output"),
+        (
+            "read another socket",
+            "mediar-infer grand-challenge -i input -o output --image-socket my-cell-image",
+        ),
+    )
 
 
 def _variable(name: str) -> str | None:
-    """Value of an environment variable; none if it is empty."""
+    """Value of an environment variable; ``None`` if it is unset or empty."""
     return os.environ.get(name) or None
 
 
-def plan_job(args: argparse.Namespace) -> Job:
-    """Find out what a job is about, before anything slow is imported.
+def plan_job(args: argparse.Namespace) -> PlatformJob:
+    """Determine what a job reads and writes, before anything slow is imported.
 
     Raises:
         SocketError: if the inputs are not those of a known interface.
-        UsageError: if the table of interfaces is none.
+        UsageError: if the table of interfaces cannot be used.
     """
     interfaces = read_interfaces(choose_table(args.sockets, args.model))
     given = args.result_socket
@@ -102,11 +111,11 @@ def plan_job(args: argparse.Namespace) -> Job:
     )
     image = find_image(args.input, sockets[interface.image])
     suffix = _SUFFIXES.get(args.format) or (".mha" if image.suffix.lower() == ".mha" else ".tif")
-    return Job(image, args.output / interface.result / f"output{suffix}", interface.also)
+    return PlatformJob(image, args.output / interface.result / f"output{suffix}", interface.also)
 
 
 def _find_weights(args: argparse.Namespace) -> list[Path]:
-    """Weights of the job; says so if those that were meant may be packed in the wrong way."""
+    """Weights of the job; warns if the intended ones seem to be packed the wrong way."""
     weights = find_weights(args.weights, args.model)
     logger.info("weights from %s", weights[0].parent)
     is_chosen = args.weights or _variable(WEIGHTS_VARIABLE) or weights[0].parent == args.model
@@ -122,7 +131,7 @@ def _find_weights(args: argparse.Namespace) -> list[Path]:
 
 @contextmanager
 def _stderr_on_stdout() -> Iterator[None]:
-    """Let all that goes to stderr in a ``with`` block, from libraries in C too, go to stdout.
+    """Send to stdout whatever a ``with`` block writes to stderr, C libraries included.
 
     The platform shows whatever is on stderr as a warning; only what makes a job fail belongs there.
     """
@@ -140,13 +149,13 @@ def _stderr_on_stdout() -> Iterator[None]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do the job; 0 if its labels are written, 1 if not, see also ``mediar_infer.cli.main``."""
+    """Run the job; 0 if its labels are written, 1 if not, see also ``mediar_infer.cli.main``."""
     job = plan_job(args)
-    config = engine_config(args)
+    config = to_engine_config(args)
     with _stderr_on_stdout():
         if job.ignored:
             logger.info("not read: input sockets %s", ", ".join(job.ignored))
-        segmenter = load_segmenter(_find_weights(args), config)
+        segmenter = load_for_process(_find_weights(args), config)
         from mediar_infer.folder.options import RunOptions
         from mediar_infer.folder.runner import exit_code, log_record, run_image
 

@@ -1,4 +1,4 @@
-"""The ``info`` command: what is here, and how large the models are."""
+"""The ``info`` command: machine, versions and models."""
 
 import argparse
 import platform
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mediar_infer.commands.arguments import add_examples
+from mediar_infer.commands.options import add_weights_argument
 from mediar_infer.errors import MediarError
 from mediar_infer.network.architecture import Architecture
 from mediar_infer.network.checkpoints import find_weights, load_checkpoint
@@ -16,21 +18,22 @@ _GIB = 2**30
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``info`` command."""
-    parser.add_argument("--weights", type=Path, nargs="+", default=[], metavar="PATH")
+    add_weights_argument(parser)
+    add_examples(parser, ("show machine, versions and models", "mediar-infer info"))
 
 
 def count_multiply_adds(architecture: Architecture, size: int = 512) -> int:
-    """Multiply-adds of one ``size`` x ``size`` window, counted as fvcore does while training.
+    """Multiply-adds of one ``size`` x ``size`` window, counted as fvcore does in training mode.
 
-    Convolutions and matrix products count their multiply-adds; normalisation five operations a
-    value, upsampling and pooling one; everything else nothing.
+    Convolutions and matrix products count their multiply-adds, normalisation five operations per
+    value, upsampling and pooling one per value, everything else none.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from mediar_infer.network.model import MediarFormer
 
-    # The counter takes a multiply-add for two operations, so all is counted twice.
+    # The counter counts a multiply-add as two operations, so everything else counts twice too.
     def count_norm(values: torch.Size, *_: object, **__: object) -> int:
         return 2 * 5 * values.numel()
 
@@ -46,7 +49,7 @@ def count_multiply_adds(architecture: Architecture, size: int = 512) -> int:
         aten.native_batch_norm: count_norm,
         aten.mean: count_pooling,
         aten.upsample_nearest2d: count_upsampling,
-        # Without their overloads the counter would split these into parts that it does not know.
+        # Without these overloads the counter would split them into parts that it does not know.
         aten.native_batch_norm.default: count_norm,
         aten.upsample_nearest2d.default: count_upsampling,
     }

@@ -6,17 +6,23 @@ import sys
 from pathlib import Path
 
 from mediar_infer.challenge.submission import check_submission, write_submission
+from mediar_infer.commands.arguments import add_examples
 from mediar_infer.errors import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``submission`` command."""
-    parser.add_argument("archive", type=Path, metavar="OUT.zip", help="archive to write")
+    parser.add_argument("archive", type=Path, metavar="FILE", help="archive to write, NAME.zip")
     parser.add_argument(
-        "-l", "--labels", type=Path, required=True, help="folder of NAME_label.tiff files"
-    )
+        "-l", "--labels", type=Path, required=True, metavar="DIR",
+        help="folder of NAME_label.tiff files",
+    )  # fmt: skip
     parser.add_argument(
-        "-i", "--input", type=Path, help="folder of the images, to check names and sizes against"
+        "-i", "--input", type=Path, metavar="DIR",
+        help="folder of images to check names and sizes against",
+    )  # fmt: skip
+    add_examples(
+        parser, ("zip a checked set of labels", "mediar-infer submission a.zip -l labels -i images")
     )
 
 

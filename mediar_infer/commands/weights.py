@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mediar_infer.commands.arguments import add_examples
 from mediar_infer.network.checkpoints import (
     MANIFEST_NAME,
     Checkpoint,
@@ -23,15 +24,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = actions.add_parser("list", help="show the models that would be used")
     verify = actions.add_parser("verify", help="check files against shapes and checksums")
-    for each in (show, verify):
-        each.add_argument("paths", type=Path, nargs="*", help="folder or files (default: ours)")
+    for reading in (show, verify):
+        reading.add_argument(
+            "paths", type=Path, nargs="*", metavar="PATH",
+            help="folder of weights, or one or two weight files (default: the shipped pair)",
+        )  # fmt: skip
     graph = actions.add_parser("graph", help="export the network's graph for fast CPU inference")
-    graph.add_argument("paths", type=Path, nargs="+", help="one or two weight files")
     convert = actions.add_parser(
-        "convert", help=f"make float16 safetensors and {MANIFEST_NAME} from .pth files"
+        "convert", help=f"write .pth files as float16 safetensors with {MANIFEST_NAME}"
     )
-    convert.add_argument("paths", type=Path, nargs="+", help="one or two weight files")
-    convert.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
+    for writing in (graph, convert):
+        writing.add_argument(
+            "paths", type=Path, nargs="+", metavar="PATH",
+            help="folder of weights, or one or two weight files",
+        )  # fmt: skip
+    convert.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write to"
+    )
+    add_examples(
+        parser,
+        ("check the shipped pair", "mediar-infer weights verify"),
+        ("convert the published checkpoints", "mediar-infer weights convert a.pth b.pth -o mine"),
+    )
 
 
 def _describe(checkpoint: Checkpoint) -> str:
@@ -44,7 +58,7 @@ def _describe(checkpoint: Checkpoint) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out the action; 0 if all files are well.
+    """Carry out the action; 0 if all files are valid.
 
     Raises:
         CheckpointError: if a file is not.

@@ -43,7 +43,7 @@ def test_wrong_use_ends_with_two(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         _run(*arguments)
     assert stopped.value.code == 2
-    assert "usage: mediar_infer" in capsys.readouterr().err
+    assert "usage: mediar-infer" in capsys.readouterr().err
 
 
 def test_help_lists_every_command(capsys):
@@ -58,7 +58,7 @@ def test_help_lists_every_command(capsys):
 def test_version_is_printed(capsys):
     with pytest.raises(SystemExit):
         _run("--version")
-    assert capsys.readouterr().out == f"mediar_infer {__version__}\n"
+    assert capsys.readouterr().out == f"mediar-infer {__version__}\n"
 
 
 def test_info_shows_machine_versions_and_models(weights_dir, capsys):

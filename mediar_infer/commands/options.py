@@ -1,0 +1,154 @@
+"""Options that several commands share, and what follows from them."""
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from mediar_infer.commands.arguments import NONE, add_option, number_or_none
+from mediar_infer.config import (
+    ALL_FLIPS,
+    PLANS,
+    EngineConfig,
+    FlipName,
+    MaskConfig,
+    Plan,
+    RuntimeConfig,
+)
+from mediar_infer.errors import UsageError
+from mediar_infer.folder.ledger_folder import LEDGER_VARIABLE, NO_LEDGER
+
+BUDGET_SCALE: Final = 0.85
+"""Fraction of the time tolerance that ``--fit-budget`` aims at."""
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that decide how images are segmented."""
+    plan = parser.add_argument_group("plan (what to compute)")
+    add_weights_argument(plan)
+    add_option(plan, EngineConfig, "plan", choices=PLANS, default=Plan().name)
+    plan_text = {"default": None, "default_text": "that of the plan"}
+    add_option(plan, Plan, "max_members", "--models", choices=(1, 2), **plan_text)
+    add_option(
+        plan, Plan, "flips", metavar="LIST", note=f"; separated by commas, or {NONE}", **plan_text
+    )
+    add_option(plan, Plan, "overlap", **plan_text)
+    runtime = parser.add_argument_group("machine (where and how fast)")
+    for name in ("device", "precision", "backend", "batch", "threads"):
+        add_option(runtime, RuntimeConfig, name)
+    labels = parser.add_argument_group("labels")
+    add_option(labels, MaskConfig, "blocks")
+    add_option(labels, MaskConfig, "block_size", metavar="PX")
+    add_option(labels, MaskConfig, "cellprob_threshold")
+    add_option(labels, MaskConfig, "flow_threshold", type=number_or_none)
+
+
+def add_weights_argument(parser: argparse._ActionsContainer) -> None:
+    """Add ``--weights``."""
+    parser.add_argument(
+        "--weights", type=Path, nargs="+", default=[], metavar="PATH",
+        help="folder of weights, or one or two weight files (default: the shipped pair)",
+    )  # fmt: skip
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that decide how images are read."""
+    parser.add_argument(
+        "--plane", type=int, metavar="N",
+        help="plane to read from z- and t-stacks, from 0 (default: a stack is an error)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-pixels", type=int, metavar="N",
+        help="refuse images of more pixels before they are decoded (default: a limit per format)",
+    )  # fmt: skip
+
+
+def add_ledger_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--ledger``."""
+    parser.add_argument(
+        "--ledger", metavar="DIR",
+        help=f"folder of ledger and summary, or {NO_LEDGER} for neither (default:"
+        f" ${LEDGER_VARIABLE} if set, else the output folder)",
+    )  # fmt: skip
+
+
+def add_budget_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--fit-budget`` and ``--budget-scale``."""
+    parser.add_argument(
+        "--fit-budget", action="store_true",
+        help="use cheaper plans where the chosen one would miss the time tolerance",
+    )  # fmt: skip
+    parser.add_argument(
+        "--budget-scale", type=float, metavar="X",
+        help="with --fit-budget: fraction of the time tolerance to aim at, above 0 and up to 1"
+        f" (default: {BUDGET_SCALE})",
+    )  # fmt: skip
+
+
+def to_engine_config(args: argparse.Namespace) -> EngineConfig:
+    """Turn the options of ``add_engine_arguments`` into settings.
+
+    Raises:
+        UsageError: if a value is out of its range.
+    """
+    plan = PLANS[args.plan]
+    if args.models is not None:
+        plan = replace(plan, max_members=args.models)
+    if args.overlap is not None:
+        plan = replace(plan, overlap=args.overlap)
+    if args.flips is not None:
+        plan = replace(plan, flips=_parse_flips(args.flips))
+    if plan != PLANS[args.plan]:
+        plan = replace(plan, name="custom")
+    return EngineConfig(
+        plan=plan,
+        masks=MaskConfig(
+            cellprob_threshold=args.cellprob_threshold,
+            flow_threshold=args.flow_threshold,
+            blocks=args.blocks,
+            block_size=args.block_size,
+        ),
+        runtime=RuntimeConfig(
+            device=args.device,
+            precision=args.precision,
+            backend=args.backend,
+            batch=args.batch,
+            threads=args.threads,
+        ),
+    )
+
+
+def to_budget_scale(args: argparse.Namespace) -> float | None:
+    """Fraction of the time tolerance to aim at; ``None`` without ``--fit-budget``.
+
+    Raises:
+        UsageError: if a scale is given without a budget to scale.
+    """
+    if not args.fit_budget and args.budget_scale is not None:
+        raise UsageError(
+            f"found --budget-scale {args.budget_scale} without --fit-budget, expected both; add"
+            " --fit-budget"
+        )
+    if not args.fit_budget:
+        return None
+    return BUDGET_SCALE if args.budget_scale is None else float(args.budget_scale)
+
+
+def to_ledger_dir(args: argparse.Namespace) -> Path | None:
+    """Folder of ledger and summary; ``None`` if neither is wanted."""
+    named = args.ledger or os.environ.get(LEDGER_VARIABLE)
+    if named == NO_LEDGER:
+        return None
+    return Path(named) if named else Path(args.output)
+
+
+def _parse_flips(text: str) -> tuple[FlipName, ...]:
+    names = ["identity"] if text == NONE else [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in ALL_FLIPS]
+    if unknown:
+        raise UsageError(
+            f"--flips {text}: found {', '.join(unknown)}, expected {NONE} or some of"
+            f" {', '.join(ALL_FLIPS)}"
+        )
+    return tuple(flip for flip in ALL_FLIPS if flip in names)
