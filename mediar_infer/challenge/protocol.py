@@ -22,6 +22,7 @@ from mediar_infer.errors import MediarError, UsageError
 from mediar_infer.folder.ledger import Ledger
 from mediar_infer.labels.files import check_collisions, label_path
 from mediar_infer.labels.metrics import Scores, evaluate_labels
+from mediar_infer.labels.plausibility import read_true_labels
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.labels.scoring import list_label_files
 
@@ -142,7 +143,7 @@ def _score(
 ) -> tuple[tuple[Scores, ...], list[Finding]]:
     """Scores at all thresholds, or why there are none."""
     try:
-        true, predicted = read_labels(truth), read_labels(labels_dir / label.name)
+        true, predicted = read_true_labels(truth), read_labels(labels_dir / label.name)
         return tuple(evaluate_labels(true, predicted)), []
     except MediarError as error:
         return (), [Finding(image, "score", str(error), "labels that fit the true ones")]

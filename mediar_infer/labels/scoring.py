@@ -9,8 +9,13 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Final
 
-from mediar_infer.errors import MediarError, UsageError
+import numpy as np
+import numpy.typing as npt
+
+from mediar_infer.errors import DataError, MediarError, UsageError
 from mediar_infer.labels.metrics import THRESHOLDS, Scores, evaluate_labels, sum_scores
+from mediar_infer.labels.naming import group_label_files
+from mediar_infer.labels.plausibility import find_label_fault, read_true_labels
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.output_files import write_bytes
 
@@ -22,7 +27,7 @@ PLOT_NAME: Final = "scores.png"
 ALL_IMAGES: Final = "all"
 """Name of the group that holds every scored image."""
 
-_SUFFIXES = ("_label.tiff", "_label.tif")
+_LISTED = 3
 _COUNTS = ("n_true", "n_pred", "tp", "fp", "fn")
 _RATIOS = ("precision", "recall", "f1")
 
@@ -76,8 +81,8 @@ def evaluate_folders(
     """Score every ``<stem>_label.tiff`` of one folder against its namesake in the other.
 
     Args:
-        predicted_dir: folder of predicted label files (``.tif`` or ``.tiff``).
-        true_dir: folder of true label files; ``a_label.tif`` and ``a_label.tiff`` are namesakes.
+        predicted_dir: folder of predicted label files, see :func:`list_label_files`.
+        true_dir: folder of true label files; ``a_label.png`` and ``a_label.tiff`` are namesakes.
         thresholds: IoU thresholds in (0, 1].
         groups: stem → group, for means per group; images without one count only in ``all``.
         images: stems to score; others are ignored. ``None`` takes all.
@@ -98,8 +103,11 @@ def evaluate_folders(
     errors: dict[str, str] = {}
     for stem in stems:
         try:
-            pair = (_only_file(true, stem, true_dir), _only_file(predicted, stem, predicted_dir))
-            scores = evaluate_labels(read_labels(pair[0]), read_labels(pair[1]), thresholds)
+            true_path = _only_file(true, stem, true_dir)
+            predicted_path = _only_file(predicted, stem, predicted_dir)
+            scores = evaluate_labels(
+                read_true_labels(true_path), _read_predicted(predicted_path), thresholds
+            )
         except MediarError as error:
             errors[stem] = str(error)
             logger.error("%s: %s", stem, error)
@@ -138,27 +146,43 @@ def write_evaluation(output_dir: Path, evaluation: Evaluation) -> list[Path]:
 
 
 def list_label_files(folder: Path) -> dict[str, list[Path]]:
-    """Map stem → its ``<stem>_label.tif(f)`` files; more than one is an error of that image.
+    """Map stem → its label files; more than one is an error of that image.
+
+    Args:
+        folder: label files ``<stem>_label.tiff``, or as other programs name them, see
+            :func:`group_label_files`.
 
     Raises:
         UsageError: if the folder does not exist.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: not a folder; expected one of <stem>_label.tiff files")
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        for suffix in _SUFFIXES:
-            if path.name.endswith(suffix) and not path.name.startswith("."):
-                files.setdefault(path.name.removesuffix(suffix), []).append(path)
-    return files
+    return group_label_files(sorted(folder.iterdir()))
 
 
 def _only_file(files: Mapping[str, list[Path]], stem: str, folder: Path) -> Path:
     found = files.get(stem, [])
     if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "nothing"
-        raise MediarError(f"{folder}: found {names}; expected one file {stem}_label.tiff")
+        names = ", ".join(path.name for path in found) or _describe_similar(folder, stem)
+        raise DataError(f"{folder}: found {names}; expected one file {stem}_label.tiff")
     return found[0]
+
+
+def _describe_similar(folder: Path, stem: str) -> str:
+    """Name the files that were perhaps meant, as nothing is there under the expected name."""
+    similar = [path.name for path in sorted(folder.iterdir()) if path.name.startswith(stem)]
+    if not similar:
+        return "nothing"
+    return f"only {', '.join(similar[:_LISTED])}, which cannot be read as labels by that name"
+
+
+def _read_predicted(path: Path) -> npt.NDArray[np.integer[Any]]:
+    """Read a prediction; what is wrong with it is its score, but not without a word."""
+    labels = read_labels(path)
+    fault = find_label_fault(labels)
+    if fault is not None and fault.is_certain:
+        logger.warning("%s: found %s; expected %s", path.name, fault.found, fault.expected)
+    return labels
 
 
 def _group_scores(
