@@ -157,7 +157,12 @@ def run(args: argparse.Namespace) -> int:
             logger.info("not read: input sockets %s", ", ".join(job.ignored))
         segmenter = load_for_process(_find_weights(args), config)
         from mediar_infer.folder.options import RunOptions
-        from mediar_infer.folder.runner import exit_code, log_record, run_image
+        from mediar_infer.folder.runner import (
+            exit_code,
+            log_record,
+            log_unknown_pixel_sizes,
+            run_image,
+        )
 
         options = RunOptions(
             input_path=job.image,
@@ -169,6 +174,7 @@ def run(args: argparse.Namespace) -> int:
         record = run_image(segmenter, options)
         if record.status == "done":
             log_record(record)
+        log_unknown_pixel_sizes([record])
         if not args.quiet:
             sys.stdout.write(json.dumps(record.to_dict()) + "\n")
     if record.status == "failed":

@@ -283,6 +283,7 @@ class ImageRunner:
                 "height": source.height,
                 "width": source.width,
                 "dtype": str(source.dtype),
+                "pixel_size_mm": source.geometry and source.geometry.pixel_size_mm,
                 "warnings": tuple(source.warnings),
             }
         return ImageRecord(

@@ -30,6 +30,7 @@ _FIELD_TYPES: Final = {
     **dict.fromkeys(("height", "width", "n_cells"), (int, NoneType)),
     **dict.fromkeys(("dtype", "error", "device", "worker", "output"), (str, NoneType)),
     **dict.fromkeys(("plan", "stages_s", "weights", "versions", "peak_memory_bytes"), (dict,)),
+    "pixel_size_mm": (list, NoneType),
     "wall_s": (int, float),
     "budget": (dict, NoneType),
     "warnings": (list,),
@@ -53,6 +54,8 @@ class ImageRecord:
     """Columns in pixels."""
     dtype: str | None = None
     """Pixel type as stored."""
+    pixel_size_mm: Sequence[float] | None = None
+    """Height and width of a pixel; none if the file states no size: its label file states 1 mm."""
     plan: Mapping[str, Any] = field(default_factory=dict)
     """Models, flips, overlap, precision, … that made the labels."""
     stages_s: Mapping[str, float] = field(default_factory=dict)
@@ -134,7 +137,12 @@ class ImageRecord:
             raise ValueError(str(error)) from error
         if record.status not in get_args(Status):
             raise ValueError(f"status {record.status!r} is none of {', '.join(get_args(Status))}")
-        return dataclasses.replace(record, warnings=tuple(record.warnings))
+        size = record.pixel_size_mm
+        return dataclasses.replace(
+            record,
+            warnings=tuple(record.warnings),
+            pixel_size_mm=None if size is None else tuple(size),
+        )
 
 
 @dataclass(frozen=True, slots=True)

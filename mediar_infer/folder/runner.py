@@ -16,7 +16,7 @@ from mediar_infer.folder.options import OVERLAY_DIR, RunOptions
 from mediar_infer.folder.provenance import EngineFacts, package_versions
 from mediar_infer.folder.resuming import find_finished
 from mediar_infer.images.open import SkippedFile, list_images
-from mediar_infer.labels.files import check_collisions, label_path
+from mediar_infer.labels.files import UNKNOWN_PIXEL_MM, check_collisions, label_path
 from mediar_infer.output_files import remove_stale_parts
 from mediar_infer.process import process_start_s
 from mediar_infer.segmenter import Segmenter
@@ -114,6 +114,7 @@ def run_images(runner: FolderRunner, options: RunOptions) -> list[ImageRecord]:
                     ledger.append(record)
                 records.append(record)
                 show(path, 0.0)
+    log_unknown_pixel_sizes(records)
     order = {path.name: number for number, path in enumerate(images)}
     records[len(skipped) :] = sorted(records[len(skipped) :], key=lambda r: order[r.file])
     if options.ledger_dir:
@@ -167,6 +168,16 @@ def log_record(record: ImageRecord) -> None:
         record.tolerance_s or 0.0,
         record.status,
     )
+
+
+def log_unknown_pixel_sizes(records: Iterable[ImageRecord]) -> None:
+    """Log once which pixel size label files state where the images state none."""
+    done = [record for record in records if record.status == "done"]
+    if n_unknown := sum(record.pixel_size_mm is None for record in done):
+        logger.info(
+            "%d of %d images state no pixel size; their label files state %g mm",
+            n_unknown, len(done), UNKNOWN_PIXEL_MM,
+        )  # fmt: skip
 
 
 def _skipped_record(entry: SkippedFile) -> ImageRecord:

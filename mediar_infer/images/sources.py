@@ -24,11 +24,17 @@ class Geometry:
     """Where the pixels of an image lie in space; axes in the order x, y[, z …]."""
 
     spacing: tuple[float, ...]
-    """Distance of neighbouring pixels along each axis, in the units of the file."""
+    """Distance of neighbouring pixels along each axis in mm."""
     origin: tuple[float, ...]
     """Position of the first pixel."""
     direction: tuple[float, ...]
     """Directions of the axes, a square matrix row by row."""
+
+    @property
+    def pixel_size_mm(self) -> tuple[float, float]:
+        """Height and width of a pixel."""
+        x, y = self.spacing[:2]
+        return y, x
 
 
 class ImageSource(ABC):

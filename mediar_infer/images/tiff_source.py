@@ -9,6 +9,7 @@ import numpy as np
 import tifffile
 
 from mediar_infer.errors import ImageReadError
+from mediar_infer.images.pixel_size import tiff_geometry
 from mediar_infer.images.sources import AnyArray, ImageSource, check_n_pixels
 from mediar_infer.images.tiff_layout import Colour, choose_series, resolve_layout
 from mediar_infer.images.tiff_rows import (
@@ -67,6 +68,7 @@ class TiffSource(ImageSource):
                 dtype=np.dtype(np.uint8) if is_palette else np.dtype(series.dtype),
                 warnings=notes,
             )
+            self.geometry = tiff_geometry(self._tif, series.keyframe)
         except BaseException:
             self.close()
             raise

@@ -6,6 +6,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Final
@@ -29,8 +30,15 @@ _N_CELLS: Final = "n_cells"
 _MAX_DESCRIPTION: Final = 2**16
 _MAX_BRACKETS: Final = 100
 _N_CELLS_DIGITS: Final = 10  # of 2³² - 1
+_MM_PER_CM: Final = 10.0
+UNKNOWN_PIXEL_MM: Final = 1.0
+"""Pixel size in label files of images that state none: importers refuse a TIFF without one."""
+_MAX_RATIONAL: Final = 2**32 - 1
 _ZLIB_LEVEL = 1
 """Labels are runs of equal numbers: 3 % of the size at 480 MB/s, against 1.4 % at 110 (level 6)."""
+
+_Rational = tuple[int, int]
+"""Numerator and denominator."""
 
 
 def label_path(output_dir: Path, image_path: Path) -> Path:
@@ -97,7 +105,8 @@ def write_labels(
         bands: consecutive rows from top to bottom, each ``(rows, width)`` of non-negative integers.
         height: total number of rows.
         width: number of columns.
-        geometry: place in space, kept in MHA.
+        geometry: place in space. MHA keeps all of it, TIFF the spacing along x and y, as its
+            resolution; without it a pixel is 1 mm wide and high in both.
         facts: what the labels were made of, ready for JSON; kept in the description of
             TIFF together with the number of cells.
 
@@ -117,7 +126,10 @@ def write_labels(
             if path.suffix.lower() == ".mha":
                 _write_mha(file, iter(checked), geometry, height)
             else:
-                _write_tiff(file, iter(checked), description, height=height, width=width)
+                _write_tiff(
+                    file, iter(checked), description, height=height, width=width,
+                    resolution=_resolution(geometry),
+                )  # fmt: skip
                 if facts is not None:
                     _describe_again(file, _describe(facts, n_cells=checked.largest))
     except OSError as exc:
@@ -254,6 +266,7 @@ def _write_tiff(
     *,
     height: int,
     width: int,
+    resolution: tuple[_Rational, _Rational],
 ) -> None:
     first = next(bands)
     dtype = _dtype_for(first, height)
@@ -273,11 +286,32 @@ def _write_tiff(
             dtype=dtype,
             photometric="minisblack",
             compression="zlib",
+            resolution=resolution,
+            resolutionunit="CENTIMETER",
             metadata=None,
             description=description,
             software="mediar-infer",
             **layout,
         )
+
+
+def _resolution(geometry: Geometry | None) -> tuple[_Rational, _Rational]:
+    """Pixels per centimetre along x and y, as TIFF stores them."""
+    spacing = geometry.spacing[:2] if geometry else ()
+    if not spacing or not all(0 < mm < math.inf for mm in spacing):
+        spacing = (UNKNOWN_PIXEL_MM, UNKNOWN_PIXEL_MM)
+    x, y = (_to_rational(_MM_PER_CM / mm) for mm in spacing)
+    return x, y
+
+
+def _to_rational(number: float) -> _Rational:
+    """The nearest fraction of two 32-bit numbers to a positive number."""
+    if number < 1:
+        numerator, denominator = _to_rational(1 / number)
+        return denominator, numerator
+    fraction = Fraction(min(number, _MAX_RATIONAL))
+    nearest = fraction.limit_denominator(_MAX_RATIONAL // math.ceil(fraction))
+    return nearest.numerator, nearest.denominator
 
 
 def _regroup(bands: Iterable[AnyArray], group: AnyArray) -> Iterator[AnyArray]:

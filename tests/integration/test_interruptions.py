@@ -1,10 +1,12 @@
 """A run that is stopped in the middle leaves only whole results, and ``--resume`` does the rest."""
 
+import json
 import signal
 import time
 
 import numpy as np
 import pytest
+import tifffile
 from folder_helpers import latest_records, names_of, noise, read_ledger, write_image
 
 from mediar_infer.folder import image_runner
@@ -105,6 +107,29 @@ def test_resume_skips_all_images_twice_in_a_row(predict, small_inputs, tmp_path)
     counts = {record["n_cells"] for record in read_ledger(tmp_path / "out")}
     assert len(counts) == 1
     assert counts != {0}
+
+
+def _as_release_0_1_0_wrote(outputs):
+    """Rewrite labels and ledger without what the first release did not write: the pixel size."""
+    for path in outputs.glob("*_label.tiff"):
+        with tifffile.TiffFile(path) as tif:
+            description, labels = tif.pages.first.description, tif.asarray()
+        tifffile.imwrite(
+            path, labels, description=description, metadata=None, software="mediar-infer"
+        )
+    lines = []
+    for record in read_ledger(outputs):
+        del record["pixel_size_mm"]
+        lines.append(json.dumps(record) + "\n")
+    (outputs / "ledger.jsonl").write_text("".join(lines))
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_resume_takes_the_labels_of_release_0_1_0(predict, small_inputs, tmp_path):
+    predict(small_inputs, tmp_path / "out")
+    _as_release_0_1_0_wrote(tmp_path / "out")
+    assert predict(small_inputs, tmp_path / "out", "--resume") == 0
+    assert _statuses(tmp_path / "out") == ["done"] * 2 + ["resumed"] * 2
 
 
 @pytest.mark.usefixtures("perfect_network")

@@ -95,6 +95,22 @@ def test_console_shows_table_and_plain_lines_without_progress_bar(
 
 
 @pytest.mark.usefixtures("perfect_network")
+def test_pixel_size_of_the_image_goes_to_labels_and_ledger_and_a_lack_is_logged_once(
+    predict, inputs, tmp_path, capsys
+):
+    tifffile.imwrite(
+        inputs / "c.tif", slide()[0], resolution=(20000, 40000), resolutionunit="CENTIMETER"
+    )
+    predict(inputs, tmp_path / "out")
+    sizes = {name: each["pixel_size_mm"] for name, each in latest_records(tmp_path / "out").items()}
+    assert sizes == {"a.png": None, "b.ome.tif": None, "c.tif": [0.00025, 0.0005]}
+    with tifffile.TiffFile(tmp_path / "out" / "c_label.tiff") as tif:
+        assert tif.pages.first.get_resolution("CENTIMETER") == (20000, 40000)
+    lines = re.findall("^.* no pixel size.*$", capsys.readouterr().err, re.MULTILINE)
+    assert lines == ["INFO 2 of 3 images state no pixel size; their label files state 1 mm"]
+
+
+@pytest.mark.usefixtures("perfect_network")
 def test_quiet_says_nothing_when_all_is_well(predict, inputs, tmp_path, capsys):
     assert predict(inputs, tmp_path / "out", "--quiet") == 0
     assert capsys.readouterr() == ("", "")

@@ -16,6 +16,7 @@ import pytest
 import tifffile
 
 from mediar_infer.errors import ImageReadError, OutputError, ShapeError
+from mediar_infer.images.sources import Geometry
 from mediar_infer.labels import files as label_files
 from mediar_infer.labels.files import (
     LabelHeader,
@@ -39,6 +40,16 @@ def bands_of(labels, heights):
 
 def write(path, labels, heights=(10**9,)):
     write_labels(path, bands_of(labels, heights), height=labels.shape[0], width=labels.shape[1])
+
+
+def test_header_of_a_file_of_release_0_1_0_is_read():
+    path = Path(__file__).parents[2] / "golden" / "label_0_1_0.tiff"
+    facts = {
+        "mediar_infer": "0.1.0", "image": "a.png", "image_bytes": 1234,
+        "plan": {"name": "paper", "models": 2}, "weights": {"a.safetensors": "00"},
+    }  # fmt: skip
+    assert read_label_header(path) == LabelHeader(12, 16, 2, facts)
+    assert [*np.bincount(read_labels(path).ravel())] == [153, 15, 24]
 
 
 def test_name_is_cut_at_the_first_dot():
@@ -80,6 +91,45 @@ def test_several_bands_are_uint32_since_the_number_of_cells_to_come_is_unknown(t
     labels = np.ones((30, 20), np.int32)
     write(tmp_path / "a_label.tiff", labels, heights=(10,))
     assert read_labels(tmp_path / "a_label.tiff").dtype == np.uint32
+
+
+def _resolution_of(path):
+    with tifffile.TiffFile(path) as tif:
+        tags = tif.pages.first.tags
+        assert tags["ResolutionUnit"].value.name == "CENTIMETER"
+        return [n / d for n, d in (tags["XResolution"].value, tags["YResolution"].value)]
+
+
+def _geometry(*spacing):
+    n = len(spacing)
+    return Geometry(spacing, (0.0,) * n, tuple(np.eye(n).ravel()))
+
+
+@pytest.mark.parametrize(
+    "spacing", [(0.0005, 0.00025), (0.25e-3 / 3, 2.0, 5.0), (1e-9, 4e8), (1e-7, 123.456), (10, 10)]
+)
+def test_spacing_of_the_image_becomes_pixels_per_centimetre(tmp_path, spacing):
+    path = tmp_path / "a_label.tiff"
+    labels = np.ones((5, 4), np.int32)
+    write_labels(path, [labels], height=5, width=4, geometry=_geometry(*spacing))
+    expected = [min(10 / mm, 2**32 - 1) for mm in spacing[:2]]
+    assert _resolution_of(path) == pytest.approx(expected, rel=1e-9)
+    np.testing.assert_array_equal(read_labels(path), labels)
+
+
+@pytest.mark.parametrize("spacing", [None, (0.0, 1.0), (2.0, -1.0), (np.nan, 1.0), (2.0, np.inf)])
+def test_pixels_of_unknown_size_are_1_mm(tmp_path, spacing):
+    path = tmp_path / "a_label.tiff"
+    geometry = None if spacing is None else _geometry(*spacing)
+    write_labels(path, [np.ones((5, 4), "i4")], height=5, width=4, geometry=geometry)
+    assert _resolution_of(path) == [10, 10]
+
+
+@pytest.mark.parametrize("spacing", [(1e-300, 1e300), (5e-324, 1e308), (1e-12, 1e12)])
+def test_spacing_beyond_what_tiff_can_hold_becomes_the_nearest(tmp_path, spacing):
+    path = tmp_path / "a_label.tiff"
+    write_labels(path, [np.ones((5, 4), "i4")], height=5, width=4, geometry=_geometry(*spacing))
+    assert _resolution_of(path) == [2**32 - 1, 1 / (2**32 - 1)]
 
 
 @pytest.mark.parametrize("heights", [(1,), (7,), (300,), (1, 7, 300), (256,), (10**9,)])
