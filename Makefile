@@ -1,13 +1,14 @@
-# Targets that need Python set up .venv first if need be; see README.md.
+# Targets that need Python set up .venv first if necessary; see README.md.
 
 PYTHON ?= python3
 VENV := .venv
+DOCS_VENV := .venv-docs
 PY := $(VENV)/bin/python
 
-# make DOCKER=podman … takes another engine.
+# make DOCKER=podman … uses another engine.
 DOCKER ?= docker
 IMAGE ?= mediar:latest
-# The folder weights, or one in it.
+# The folder weights, or one inside it.
 WEIGHTS ?= weights
 # For instance BUILD_OPTIONS="--build-arg OPTIONS=--fit-budget".
 BUILD_OPTIONS ?=
@@ -19,37 +20,33 @@ LABELS = --label org.opencontainers.image.version=$(VERSION) \
 ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(IMAGE))))
 GC_ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(GC_IMAGE))))
 
-.PHONY: help demo test lint image image-check submission gc-image gc-test gc-save clean
+.PHONY: help demo test lint docs image image-check submission gc-image gc-test gc-save clean
 
-help:
-	@echo "make demo         segment a few real and generated images into demo/"
-	@echo "make test         run all tests"
-	@echo "make lint         check style, types and the import contract"
-	@echo "make image        build the image $(IMAGE)"
-	@echo "make image-check  run it as the challenge does on $(CHECK_INPUT), and by every other form"
-	@echo "make submission   write it to dist/$(ARCHIVE).tar.gz with its checksum"
-	@echo "make gc-image     build the image for grand-challenge.org, $(GC_IMAGE)"
-	@echo "make gc-test      run it as the platform does"
-	@echo "make gc-save      write it and its weights to dist/, as two archives"
-	@echo "make clean        remove $(VENV), demo/ and dist/"
+help: ## list all targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.ready
+demo: $(VENV)/.ready ## segment a few real and generated images into demo/
 	$(PY) -m mediar_infer demo --output demo
 
-test: $(VENV)/.ready
+test: $(VENV)/.ready ## run all tests
 	$(PY) -m pytest
 
-lint: $(VENV)/.ready
+lint: $(VENV)/.ready ## check style, types, import contract, spelling and packaging
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/codespell
+	$(VENV)/bin/validate-pyproject pyproject.toml
 
-image:
+docs: $(DOCS_VENV)/.ready ## build the site into dist/docs/
+	$(DOCS_VENV)/bin/mkdocs build --strict
+
+image: ## build the container image (IMAGE=NAME)
 	$(DOCKER) build --platform linux/amd64 --tag $(IMAGE) $(LABELS) \
 	    --build-arg WEIGHTS=$(WEIGHTS) $(BUILD_OPTIONS) .
 
-image-check: $(VENV)/.ready image
+image-check: $(VENV)/.ready image ## judge it as the challenge does, and start it in every other form
 	test -e $(CHECK_INPUT) || $(MAKE) demo
 	rm -rf dist/image-check
 	$(PY) -m mediar_infer challenge --engine $(DOCKER) --image $(IMAGE) -i $(CHECK_INPUT) \
@@ -74,34 +71,45 @@ define save
 	@ls -lh dist/$(2).tar.gz
 endef
 
-submission: image
+submission: image ## write it to dist/ with its checksum
 	$(call save,$(IMAGE),$(ARCHIVE))
 
-gc-image:
+gc-image: ## build the container image for grand-challenge.org (GC_IMAGE=NAME)
 	$(DOCKER) build --platform linux/amd64 --target grand-challenge --tag $(GC_IMAGE) $(LABELS) \
 	    --build-arg WEIGHTS=$(WEIGHTS) $(BUILD_OPTIONS) .
 
-gc-test: gc-image
+gc-test: gc-image ## run it as the platform does
 	bash .ci/gc-test "$(DOCKER)" $(GC_IMAGE)
 
-# The platform wants code and weights apart; weights lie at the root of their archive.
-gc-save: gc-image
+# The platform takes code and weights separately, weights at the root of their archive.
+gc-save: gc-image ## write it and its weights to dist/, as two archives
 	$(call save,$(GC_IMAGE),$(GC_ARCHIVE))
 	tar --create --gzip --file dist/model.tar.gz --owner=0 --group=0 --directory $(WEIGHTS) \
 	    $(notdir $(wildcard $(WEIGHTS)/*))
 	cd dist && sha256sum model.tar.gz > model.tar.gz.sha256 && cat model.tar.gz.sha256
 
-# Written last, so that a set-up that was stopped is taken up again.
+define CHECK_PYTHON
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+    found=$$($(PYTHON) --version 2>/dev/null || echo no Python); \
+    echo "$(PYTHON): found $$found, expected Python 3.11 or newer;" \
+        "install it and name it: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; \
+    exit 1; }
+endef
+
+# Touched last, so an interrupted setup is repeated.
 $(VENV)/.ready: requirements.txt pyproject.toml $(wildcard mediar_infer/*/*/*.c)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	    found=$$($(PYTHON) --version 2>/dev/null || echo no Python); \
-	    echo "$(PYTHON): found $$found, expected Python 3.11 or newer;" \
-	        "install it and name it: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; \
-	    exit 1; }
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check --requirement requirements.txt
 	$(PY) -m pip install --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-clean:
-	rm -rf $(VENV) demo dist
+# Apart from the engine: writing pages needs neither torch nor a compiler.
+$(DOCS_VENV)/.ready: requirements-docs.txt
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --disable-pip-version-check --requirement $<
+	@touch $@
+
+clean: ## remove .venv, demo/ and dist/
+	rm -rf $(VENV) $(DOCS_VENV) demo dist

@@ -1,0 +1,50 @@
+"""Hooks of mkdocs: files outside ``docs/`` become pages, and one form of link works everywhere.
+
+Links are written as a forge needs them, relative to the file in the repository; the site gets them
+relative to the page.
+"""
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Final
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+OUTSIDE: Final = {
+    "README.md": "index.md",
+    "ARCHITECTURE.md": "architecture.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "weights/README.md": "model-card.md",
+    "benchmarks/NOTES.md": "notes.md",
+    "benchmarks/results/fit_budget.png": "assets/fit_budget.png",
+    "benchmarks/results/val_outlines.png": "assets/val_outlines.png",
+}
+"""Path in the repository → path in the site."""
+_SOURCES: Final = {uri: path for path, uri in OUTSIDE.items()}
+_LINK: Final = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the files outside ``docs/``."""
+    for path, uri in OUTSIDE.items():
+        files.append(File.generated(config, uri, abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Turn links between files of the repository into links between pages of the site."""
+    page_uri = page.file.src_uri
+    page_folder = posixpath.dirname(page_uri) or "."
+    folder = posixpath.dirname(_SOURCES.get(page_uri, f"docs/{page_uri}"))
+
+    def to_site(link: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(folder, link[0]))
+        uri = OUTSIDE.get(path, path.removeprefix("docs/") if path.startswith("docs/") else None)
+        return link[0] if uri is None else posixpath.relpath(uri, page_folder)
+
+    return _LINK.sub(to_site, markdown)
