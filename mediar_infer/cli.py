@@ -8,12 +8,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Final, NoReturn
 
 from mediar_infer._version import __version__
+from mediar_infer.commands.printing import escape_controls
 from mediar_infer.errors import CheckpointError, MediarError, UsageError
-from mediar_infer.process import return_large_blocks
+from mediar_infer.process import flush_stdout, protect_streams, return_large_blocks
 
 PROGRAM: Final = "mediar-infer"
 SHELLS: Final = ("bash", "zsh", "fish", "tcsh")
@@ -81,7 +83,16 @@ class _ProgressSafeHandler(logging.Handler):
         """Write one line."""
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        with suppress(OSError):  # a lost line must not end the run
+            tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _OneLineFormatter(logging.Formatter):
+    """Escapes control characters: a file name may hold them, and could forge lines of the log."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Format level and message; a traceback is added below them."""
+        return escape_controls(super().formatMessage(record))
 
 
 def add_logging_options(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +104,7 @@ def add_logging_options(parser: argparse.ArgumentParser) -> None:
 def set_up_logging(level: int) -> None:
     """Write the package's log lines of a level and above to stderr."""
     handler = _ProgressSafeHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    handler.setFormatter(_OneLineFormatter("%(levelname)s %(message)s"))
     package = logging.getLogger("mediar_infer")
     package.handlers[:] = [handler]
     package.setLevel(level)
@@ -162,13 +173,16 @@ def run_process(command: Callable[[], int] = main) -> NoReturn:
     Args:
         command: returns the exit code.
     """
+    protect_streams()
     try:
         code = command()
     except SystemExit as stop:
+        flush_stdout()
         if not isinstance(stop.code, int) or stop.code < _STOPPED:
             raise
         # Here and not below, as this exception keeps unfinished work alive.
         _leave(stop.code)
+    flush_stdout()
     if code < _STOPPED and threading.active_count() > 1:
         raise SystemExit(code)
     _leave(code)
@@ -176,6 +190,5 @@ def run_process(command: Callable[[], int] = main) -> NoReturn:
 
 def _leave(code: int) -> NoReturn:
     logging.shutdown()
-    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,10 +1,12 @@
-"""This process: when it started, how much memory it has used, and how it holds memory."""
+"""This process: its standard streams, when it started, and how it holds and uses memory."""
 
 import ctypes
+import io
 import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -16,6 +18,59 @@ _LARGE_BYTES: Final = 1 << 20
 _NEVER: Final = -1
 
 _IMPORTED_AT: Final = time.perf_counter()
+
+
+class LossyStream(io.TextIOWrapper):
+    """A text stream that drops what cannot be written: a lost log line must not end a run."""
+
+    def write(self, text: str) -> int:
+        """Write text, or drop it if the other end is gone, full or closed."""
+        try:
+            return super().write(text)
+        except (OSError, ValueError):
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be written."""
+        with suppress(OSError, ValueError):
+            super().flush()
+
+
+def protect_streams() -> None:
+    """Keep the state of the standard streams from deciding about results.
+
+    A stream that the caller closed becomes the null device: otherwise the next file to be opened, a
+    label file perhaps, gets its descriptor, and what libraries print goes into that file. Errors of
+    stderr are ignored, and characters that stdout cannot encode are escaped.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest free descriptor is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stdout is None:
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    encoding = "utf-8" if sys.stderr is None else sys.stderr.encoding
+    stderr = io.BufferedWriter(io.FileIO(2, "w", closefd=False))
+    sys.stderr = LossyStream(stderr, encoding, "backslashreplace", line_buffering=True)
+
+
+def flush_stdout() -> None:
+    """Write what waits for stdout, or drop it: the interpreter would fail on it at its exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        discard_stdout()
+
+
+def discard_stdout() -> None:
+    """Let nothing more be written to stdout, what waits in its buffer included."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def return_large_blocks() -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fakes import tiny_state_dict
 
 from mediar_infer.labels.kernels.compiled import CompiledKernels, load_library
 from mediar_infer.labels.kernels.tensors import TorchKernels
+from mediar_infer.network.checkpoints import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,3 +75,12 @@ def kernels(request):
     if library is None:
         pytest.skip("the package was installed without a C compiler")
     return CompiledKernels(library, 2)
+
+
+@pytest.fixture(scope="session")
+def weights_dir(tmp_path_factory):
+    """Two tiny random networks under the published names."""
+    folder = tmp_path_factory.mktemp("weights")
+    for seed, name in enumerate(("from_phase1", "from_phase2")):
+        save_weights(tiny_state_dict(seed), folder / f"{name}.safetensors")
+    return folder

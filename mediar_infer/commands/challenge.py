@@ -4,7 +4,6 @@ import argparse
 import logging
 import math
 import shlex
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +27,7 @@ from mediar_infer.challenge.records import (
     write_results,
 )
 from mediar_infer.commands.arguments import add_examples
+from mediar_infer.commands.printing import print_summary
 from mediar_infer.errors import UsageError
 from mediar_infer.images.open import list_images
 from mediar_infer.output_files import to_output_error
@@ -197,4 +197,4 @@ def _print_results(verdict: Verdict, records: Sequence[ChallengeRecord], folder:
         verdict_line(verdict, records),
         f"labels, {RESULTS_NAME} and {PAGE_NAME} in {folder}",
     ]
-    sys.stdout.write("\n".join(lines) + "\n")
+    print_summary("\n".join(lines))

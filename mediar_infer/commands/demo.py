@@ -18,6 +18,7 @@ import tifffile
 
 from mediar_infer.commands.arguments import add_examples
 from mediar_infer.commands.options import add_engine_arguments, to_engine_config
+from mediar_infer.commands.printing import print_summary
 from mediar_infer.demo.scenes import SceneKind, make_scene
 from mediar_infer.errors import UsageError
 from mediar_infer.folder.ledger import LEDGER_NAME, SUMMARY_NAME, ImageRecord, console_table
@@ -151,5 +152,5 @@ def run(args: argparse.Namespace) -> int:
     )
     records = run_folder(segmenter, options)
     if not args.quiet:
-        sys.stdout.write(_report(records, args.output) + "\n")
+        print_summary(_report(records, args.output))
     return exit_code(records, strict_budget=False)

@@ -16,6 +16,7 @@ from mediar_infer.commands.options import (
     add_reading_arguments,
     to_engine_config,
 )
+from mediar_infer.commands.printing import print_summary
 from mediar_infer.commands.start import load_for_process
 from mediar_infer.grand_challenge.interfaces import (
     TABLE_NAME,
@@ -26,6 +27,7 @@ from mediar_infer.grand_challenge.interfaces import (
 )
 from mediar_infer.grand_challenge.sockets import find_image, read_sockets
 from mediar_infer.network.checkpoints import MODEL_DIR, WEIGHTS_VARIABLE, find_weights
+from mediar_infer.process import flush_stdout
 
 logger = logging.getLogger(__name__)
 
@@ -136,14 +138,14 @@ def _stderr_on_stdout() -> Iterator[None]:
     The platform shows whatever is on stderr as a warning; only what makes a job fail belongs there.
     """
     sys.stderr.flush()
-    sys.stdout.flush()
+    flush_stdout()
     kept = os.dup(2)
     os.dup2(1, 2)
     try:
         with redirect_stderr(sys.stdout):
             yield
     finally:
-        sys.stdout.flush()
+        flush_stdout()
         os.dup2(kept, 2)
         os.close(kept)
 
@@ -176,7 +178,7 @@ def run(args: argparse.Namespace) -> int:
             log_record(record)
         log_unknown_pixel_sizes([record])
         if not args.quiet:
-            sys.stdout.write(json.dumps(record.to_dict()) + "\n")
+            print_summary(json.dumps(record.to_dict()))
     if record.status == "failed":
         log_record(record)
     return exit_code([record], strict_budget=False)

@@ -2,13 +2,13 @@
 
 import argparse
 import platform
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mediar_infer.commands.arguments import add_examples
 from mediar_infer.commands.options import add_weights_argument
+from mediar_infer.commands.printing import print_result
 from mediar_infer.errors import MediarError
 from mediar_infer.network.architecture import Architecture
 from mediar_infer.network.checkpoints import find_weights, load_checkpoint
@@ -97,5 +97,5 @@ def run(args: argparse.Namespace) -> int:
     except MediarError as error:
         lines.append(f"model      {error}")
         code = 1
-    sys.stdout.write("\n".join(lines) + "\n")
+    print_result("\n".join(lines))
     return code

@@ -17,6 +17,7 @@ from mediar_infer.commands.options import (
     to_engine_config,
     to_ledger_dir,
 )
+from mediar_infer.commands.printing import print_summary
 from mediar_infer.commands.start import load_for_process
 from mediar_infer.errors import UsageError
 
@@ -98,6 +99,5 @@ def run(args: argparse.Namespace) -> int:
             logger.info("weights %s, SHA-256 %s", name, digest[:16])
         records = run_folder(segmenter, options)
     if not args.quiet:
-        sys.stdout.write(console_table(records) + "\n")
-        sys.stdout.write(f"results in {args.output}\n")
+        print_summary(f"{console_table(records)}\nresults in {args.output}")
     return exit_code(records, strict_budget=args.strict_budget)

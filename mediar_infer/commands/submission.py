@@ -2,11 +2,11 @@
 
 import argparse
 import hashlib
-import sys
 from pathlib import Path
 
 from mediar_infer.challenge.submission import check_submission, write_submission
 from mediar_infer.commands.arguments import add_examples
+from mediar_infer.commands.printing import print_result, print_summary
 from mediar_infer.errors import UsageError
 
 
@@ -38,12 +38,10 @@ def run(args: argparse.Namespace) -> int:
     files, findings = check_submission(args.labels, args.input)
     if findings:
         lines = [*map(str, findings), f"REFUSED: {len(findings)} findings, nothing was written"]
-        sys.stdout.write("\n".join(lines) + "\n")
+        print_result("\n".join(lines))
         return 1
     write_submission(args.archive, files)
     data = args.archive.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
-    sys.stdout.write(
-        f"{args.archive}: {len(files)} label files, {len(data)} bytes, SHA-256 {digest}\n"
-    )
+    print_summary(f"{args.archive}: {len(files)} label files, {len(data)} bytes, SHA-256 {digest}")
     return 0

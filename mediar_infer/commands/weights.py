@@ -1,10 +1,10 @@
 """The ``weights`` command: list, verify and convert weight files."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from mediar_infer.commands.arguments import add_examples
+from mediar_infer.commands.printing import print_result, print_summary
 from mediar_infer.network.checkpoints import (
     MANIFEST_NAME,
     Checkpoint,
@@ -71,12 +71,12 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for path in find_weights(args.paths):
         checkpoint = load_checkpoint(path)
-        sys.stdout.write(_describe(checkpoint) + "\n")
+        print_result(_describe(checkpoint))
         if args.action == "verify":
             build_model(checkpoint)
             listed = path.name in read_manifest(path.parent)
             checked = "checksum of the manifest" if listed else "no manifest lists it"
-            sys.stdout.write(f"  ok: all entries present and finite, {checked}\n")
+            print_result(f"  ok: all entries present and finite, {checked}")
     return 0
 
 
@@ -87,7 +87,7 @@ def _export_graphs(paths: list[Path]) -> None:
     roi_size = EngineConfig().roi_size
     graphs = {(path.parent, load_checkpoint(path).architecture) for path in find_weights(paths)}
     for folder, architecture in sorted(graphs, key=str):
-        sys.stdout.write(f"{export_graph(architecture, roi_size, folder)}\n")
+        print_summary(str(export_graph(architecture, roi_size, folder)))
 
 
 def _convert(paths: list[Path], output: Path) -> None:
@@ -100,5 +100,5 @@ def _convert(paths: list[Path], output: Path) -> None:
     for target, checkpoint in checkpoints.items():
         save_weights(checkpoint.state_dict, target)
         digests[target.name] = compute_digest(target)
-        sys.stdout.write(f"{target}  SHA-256 {digests[target.name]}\n")
+        print_summary(f"{target}  SHA-256 {digests[target.name]}")
     write_manifest(output, listed | digests)

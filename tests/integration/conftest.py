@@ -8,13 +8,12 @@ import time
 
 import pytest
 import torch
-from fakes import FunctionBackend, tiny_state_dict
+from fakes import FunctionBackend
 from folder_helpers import ROOT, subprocess_environment
 from slides import decode_scene
 
 from mediar_infer import cli
 from mediar_infer.folder import runner
-from mediar_infer.network.checkpoints import save_weights
 from mediar_infer.segmenter import Segmenter
 
 
@@ -29,15 +28,6 @@ def _restore_process_state():
     package.handlers[:], package.propagate = state[0], state[2]
     package.setLevel(state[1])
     torch.set_num_threads(n_threads)
-
-
-@pytest.fixture(scope="session")
-def weights_dir(tmp_path_factory):
-    """Two tiny random networks under the published names."""
-    folder = tmp_path_factory.mktemp("weights")
-    for seed, name in enumerate(("from_phase1", "from_phase2")):
-        save_weights(tiny_state_dict(seed), folder / f"{name}.safetensors")
-    return folder
 
 
 @pytest.fixture

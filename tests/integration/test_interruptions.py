@@ -83,7 +83,7 @@ def test_interrupt_key_ends_with_130_and_without_partial_file(
 
     monkeypatch.setattr(Segmenter, "label_bands", label_bands)
     assert predict(small_inputs, tmp_path / "out") == 130
-    assert "stopped; finished images are in the output folder" in capsys.readouterr().err
+    assert "interrupted; finished images are in the output folder" in capsys.readouterr().err
     assert names_of(tmp_path / "out") == []
 
 
