@@ -4,6 +4,7 @@
 """
 
 import os
+import stat
 import subprocess
 import sys
 import uuid
@@ -52,7 +53,7 @@ def long_inputs(tmp_path_factory):
 
 def _open_to_all(folder):
     for each in (folder, *folder.parents[:2]):
-        each.chmod(0o755)
+        each.chmod(stat.S_IMODE(each.stat().st_mode) | 0o055)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def start(tmp_path):
     script = workspace / "entry.sh"
     script.write_text(SCRIPT.read_text().replace("/workspace", str(workspace)))
     for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)  # another user shall find what is in there
+        # Another user can find what is in there; /tmp keeps its other bits.
+        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | 0o055)
 
     def run(*arguments):
         return subprocess.run(
