@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from folder_helpers import ROOT
@@ -215,6 +216,26 @@ def test_table_gives_the_fallback_order_as_it_is():
 def test_table_lists_every_exit_code():
     codes = ", ".join(row[0] for row in _table("docs/outputs.md", "Exit codes"))
     assert codes == "0, 1, 2, 130, 143"
+
+
+def _layers():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["id"] == "layers"]
+    return layers
+
+
+def test_layers_are_listed_as_they_are_checked():
+    _, _, section = PAGES["ARCHITECTURE.md"].partition("## What may import what\n")
+    assert _blocks(section, "text")[0].splitlines() == _layers()
+
+
+def test_table_lists_every_room():
+    listed = {
+        name.strip("/") for name in _names(row[0] for row in _table("ARCHITECTURE.md", "Rooms"))
+    }
+    rooms = {path.parent.name for path in (ROOT / "mediar_infer").glob("*/__init__.py")}
+    assert listed - {"segmenter.py"} == rooms
 
 
 def _anchors(text):
