@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-empty", action="store_true", help="keep images whose labels hold no cell"
     )
+    parser.add_argument(
+        "--accept-predictions",
+        action="store_true",
+        help="train on labels that this package predicted, as they are",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         hold_out=args.hold_out,
         seed=args.seed,
         keep_empty=args.keep_empty,
+        accept_predictions=args.accept_predictions,
     )
     index = index_folders(args.folders, args.manifest, options)
     problems_path = args.output.with_suffix(".problems.csv")

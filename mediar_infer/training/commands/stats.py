@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mediar_infer.errors import MediarError, UsageError
+from mediar_infer.labels.naming import group_label_files
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.output_files import write_bytes
 from mediar_infer.training.data.candidates import find_candidates
@@ -87,7 +88,10 @@ def _list_labels(data: Path, group: str | None) -> tuple[dict[str, Path], dict[s
         paths = {each.image_id: each.label_path for each in candidates if each.label_path}
         # labels without their images are measured all the same
         alone = [each.path for each in problems if each.kind is MISSING_IMAGE]
-        return paths | {path.name.rpartition("_label.")[0]: path for path in alone}, {}
+        if not paths and not alone:
+            alone = sorted(path for path in data.iterdir() if path.is_file())
+        by_image = group_label_files(alone)
+        return paths | {stem: files[0] for stem, files in by_image.items()}, {}
     records = [record for record in read_table(data) if record.label_path]
     groups = {each.image_id: getattr(each, group) for each in records} if group else {}
     return {each.image_id: each.label_path for each in records if each.label_path}, groups

@@ -35,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help=f"of the images, which only judge (default: {defaults.hold_out})",
     )
+    parser.add_argument(
+        "--accept-predictions",
+        action="store_true",
+        help="train on labels that this package predicted, as they are",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with a stopped run")
     parser.add_argument("--replace", action="store_true", help="replace a file of this name")
     parser.add_argument(
@@ -51,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         recipe=args.recipe,
         steps=args.steps,
         hold_out=args.hold_out,
+        accept_predictions=args.accept_predictions,
         replaces=args.replace,
         has_graph=not args.no_graph,
         execution=execution_of(args, resume=args.resume),

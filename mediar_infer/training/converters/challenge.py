@@ -5,6 +5,7 @@ is for stands in the names of its folders. The tuning labels, published later, a
 paper chooses checkpoints by counting cells there. Test images are left out.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from mediar_infer.errors import UsageError
 from mediar_infer.training.converters.source_images import Found, SourceImage, list_files, make_id
 from mediar_infer.training.data.candidates import find_candidates
+from mediar_infer.training.data.layouts import IMAGE_FOLDERS, LABEL_FOLDERS
 from mediar_infer.training.data.problems import MISSING_LABELS, Problem
 from mediar_infer.training.data.table import Role
 
@@ -39,10 +41,11 @@ def find_images(folder: Path) -> Found:
     Raises:
         UsageError: if the folder is not there or holds no image.
     """
+    folder = Path(os.path.normpath(folder.absolute()))  # as the paths of candidates are
     images, problems, n_left_out = [], [], 0
     for place in _image_folders(folder):
-        candidates, wrong = find_candidates(place)
-        role = _find_role(str(place.relative_to(folder)), folder.absolute().name)
+        candidates, wrong = find_candidates(place, descends=False)
+        role = _find_role(str(place.relative_to(folder)), folder.name)
         if role is None:
             n_left_out += len(candidates)
             continue
@@ -66,8 +69,11 @@ def find_images(folder: Path) -> Found:
 
 def _image_folders(folder: Path) -> list[Path]:
     places = {path.parent for path in list_files(folder, "*")}
+    parents = {place.parent for place in places if place.name.lower() in IMAGE_FOLDERS}
     return sorted(
-        place for place in places if place.name != "labels" and not (place / "images").is_dir()
+        place
+        for place in places
+        if place.name.lower() not in LABEL_FOLDERS and place not in parents
     )
 
 

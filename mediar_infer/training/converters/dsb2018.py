@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mediar_infer.arrays import LabelArray
-from mediar_infer.errors import ImageReadError, ShapeError, UsageError
+from mediar_infer.errors import DataError, ImageReadError, ShapeError
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.training.converters.source_images import Found, SourceImage, list_files, make_id
 from mediar_infer.training.data.csv_files import read_rows
@@ -43,7 +43,8 @@ def find_images(folder: Path) -> Found:
         Images with masks or run-length codes; those marked as not scored are counted.
 
     Raises:
-        UsageError: if the folder is not there or a solution file is malformed.
+        UsageError: if the folder is not there.
+        DataError: if a solution file is malformed.
     """
     solutions: dict[str, _Solution] = {}
     for path in list_files(folder, _SOLUTIONS):
@@ -150,7 +151,7 @@ def _start_solution(path: Path, row: Mapping[str, str], place: str) -> _Solution
     try:
         height, width = int(row["Height"]), int(row["Width"])
     except ValueError as error:
-        raise UsageError(
+        raise DataError(
             f"{place}: height {row['Height']!r} and width {row['Width']!r}; expected whole numbers"
         ) from error
     return _Solution(path, height, width, is_scored=row.get("Usage") != _NOT_SCORED)

@@ -14,7 +14,7 @@ import numpy as np
 from skimage.draw import polygon
 
 from mediar_infer.arrays import LabelArray
-from mediar_infer.errors import ImageReadError, UsageError
+from mediar_infer.errors import DataError, ImageReadError, UsageError
 from mediar_infer.training.converters.source_images import Found, SourceImage, list_files, make_id
 from mediar_infer.training.data.problems import MISSING_IMAGE, MISSING_LABELS, Problem
 
@@ -31,7 +31,8 @@ def find_images(folder: Path) -> Found:
         All images of the annotation files; images that none describes are problems.
 
     Raises:
-        UsageError: if there is no annotation file or one is not COCO.
+        UsageError: if there is no annotation file.
+        DataError: if one is not COCO.
     """
     image_files = {path.name: path for path in list_files(folder, "*.tif")}
     annotation_files = list_files(folder, _ANNOTATIONS)
@@ -125,7 +126,7 @@ def _read_annotations(path: Path) -> Iterable[tuple[str, tuple[int, int], list[A
             for image in content["images"]
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
+        raise DataError(
             f"{path}: not COCO annotations ({type(error).__name__}: {error}); expected images "
             "(id, file_name, height, width) and annotations (image_id, segmentation)"
         ) from error

@@ -1,15 +1,20 @@
 """Which files might be training data: image and label files paired by name, or by a manifest."""
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
 
-from mediar_infer.errors import UsageError
-from mediar_infer.images.open import list_images
+from mediar_infer.errors import DataError
+from mediar_infer.labels.naming import find_marked_stem
 from mediar_infer.training.data.csv_files import read_rows, write_rows
+from mediar_infer.training.data.layouts import (
+    IMAGE_FOLDERS,
+    Layout,
+    find_layouts,
+    find_unread,
+)
 from mediar_infer.training.data.problems import (
     DUPLICATE_ID,
     LISTED_TWICE,
@@ -23,7 +28,6 @@ from mediar_infer.training.data.table import ROLES, SPLITS, Role
 IMAGE_MANIFEST_NAME: Final = "manifest.csv"
 """A folder with a file of this name is read through it."""
 
-_LABEL_NAME = re.compile(r"(?P<stem>.+)_label\.(tiff|tif|png)", re.IGNORECASE)
 _REQUIRED = ("id", "image")
 _MANIFEST = "a manifest: id, image and, as far as known, label, role, split, modality, source"
 
@@ -48,58 +52,73 @@ class CandidateImage:
     """Data set; empty if unknown."""
 
 
-def find_candidates(folder: Path) -> tuple[list[CandidateImage], list[Problem]]:
+def find_candidates(
+    folder: Path, *, descends: bool = True
+) -> tuple[list[CandidateImage], list[Problem]]:
     """Find the images of a folder and their labels.
 
     A folder with a manifest is read through it. Otherwise images are the files of ``images/`` or,
-    without such a sub-folder, of the folder itself; the labels of ``NAME.ext`` are
-    ``NAME_label.tiff`` (``.tif``, ``.png``) beside it or in ``labels/`` beside ``images/``. For
-    ``a.b.ext`` both ``a.b_label.tiff`` and the challenge's ``a_label.tiff`` fit.
+    without such a sub-folder, of the folder itself or else of its sub-folders; the labels of
+    ``NAME.ext`` are ``NAME_label.tiff`` (``.tif``, ``.png``, ``.bmp``) beside it, or that or
+    ``NAME.tiff`` in ``labels/``. For ``a.b.ext`` both ``a.b_label.tiff`` and the challenge's
+    ``a_label.tiff`` fit. Other usual names of files and folders are known too, see ``layouts``.
 
     Args:
-        folder: to look into, without its other sub-folders.
+        folder: to look into.
+        descends: look into the sub-folders of a folder that holds no image.
 
     Returns:
         Candidates in natural order of their names, and what is wrong with single files.
 
     Raises:
-        UsageError: if the folder or what its manifest names is not there.
+        UsageError: if the folder is not there.
+        DataError: if its manifest cannot be used.
     """
     folder = Path(os.path.normpath(folder.absolute()))
     if (folder / IMAGE_MANIFEST_NAME).is_file():
         return read_image_manifest(folder / IMAGE_MANIFEST_NAME), []
-    root = folder / "images" if (folder / "images").is_dir() else folder
-    files, _ = list_images(root)
-    images = [path for path in files if not _LABEL_NAME.fullmatch(path.name)]
-    label_files = [path for path in files if _LABEL_NAME.fullmatch(path.name)]
-    if root.name == "images" and (root.parent / "labels").is_dir():
-        label_files += list_images(root.parent / "labels")[0]
-    return _pair(images, label_files)
-
-
-def _pair(
-    images: Sequence[Path], label_files: Sequence[Path]
-) -> tuple[list[CandidateImage], list[Problem]]:
-    problems = []
-    labels: dict[str, list[Path]] = {}
-    for path in label_files:
-        match = _LABEL_NAME.fullmatch(path.name)
-        if match:
-            labels.setdefault(match["stem"], []).append(path)
-    used: set[str] = set()
+    layouts, problems = find_layouts(folder, descends=descends)
     candidates = []
-    for image in images:
-        stem = next((name for name in _stems(image) if name in labels), None)
-        candidates.append(CandidateImage(image.stem, image, labels[stem][0] if stem else None))
-        used |= {stem} if stem else set()
-    for stem, paths in labels.items():
-        if stem not in used:
-            problems += [Problem(MISSING_IMAGE, path, "no image of that name") for path in paths]
-        elif len(paths) > 1:
-            problems += [
-                Problem(SECOND_LABELS, path, f"{paths[0].name} as well") for path in paths[1:]
-            ]
+    for layout in layouts:
+        found, wrong = _pair(layout)
+        candidates += found
+        problems += wrong
     return candidates, problems
+
+
+def _pair(layout: Layout) -> tuple[list[CandidateImage], list[Problem]]:
+    problems = list(layout.problems)
+    labels = _group_by_image(layout)
+    candidates = []
+    used: set[Path] = set()
+    for image in layout.images:
+        paths = next((labels[stem] for stem in _stems(image) if stem in labels), [])
+        candidates.append(CandidateImage(image.stem, image, paths[0] if paths else None))
+        problems += [
+            Problem(SECOND_LABELS, path, f"{paths[0].name} as well")
+            for path in paths[1:]
+            if path not in used
+        ]
+        used.update(paths)
+    problems += [
+        Problem(MISSING_IMAGE, path, "no image of that name")
+        for path in (*layout.marked, *layout.labels)
+        if path not in used
+    ]
+    problems += find_unread([each.image_path for each in candidates if each.label_path is None])
+    return candidates, problems
+
+
+def _group_by_image(layout: Layout) -> dict[str, list[Path]]:
+    """Name of an image → its label files, those whose names say so first."""
+    groups: dict[str, list[Path]] = {}
+    for path in (*layout.marked, *layout.labels):
+        stem = find_marked_stem(path)
+        if stem is not None:
+            groups.setdefault(stem, []).append(path)
+    for path in layout.labels:
+        groups.setdefault(path.stem, []).append(path)
+    return groups
 
 
 def _stems(image: Path) -> tuple[str, str]:
@@ -118,8 +137,9 @@ def read_image_manifest(path: Path) -> list[CandidateImage]:
         Its images in order.
 
     Raises:
-        UsageError: if the file cannot be read, lacks a column, or a value is not allowed; the
-            message names file, line and column.
+        UsageError: if the file is not there.
+        DataError: if it cannot be read, lacks a column, or a value is not allowed; the message
+            names file, line and column.
     """
     folder = path.absolute().parent
     return [
@@ -130,10 +150,10 @@ def read_image_manifest(path: Path) -> list[CandidateImage]:
 def _to_candidate(values: Mapping[str, str], folder: Path, place: str) -> CandidateImage:
     for column in _REQUIRED:
         if not values[column]:
-            raise UsageError(f"{place}, column {column}: nothing there; expected a value")
+            raise DataError(f"{place}, column {column}: nothing there; expected a value")
     for column, allowed in (("role", ROLES), ("split", SPLITS)):
         if values.get(column) and values[column] not in allowed:
-            raise UsageError(
+            raise DataError(
                 f"{place}, column {column}: {values[column]!r}; expected one of "
                 f"{', '.join(allowed)}, or nothing"
             )
@@ -212,7 +232,7 @@ def _free_id(candidate: CandidateImage, taken: Mapping[str, CandidateImage]) -> 
     """Put the names of folders in front, from the inside out, then a number at the end."""
     image_id = candidate.image_id
     for folder in candidate.image_path.parents:
-        if folder.name and folder.name != "images":
+        if folder.name and folder.name.lower() not in IMAGE_FOLDERS:
             image_id = f"{folder.name}_{image_id}"
             if image_id not in taken:
                 return image_id

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mediar_infer.errors import UsageError
+from mediar_infer.errors import DataError, UsageError
 from mediar_infer.output_files import write_bytes
 
 # File names that are not UTF-8 go through the table unchanged.
@@ -27,13 +27,16 @@ def read_rows(
         line lacks are empty.
 
     Raises:
-        UsageError: if the file cannot be read, is no CSV, lacks a column, or has a line with more
-            cells than the header.
+        UsageError: if the file is not there.
+        DataError: if it cannot be read, is no CSV, lacks a column, or has a line with more cells
+            than the header.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig", _ENCODING_ERRORS)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: found no such file; expected {expected}") from error
     except OSError as error:
-        raise UsageError(
+        raise DataError(
             f"{path}: cannot be read ({error.strerror}); expected {expected}"
         ) from error
     reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
@@ -42,17 +45,17 @@ def read_rows(
         missing = [column for column in columns if column not in found]
         if missing:
             names = ", ".join(found)[:200] or "none"
-            raise UsageError(
+            raise DataError(
                 f"{path}: columns {', '.join(missing)} are missing among {names}; "
                 f"expected {expected}"
             )
         for row in reader:
             place = f"{path}, line {reader.line_num}"
             if None in row:
-                raise UsageError(f"{place}: more cells than columns; expected {expected}")
+                raise DataError(f"{place}: more cells than columns; expected {expected}")
             yield place, row
     except csv.Error as error:
-        raise UsageError(f"{path}: not CSV ({error}); expected {expected}") from error
+        raise DataError(f"{path}: not CSV ({error}); expected {expected}") from error
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

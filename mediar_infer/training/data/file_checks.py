@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from skimage.measure import label as split_regions
 
 from mediar_infer.errors import MediarError
 from mediar_infer.images.open import open_image
+from mediar_infer.labels.files import read_label_header
+from mediar_infer.labels.plausibility import find_label_fault
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.training.data.problems import (
     EMPTY_LABELS,
@@ -18,16 +19,17 @@ from mediar_infer.training.data.problems import (
     MISMATCHED_SHAPES,
     NAN_PIXELS,
     NOT_INSTANCES,
+    NUMBERED_BACKGROUND,
+    PREDICTED_LABELS,
+    PREDICTED_LABELS_KEPT,
     RGB_LABELS,
     UNREADABLE_IMAGE,
     UNREADABLE_LABELS,
+    UNUSUAL_BACKGROUND,
     Problem,
 )
 
 _READ_AT_ONCE_BYTES = 2**26
-_MAX_CLASSES = 8
-_PIECES_PER_CELL = 4
-_CRUMB_SHARE = 0.1
 _MAX_ID: Final = int(np.iinfo(np.int32).max)
 
 
@@ -78,7 +80,7 @@ def _digest(path: Path) -> str:
 
 
 def check_label_file(
-    path: Path, facts: ImageFacts, *, keeps_empty: bool
+    path: Path, facts: ImageFacts, *, keeps_empty: bool, accepts_predictions: bool = False
 ) -> tuple[int | None, list[Problem]]:
     """Read a label file and see whether it numbers the cells of its image.
 
@@ -86,6 +88,7 @@ def check_label_file(
         path: the label file.
         facts: of the image.
         keeps_empty: labels without any cell are used.
+        accepts_predictions: labels that this package predicted are used.
 
     Returns:
         The number of cells, None if the labels cannot be used; and the problems.
@@ -94,25 +97,51 @@ def check_label_file(
         labels = read_labels(path)
     except (MediarError, OSError) as error:
         return None, [_why_no_labels(path, error)]
-    if labels.shape != (facts.height, facts.width):
-        turned = (
-            " (height and width exchanged)" if labels.shape == (facts.width, facts.height) else ""
-        )
-        found = f"labels of {labels.shape}{turned} for an image of {(facts.height, facts.width)}"
+    found = _find_misfit(labels, facts)
+    if found:
         return None, [Problem(MISMATCHED_SHAPES, path, found)]
+    weights = find_origin(path)
+    if weights and not accepts_predictions:
+        return None, [Problem(PREDICTED_LABELS, path, weights)]
+    problems = [Problem(PREDICTED_LABELS_KEPT, path, weights)] if weights else []
     ids = np.unique(labels)
     if ids[0] < 0 or ids[-1] > _MAX_ID:
         found = f"numbers from {ids[0]} to {ids[-1]} (0 to {_MAX_ID} are possible)"
         return None, [Problem(NOT_INSTANCES, path, found)]
-    ids = ids[ids > 0]
-    if len(ids) == 0:
+    n_cells = int(np.count_nonzero(ids))
+    if n_cells == 0:
         kind = EMPTY_LABELS_KEPT if keeps_empty else EMPTY_LABELS
-        return (0 if keeps_empty else None), [Problem(kind, path, "zeros only")]
-    n_pieces = _count_pieces(labels) if len(ids) <= _MAX_CLASSES else 0
-    if n_pieces > (1 if len(ids) == 1 else _PIECES_PER_CELL * len(ids)):
-        found = f"{n_pieces} separate regions, but no numbers other than {_listed(ids)}"
-        return None, [Problem(NOT_INSTANCES, path, found)]
-    return len(ids), []
+        return (0 if keeps_empty else None), [*problems, Problem(kind, path, "zeros only")]
+    fault = find_label_fault(labels)
+    if fault is None:
+        return n_cells, problems
+    if not fault.is_background:
+        return None, [Problem(NOT_INSTANCES, path, fault.found)]
+    if fault.is_certain:
+        return None, [Problem(NUMBERED_BACKGROUND, path, fault.found)]
+    return n_cells, [*problems, Problem(UNUSUAL_BACKGROUND, path, fault.found)]
+
+
+def find_origin(path: Path) -> str:
+    """Say what predicted a label file; empty if the file does not say that this package did.
+
+    Labels that another program has saved since, after a person corrected them, do not say so.
+    """
+    header = read_label_header(path)
+    if header is None or "mediar_infer" not in header.facts:
+        return ""
+    weights = header.facts.get("weights") or ["unnamed weights"]
+    names = ", ".join(map(str, weights)) if isinstance(weights, list | dict) else str(weights)
+    return f"labels that mediar-infer {header.facts['mediar_infer']} predicted with {names}"
+
+
+def _find_misfit(labels: npt.NDArray[np.integer[Any]], facts: ImageFacts) -> str:
+    """Say how labels and image differ in size; empty if they do not."""
+    expected = (facts.height, facts.width)
+    if labels.shape == expected:
+        return ""
+    turned = " (height and width exchanged)" if labels.shape[::-1] == expected else ""
+    return f"labels of {labels.shape}{turned} for an image of {expected}"
 
 
 def _why_no_labels(path: Path, error: Exception) -> Problem:
@@ -124,13 +153,3 @@ def _why_no_labels(path: Path, error: Exception) -> Problem:
     except (MediarError, OSError):
         return Problem(UNREADABLE_LABELS, path, found)
     return Problem(NOT_INSTANCES if is_fractional else RGB_LABELS, path, found)
-
-
-def _count_pieces(labels: npt.NDArray[np.integer[Any]]) -> int:
-    """Count regions of equal number, 8-connected, without crumbs beside the largest."""
-    areas = np.bincount(split_regions(labels, connectivity=2).ravel())[1:]
-    return int((areas >= _CRUMB_SHARE * areas.max()).sum())
-
-
-def _listed(ids: npt.NDArray[np.integer[Any]]) -> str:
-    return ", ".join(str(i) for i in ids)

@@ -43,6 +43,8 @@ class IndexOptions:
     """Of the hold-out."""
     keep_empty: bool = False
     """Keep images whose labels hold no cell; they are taken for not yet labelled otherwise."""
+    accept_predictions: bool = False
+    """Train on labels that this package predicted, as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +88,7 @@ def index_folders(
     problems += wrong
     roles = _resolve_roles(unique, options)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        checked = list(
-            pool.map(lambda each: _check(each, roles[each.image_id], options.keep_empty), unique)
-        )
+        checked = list(pool.map(lambda each: _check(each, roles[each.image_id], options), unique))
     records = []
     for record, wrong in checked:
         records += [record] if record else []
@@ -126,7 +126,7 @@ def _resolve_roles(candidates: Sequence[CandidateImage], options: IndexOptions) 
 
 
 def _check(
-    candidate: CandidateImage, role: Role, keeps_empty: bool
+    candidate: CandidateImage, role: Role, options: IndexOptions
 ) -> tuple[TrainingImage | None, list[Problem]]:
     """Check the files of one candidate; its record is None if it cannot be used."""
     label_path = candidate.label_path
@@ -139,7 +139,12 @@ def _check(
         return None, problems
     n_cells: int | None = 0
     if label_path and has_labels:
-        n_cells, wrong = check_label_file(label_path, facts, keeps_empty=keeps_empty)
+        n_cells, wrong = check_label_file(
+            label_path,
+            facts,
+            keeps_empty=options.keep_empty,
+            accepts_predictions=options.accept_predictions,
+        )
         problems += wrong
     elif label_path:
         problems.append(Problem(UNUSED_LABELS, label_path, f"labels of an image of role {role}"))

@@ -59,6 +59,33 @@ MISSING_IMAGE: Final = ProblemKind(
 SECOND_LABELS: Final = ProblemKind(
     "second label file", "one label file per image; the first by name is used", True
 )
+NO_IMAGES: Final = ProblemKind(
+    "no image",
+    "images/ and labels/, or images with NAME_label.tiff beside them; name the sub-folder that"
+    " holds them, or rename it",
+    False,
+)
+UNREAD_IMAGES: Final = ProblemKind(
+    "images in two places", "one folder of images; index the other one by itself", False
+)
+SECOND_LABEL_FOLDER: Final = ProblemKind(
+    "second folder of labels", "one folder of labels; the other one is not read", True
+)
+UNREAD_FOLDER: Final = ProblemKind(
+    "folder not read", "labels in labels/ or masks/; rename the folder if it holds labels", True
+)
+FOREIGN_LABELS: Final = ProblemKind(
+    "labels in another form", "label images NAME_label.tiff, one number per cell", False
+)
+PREDICTED_LABELS: Final = ProblemKind(
+    "predicted labels",
+    "labels that a person drew or corrected in another program; to train on predictions as they"
+    " are, add --accept-predictions",
+    False,
+)
+PREDICTED_LABELS_KEPT: Final = ProblemKind(
+    "predicted labels", "predictions, as --accept-predictions says", True
+)
 UNUSED_LABELS: Final = ProblemKind(
     "unused labels", "no labels in this role; choose target or public to train on them", True
 )
@@ -74,6 +101,16 @@ NOT_INSTANCES: Final = ProblemKind(
     "not instances",
     "a whole number of its own for every cell, 0 = background; number the cells first",
     False,
+)
+NUMBERED_BACKGROUND: Final = ProblemKind(
+    "numbered background",
+    "the background as 0 and every cell with a number of its own; set it to 0",
+    False,
+)
+UNUSUAL_BACKGROUND: Final = ProblemKind(
+    "unusual background",
+    "the background as 0; right if the cells leave no gap, or if there is a single large one",
+    True,
 )
 EMPTY_LABELS: Final = ProblemKind(
     "empty labels", "at least one cell; --keep-empty if there really is none", False

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final, Literal, cast, get_args
 
-from mediar_infer.errors import UsageError
+from mediar_infer.errors import DataError, UsageError
 from mediar_infer.training.data.csv_files import read_rows, write_rows
 
 Role = Literal["target", "public", "tuning", "unlabelled"]
@@ -63,21 +63,21 @@ class TrainingImage:
     def __post_init__(self) -> None:
         """Check what the type does not say."""
         if self.role not in ROLES:
-            raise UsageError(f"column role: {self.role!r}; expected one of {', '.join(ROLES)}")
+            raise DataError(f"column role: {self.role!r}; expected one of {', '.join(ROLES)}")
         if self.split not in SPLITS:
-            raise UsageError(f"column split: {self.split!r}; expected one of {', '.join(SPLITS)}")
+            raise DataError(f"column split: {self.split!r}; expected one of {', '.join(SPLITS)}")
         if (self.label_path is not None) != (self.role in LABELLED_ROLES):
             found = "a label file" if self.label_path else "no label file"
-            raise UsageError(
+            raise DataError(
                 f"column label: {self.image_id} has role {self.role} with {found}; expected labels "
                 f"for {' and '.join(LABELLED_ROLES)}, and none for the other roles"
             )
         if self.split == "val" and self.label_path is None:
-            raise UsageError(
+            raise DataError(
                 f"column split: {self.image_id} is held out without labels; expected split train"
             )
         if self.height < 1 or self.width < 1 or self.n_cells < 0:
-            raise UsageError(
+            raise DataError(
                 f"columns height, width, n_cells: {self.image_id} has {self.height} × {self.width} "
                 f"pixels and {self.n_cells} cells; expected one pixel or more, no negative count"
             )
@@ -94,15 +94,16 @@ def read_table(path: Path) -> list[TrainingImage]:
         The records in the order of the file.
 
     Raises:
-        UsageError: if the file is missing, lacks a column, or a value is not what its column
-            holds; the message names file, line and column.
+        UsageError: if the file is not there.
+        DataError: if it lacks a column, or a value is not what its column holds; the message names
+            file, line and column.
     """
     records: list[TrainingImage] = []
     places: dict[str, str] = {}
     for place, row in read_rows(path, COLUMNS, "a data table made by 'index'"):
         record = _to_record(row, path.absolute().parent, place)
         if record.image_id in places:
-            raise UsageError(
+            raise DataError(
                 f"{place}, column image_id: {record.image_id!r} stands in "
                 f"{places[record.image_id]} too; expected every image once"
             )
@@ -164,7 +165,7 @@ def _relative(path: Path, folder: Path) -> str:
 def _to_record(values: Mapping[str, str], folder: Path, place: str) -> TrainingImage:
     for column in ("image_id", "image"):
         if not values[column]:
-            raise UsageError(f"{place}, column {column}: nothing there; expected a value")
+            raise DataError(f"{place}, column {column}: nothing there; expected a value")
     height, width, n_cells = (
         _whole(values, column, place) for column in ("height", "width", "n_cells")
     )
@@ -184,8 +185,8 @@ def _to_record(values: Mapping[str, str], folder: Path, place: str) -> TrainingI
             n_cells=n_cells,
             digest=values["digest"],
         )
-    except UsageError as error:
-        raise UsageError(f"{place}, {error}") from error
+    except DataError as error:
+        raise DataError(f"{place}, {error}") from error
 
 
 def _absolute(path: Path) -> Path:
@@ -196,6 +197,6 @@ def _whole(values: Mapping[str, str], column: str, place: str) -> int:
     try:
         return int(values[column])
     except ValueError:
-        raise UsageError(
+        raise DataError(
             f"{place}, column {column}: {values[column]!r}; expected a whole number"
         ) from None

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mediar_infer.errors import UsageError
+from mediar_infer.errors import DataError, UsageError
 from mediar_infer.output_files import write_bytes
 from mediar_infer.training.stages.run_folder import StageFolder, read_log
 
@@ -48,12 +48,15 @@ def read_curves(run: Path, stage_names: Sequence[str] = ()) -> list[StageCurves]
 
     Raises:
         UsageError: if the folder holds no run, or no stage has a log.
+        DataError: if its files are damaged.
     """
     path = run / "recipe.json"
     try:
         stages = json.loads(path.read_text(encoding="utf-8"))["recipe"]["stages"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{path}: cannot be read ({error!r}); expected a run folder") from error
+    except OSError as error:
+        raise UsageError(f"{path}: found no such file; expected a run folder") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read ({error!r}); expected a run folder") from error
     ends: dict[str, int] = {}
     found = []
     for stage in stages:

@@ -18,8 +18,9 @@ from typing import Any, Final, Literal
 import cv2
 import numpy as np
 
+from mediar_infer._version import __version__
 from mediar_infer.arrays import LabelArray
-from mediar_infer.errors import UsageError
+from mediar_infer.errors import DataError, UsageError
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.metrics import Scores, evaluate_labels
@@ -150,6 +151,8 @@ def relabel(
         logger.info("%s: relabelled already", folder)
         return finished
     decisions = []
+    # 'index' tells predictions from what a person has drawn.
+    facts = {"mediar_infer": __version__, "weights": dict(segmenter.digests)}
     for record in records:
         predicted = predict_labels(segmenter, record)
         labels = _read(record, predicted)
@@ -161,7 +164,7 @@ def relabel(
         if decision.label_name:
             height, width = predicted.shape
             path = folder / LABELS_NAME / decision.label_name
-            write_labels(path, [predicted], height=height, width=width)
+            write_labels(path, [predicted], height=height, width=width, facts=facts)
             if with_overlays:
                 _write_overlays(folder, record, labels, predicted)
         agreement = "" if math.isnan(decision.f1) else f"F1 {decision.f1:.3f}, "
@@ -248,7 +251,8 @@ def read_decisions(folder: Path) -> list[Decision]:
     """Read the log of a relabelling.
 
     Raises:
-        UsageError: if there is none, or a line is not what it should be.
+        UsageError: if there is none.
+        DataError: if a line is not what it should be.
     """
     path = folder / LOG_NAME
     try:
@@ -259,7 +263,7 @@ def read_decisions(folder: Path) -> list[Decision]:
             f"{path}: cannot be read ({error.strerror}); expected the log made by 'relabel'"
         ) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(
+        raise DataError(
             f"{path}: found no log of a relabelling ({error!r}), expected the columns"
             f" {', '.join(field.name for field in fields(Decision))}; make it with 'relabel'"
         ) from error

@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from mediar_infer.errors import CheckpointError, UsageError
+from mediar_infer.errors import CheckpointError, DataError, UsageError
 from mediar_infer.output_files import remove_stale_parts, to_output_error, write_bytes
 
 logger = logging.getLogger(__name__)
@@ -101,14 +101,14 @@ class StageFolder:
         """Figures of the finished stage; None if it is not finished.
 
         Raises:
-            UsageError: if the file is damaged.
+            DataError: if the file is damaged.
         """
         try:
             summary: dict[str, Any] = json.loads(self.summary_path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise UsageError(
+            raise DataError(
                 f"{self.summary_path}: cannot be read ({error}); expected the figures of a finished"
                 " stage; remove the folder of the stage to train it again"
             ) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mediar_infer.errors import UsageError
+from mediar_infer.errors import DataError, UsageError
 from mediar_infer.training.augmentation.loader import Draw
 from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.stages.stage_config import StageConfig
@@ -30,7 +30,8 @@ def read_clusters(path: Path) -> dict[str, int]:
         Image → number of its cluster.
 
     Raises:
-        UsageError: if it is missing, lacks a column or holds something else than whole numbers.
+        UsageError: if it is missing.
+        DataError: if it lacks a column or holds something other than whole numbers.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -40,7 +41,7 @@ def read_clusters(path: Path) -> dict[str, int]:
             f"{path}: cannot be read ({error.strerror}); expected the table made by 'discover'"
         ) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(
+        raise DataError(
             f"{path}: found no cluster table ({error!r}), expected the columns image_id and cluster"
             " (a whole number); make it with 'discover'"
         ) from error

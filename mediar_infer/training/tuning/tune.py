@@ -69,6 +69,8 @@ class TuneOptions:
     """Share of the user's images that only judge."""
     max_loss: float = 0.02
     """Largest loss of F1 on the memory's held-out images."""
+    accept_predictions: bool = False
+    """Train on labels that this package predicted, as they are."""
     replaces: bool = False
     """Overwrite an output of this name."""
     has_graph: bool = True
@@ -231,7 +233,15 @@ def describe_blend(candidate: ScoredBlend) -> str:
 
 
 def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[TrainingImage]:
-    index = index_folders([folder], (), IndexOptions(role="target", hold_out=options.hold_out))
+    index = index_folders(
+        [folder],
+        (),
+        IndexOptions(
+            role="target",
+            hold_out=options.hold_out,
+            accept_predictions=options.accept_predictions,
+        ),
+    )
     _report(index, run_path)
     records = index.records
     if len(records) < 2:
@@ -300,7 +310,15 @@ def _find_memory(options: TuneOptions) -> list[TrainingImage]:
     if path.is_file():
         found = [record for record in read_table(path) if record.role in LABELLED_ROLES]
     else:
-        index = index_folders([path], (), IndexOptions(role="public", hold_out=options.hold_out))
+        index = index_folders(
+            [path],
+            (),
+            IndexOptions(
+                role="public",
+                hold_out=options.hold_out,
+                accept_predictions=options.accept_predictions,
+            ),
+        )
         log_problems(index.problems)
         found = index.records
     records = [

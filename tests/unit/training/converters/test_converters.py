@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from small_data import save_image, save_labels
 
-from mediar_infer.errors import ImageReadError, ShapeError, UsageError
+from mediar_infer.errors import DataError, ImageReadError, ShapeError, UsageError
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.training.commands import convert as convert_command
 from mediar_infer.training.converters import DATA_SETS
@@ -168,7 +168,7 @@ def test_cellpose_masks_in_colours_are_skipped(download):
     save_cellpose(download, "train", 0)
     save_cellpose(download, "train", 1)
     path = download / "train" / "001_masks.png"
-    cv2.imwrite(str(path), np.zeros((12, 16, 3), np.uint8))
+    cv2.imwrite(str(path), np.arange(12 * 16 * 3).reshape(12, 16, 3).astype(np.uint8))
     (download / "train" / "002_masks.png").touch()
 
     assert list(convert("cellpose", download)) == ["cellpose_train_000"]
@@ -241,7 +241,7 @@ def test_livecell_outline_that_is_no_polygon_skips_its_image(download):
 def test_livecell_file_that_is_not_coco_is_an_error(download, tmp_path, text):
     (download / "livecell_coco_val.json").write_text(text)
 
-    with pytest.raises(UsageError, match=r"livecell_coco_val\.json: not COCO annotations"):
+    with pytest.raises(DataError, match=r"livecell_coco_val\.json: not COCO annotations"):
         run("livecell", download, "-o", tmp_path / "out")
 
 
@@ -358,7 +358,7 @@ def test_wrong_solution_files_are_errors(download, tmp_path):
         ("ImageId,EncodedPixels,Height,Width\nbb,1 1,x,3\n", "line 2: height 'x'"),
     ):
         path.write_text(text)
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(DataError, match=message):
             run("dsb2018", download, "-o", tmp_path / "out")
 
 

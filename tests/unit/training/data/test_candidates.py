@@ -1,6 +1,6 @@
 import pytest
 
-from mediar_infer.errors import UsageError
+from mediar_infer.errors import DataError, UsageError
 from mediar_infer.training.data.candidates import (
     CandidateImage,
     find_candidates,
@@ -104,12 +104,12 @@ def test_wrong_manifest_names_file_line_and_column(tmp_path, text, message):
     path = tmp_path / "list.csv"
     path.write_text(text)
 
-    with pytest.raises(UsageError, match=rf"list\.csv.*{message}"):
+    with pytest.raises(DataError, match=rf"list\.csv.*{message}"):
         read_image_manifest(path)
 
 
 def test_missing_manifest_is_an_error(tmp_path):
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(UsageError, match="no such file"):
         read_image_manifest(tmp_path / "list.csv")
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from mediar_infer.errors import OutputError, UsageError
+from mediar_infer.errors import DataError, OutputError, UsageError
 from mediar_infer.training.data.csv_files import read_rows, write_rows
 
 
@@ -40,12 +40,12 @@ def test_place_names_file_and_line_and_short_lines_are_filled(tmp_path):
 def test_what_is_no_such_table_is_an_error(tmp_path, content, message):
     (tmp_path / "t.csv").write_bytes(content)
 
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(DataError, match=message):
         read(tmp_path / "t.csv")
 
 
 def test_missing_file_and_unwritable_folder_are_errors(tmp_path):
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(UsageError, match="no such file"):
         read(tmp_path / "t.csv")
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):

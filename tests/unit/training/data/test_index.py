@@ -8,6 +8,7 @@ import tifffile
 from small_data import save_image, save_labels, save_pair
 
 from mediar_infer.errors import UsageError
+from mediar_infer.labels.files import write_labels
 from mediar_infer.training.commands import index as index_command
 from mediar_infer.training.data.index import IndexOptions, index_folders
 from mediar_infer.training.data.table import read_table
@@ -125,6 +126,71 @@ def test_classes_in_many_pieces_are_no_instances(tmp_path):
     tifffile.imwrite(tmp_path / "a_label.tiff", labels)
 
     assert kinds(index_folders([tmp_path])) == [("not instances", "a_label.tiff", "skipped")]
+
+
+def numbered_background(labels):
+    return labels + 1
+
+
+def test_numbered_background_is_not_a_cell(tmp_path):
+    save_pair(tmp_path, "good")
+    save_pair(tmp_path, "bad", value=70)
+    path = tmp_path / "bad_label.tiff"
+    tifffile.imwrite(path, numbered_background(tifffile.imread(path)))
+
+    index = index_folders([tmp_path])
+
+    assert ids(index) == ["good"]
+    assert kinds(index) == [("numbered background", "bad_label.tiff", "skipped")]
+    assert "no pixel that is 0, and label 1 covers 96%" in str(index.problems[0])
+
+
+def test_cells_without_gaps_are_kept_with_a_word(tmp_path):
+    save_image(tmp_path / "a.png", shape=(12, 16))
+    labels = np.kron(np.arange(1, 13, dtype=np.uint8).reshape(3, 4), np.ones((4, 4), np.uint8))
+    tifffile.imwrite(tmp_path / "a_label.tiff", labels)
+
+    index = index_folders([tmp_path])
+
+    assert [record.n_cells for record in index.records] == [12]
+    assert kinds(index) == [("unusual background", "a_label.tiff", "kept")]
+
+
+def save_prediction(path):
+    labels = tifffile.imread(save_labels(path))
+    facts = {"mediar_infer": "0.1.0", "weights": {"a.safetensors": "12ab"}}
+    write_labels(path, [labels], height=labels.shape[0], width=labels.shape[1], facts=facts)
+
+
+def test_own_predictions_are_not_taken_for_truth(tmp_path):
+    save_pair(tmp_path, "good")
+    save_image(tmp_path / "bad.png", value=70)
+    save_prediction(tmp_path / "bad_label.tiff")
+
+    index = index_folders([tmp_path])
+
+    assert ids(index) == ["good"]
+    assert kinds(index) == [("predicted labels", "bad_label.tiff", "skipped")]
+    assert "predicted with a.safetensors" in str(index.problems[0])
+    assert "--accept-predictions" in str(index.problems[0])
+
+
+def test_own_predictions_are_used_if_asked_for(tmp_path):
+    save_image(tmp_path / "a.png")
+    save_prediction(tmp_path / "a_label.tiff")
+
+    index = index_folders([tmp_path], options=IndexOptions(accept_predictions=True))
+
+    assert [record.n_cells for record in index.records] == [2]
+    assert kinds(index) == [("predicted labels", "a_label.tiff", "kept")]
+
+
+def test_predictions_that_another_program_saved_again_are_labels(tmp_path):
+    save_image(tmp_path / "a.png")
+    save_prediction(tmp_path / "a_label.tiff")
+    tifffile.imwrite(tmp_path / "a_label.tiff", tifffile.imread(tmp_path / "a_label.tiff"))
+
+    assert kinds(index_folders([tmp_path])) == []
 
 
 def test_single_cell_with_a_crumb_is_an_instance(tmp_path):

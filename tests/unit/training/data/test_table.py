@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mediar_infer.errors import OutputError, UsageError
+from mediar_infer.errors import DataError, OutputError, UsageError
 from mediar_infer.training.data.table import TrainingImage, read_table, select_records, write_table
 
 
@@ -76,19 +76,19 @@ def test_wrong_table_names_file_line_and_column(tmp_path, old, new, message):
     write_table([make_record(tmp_path)], path)
     edited(path, old, new)
 
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(DataError, match=message):
         read_table(path)
 
 
 def test_image_named_twice_is_an_error(tmp_path):
     write_table([make_record(tmp_path)] * 2, tmp_path / "table.csv")
 
-    with pytest.raises(UsageError, match=r"line 3, column image_id: 'a' stands in .*line 2 too"):
+    with pytest.raises(DataError, match=r"line 3, column image_id: 'a' stands in .*line 2 too"):
         read_table(tmp_path / "table.csv")
 
 
 def test_missing_table_is_an_error(tmp_path):
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(UsageError, match="no such file"):
         read_table(tmp_path / "table.csv")
 
 
@@ -96,7 +96,7 @@ def test_binary_file_is_no_table(tmp_path):
     path = tmp_path / "table.csv"
     path.write_bytes(b"\xff\xd8\xff")
 
-    with pytest.raises(UsageError, match=r"columns image_id, .* are missing"):
+    with pytest.raises(DataError, match=r"columns image_id, .* are missing"):
         read_table(path)
 
 
@@ -108,7 +108,7 @@ def test_table_that_cannot_be_written_is_an_output_error(tmp_path):
 
 
 def test_image_without_labels_cannot_be_held_out(tmp_path):
-    with pytest.raises(UsageError, match="held out without labels"):
+    with pytest.raises(DataError, match="held out without labels"):
         make_record(tmp_path, role="unlabelled", label_path=None, split="val")
 
 

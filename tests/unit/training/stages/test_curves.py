@@ -51,5 +51,5 @@ def test_picture_has_a_panel_for_losses_and_for_each_measure(run, tmp_path):
 
 
 def test_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(UsageError, match=r"recipe\.json: cannot be read"):
+    with pytest.raises(UsageError, match=r"recipe\.json: found no such file"):
         read_curves(tmp_path)

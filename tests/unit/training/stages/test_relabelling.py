@@ -9,12 +9,14 @@ import torch
 from fakes import FunctionBackend, draw_ellipses, maps_of_labels
 from small_runs import make_record
 
+from mediar_infer import __version__
 from mediar_infer.config import PLANS, EngineConfig
-from mediar_infer.errors import UsageError
+from mediar_infer.errors import DataError, UsageError
 from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.training.commands import relabel as relabel_command
+from mediar_infer.training.data.file_checks import find_origin
 from mediar_infer.training.data.table import read_table, write_table
 from mediar_infer.training.stages.relabelling import (
     decide,
@@ -97,6 +99,13 @@ def test_new_labels_are_written_where_labels_disagree_or_are_missing(records, tm
         assert decide("a", CELLS, read_labels(path).astype(np.int32), 0.5).f1 == 1.0
 
 
+def test_new_labels_say_that_they_are_predictions(records, tmp_path):
+    decisions = relabel(make_segmenter(), records, tmp_path / "new")
+
+    for path in find_label_paths(tmp_path / "new", decisions).values():
+        assert find_origin(path).startswith(f"labels that mediar-infer {__version__} predicted")
+
+
 def test_original_files_are_as_they_were(records, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     relabel(make_segmenter(), records, tmp_path / "new", with_overlays=True)
@@ -137,7 +146,7 @@ def test_log_has_a_line_per_image_and_reads_back(records, tmp_path):
 
 def test_damaged_log_names_its_columns(tmp_path):
     (tmp_path / "relabelling.csv").write_text("image_id,f1\na,0.5\n")
-    with pytest.raises(UsageError, match="expected the columns image_id, n_true"):
+    with pytest.raises(DataError, match="expected the columns image_id, n_true"):
         read_decisions(tmp_path)
 
 

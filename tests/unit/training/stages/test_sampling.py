@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_runs import make_recipe
 
-from mediar_infer.errors import UsageError
+from mediar_infer.errors import DataError, UsageError
 from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.stages.sampling import (
     Stream,
@@ -50,7 +50,7 @@ def test_cluster_table_is_read_and_a_wrong_one_refused(tmp_path):
     path.write_text("image_id,cluster\na,3\nb,0\n")
     assert read_clusters(path) == {"a": 3, "b": 0}
     path.write_text("image_id,group\na,3\n")
-    with pytest.raises(UsageError, match="expected the columns image_id and cluster"):
+    with pytest.raises(DataError, match="expected the columns image_id and cluster"):
         read_clusters(path)
     with pytest.raises(UsageError, match="made by 'discover'"):
         read_clusters(tmp_path / "none.csv")
