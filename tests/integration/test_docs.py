@@ -95,6 +95,7 @@ def test_every_other_command_is_known():
         ". .venv/bin/activate",
         "apptainer run --nv --containall --bind images:/workspace/inputs:ro"
         " --bind labels:/workspace/outputs mediar.sif",
+        "export MEDIAR_WEIGHTS=first",
         "git clone ADDRESS mediar && cd mediar",
         "pre-commit install",
         "python -m pip install --no-deps -e .",
@@ -294,5 +295,9 @@ def test_site_is_built_strictly_from_local_files_only(tmp_path):
     )  # fmt: skip
     pages = list(tmp_path.rglob("*.html"))
     assert len(pages) > len(PAGES) - 1
+    # What a forge shows as a list or a table but Python-Markdown as a paragraph.
+    swallowed = r"<p>(?:(?!</p>).)*\n(?:-|\d\.|\|) "
+    texts = {page.name: page.read_text(encoding="utf-8") for page in pages}
+    assert [name for name in texts if re.search(swallowed, texts[name], re.DOTALL)] == []
     loaded = r"<(?:script|img|iframe)[^>]*\bsrc=\"?https?:|<link[^>]*stylesheet[^>]*https?:"
-    assert [page.name for page in pages if re.search(loaded, page.read_text())] == []
+    assert [name for name in texts if re.search(loaded, texts[name])] == []
