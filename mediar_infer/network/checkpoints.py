@@ -47,7 +47,8 @@ MODEL_DIR = Path("/opt/ml/model")
 """Where platforms unpack the weights of an image."""
 _DEFAULT_DIRS = (
     MODEL_DIR,
-    Path(__file__).resolve().parents[2] / "weights",
+    Path(__file__).resolve().parents[1] / "weights",  # of a wheel
+    Path(__file__).resolve().parents[2] / "weights",  # of a checkout
     Path("/workspace/weights"),
 )
 _LISTED = 4
