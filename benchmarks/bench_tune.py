@@ -25,7 +25,7 @@ from statistics import fmean
 import common
 import numpy as np
 
-from mediar_infer.network.checkpoints import compute_digest
+from mediar_infer.network.weight_files import compute_digest
 from mediar_infer.training.data.table import (
     LABELLED_ROLES,
     TrainingImage,

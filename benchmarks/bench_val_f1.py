@@ -34,7 +34,7 @@ from mediar_infer import EngineConfig, Plan, RuntimeConfig, Segmenter
 from mediar_infer.errors import UsageError
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.metrics import THRESHOLDS, evaluate_labels
-from mediar_infer.network.checkpoints import compute_digest
+from mediar_infer.network.weight_files import compute_digest
 
 Method = Callable[[np.ndarray], np.ndarray]
 """Image → labels."""

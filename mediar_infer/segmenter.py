@@ -30,7 +30,7 @@ from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.network.backends import Backend
 from mediar_infer.network.backends.graphs import graph_name
 from mediar_infer.network.checkpoints import Checkpoint, build_model
-from mediar_infer.network.pending_weights import Loading
+from mediar_infer.network.pending_weights import PendingWeights
 from mediar_infer.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Segmenter:
         cls,
         weights: Sequence[str | Path] | str | Path = (),
         config: EngineConfig | None = None,
-        loading: Loading | None = None,
+        loading: PendingWeights | None = None,
     ) -> "Segmenter":
         """Load the models that a plan uses.
 
@@ -121,7 +121,7 @@ class Segmenter:
         config = config or EngineConfig()
         if loading is None:
             given = [weights] if isinstance(weights, str | Path) else weights
-            loading = Loading([Path(path) for path in given], config)
+            loading = PendingWeights([Path(path) for path in given], config)
         paths = loading.paths
         if len(paths) == 1 and config.plan.max_members > 1:
             logger.warning("%s: one model only, so there is no ensemble", paths[0])
@@ -274,7 +274,10 @@ class Segmenter:
 
 
 def _build_members(
-    loading: Loading, checkpoints: Sequence[Checkpoint], config: EngineConfig, device: torch.device
+    loading: PendingWeights,
+    checkpoints: Sequence[Checkpoint],
+    config: EngineConfig,
+    device: torch.device,
 ) -> list[Backend]:
     runtime = config.runtime
     precision = select_precision(runtime.precision, device)

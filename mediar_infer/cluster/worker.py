@@ -26,7 +26,7 @@ from mediar_infer.folder.ledger import ImageRecord
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import EngineFacts
 from mediar_infer.images.open import open_image
-from mediar_infer.network.checkpoints import compute_digest, find_weights
+from mediar_infer.network.weight_files import compute_digest, find_weights
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.stopwatch import Stopwatch
 

@@ -26,7 +26,7 @@ from mediar_infer.grand_challenge.interfaces import (
     result_path,
 )
 from mediar_infer.grand_challenge.sockets import find_image, read_sockets
-from mediar_infer.network.checkpoints import MODEL_DIR, WEIGHTS_VARIABLE, find_weights
+from mediar_infer.network.weight_files import MODEL_DIR, WEIGHTS_VARIABLE, find_weights
 from mediar_infer.process import flush_stdout
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from mediar_infer.commands.options import add_weights_argument
 from mediar_infer.commands.printing import print_result
 from mediar_infer.errors import MediarError
 from mediar_infer.network.architecture import Architecture
-from mediar_infer.network.checkpoints import find_weights, load_checkpoint
+from mediar_infer.network.checkpoints import load_checkpoint
+from mediar_infer.network.weight_files import find_weights
 
 _GIB = 2**30
 

@@ -41,9 +41,9 @@ def load_for_process(weights: Sequence[Path], config: EngineConfig) -> "Segmente
         UsageError: if the device is not available.
     """
     with _starting():
-        from mediar_infer.network.pending_weights import Loading
+        from mediar_infer.network.pending_weights import PendingWeights
 
-        loading = Loading(weights, config)
+        loading = PendingWeights(weights, config)
         loading.wait_for_interpreter()
         # Whatever else the run needs is imported in the meantime.
         from mediar_infer.folder import runner  # noqa: F401

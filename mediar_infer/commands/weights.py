@@ -5,17 +5,14 @@ from pathlib import Path
 
 from mediar_infer.commands.arguments import add_examples
 from mediar_infer.commands.printing import print_result, print_summary
-from mediar_infer.network.checkpoints import (
+from mediar_infer.network.checkpoints import Checkpoint, build_model, load_checkpoint, save_weights
+from mediar_infer.network.weight_files import (
     MANIFEST_NAME,
-    Checkpoint,
-    build_model,
     check_targets,
     compute_digest,
     find_weights,
-    load_checkpoint,
-    read_manifest,
-    save_weights,
-    write_manifest,
+    read_weights_manifest,
+    write_weights_manifest,
 )
 
 
@@ -74,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         print_result(_describe(checkpoint))
         if args.action == "verify":
             build_model(checkpoint)
-            listed = path.name in read_manifest(path.parent)
+            listed = path.name in read_weights_manifest(path.parent)
             checked = "checksum of the manifest" if listed else "no manifest lists it"
             print_result(f"  ok: all entries present and finite, {checked}")
     return 0
@@ -93,7 +90,7 @@ def _export_graphs(paths: list[Path]) -> None:
 def _convert(paths: list[Path], output: Path) -> None:
     weights = find_weights(paths)
     sources = {output / f"{path.stem}.safetensors": path for path in weights}
-    listed = read_manifest(output)
+    listed = read_weights_manifest(output)
     check_targets(weights, list(sources), listed)
     checkpoints = {target: load_checkpoint(path) for target, path in sources.items()}
     digests: dict[str, str] = {}
@@ -101,4 +98,4 @@ def _convert(paths: list[Path], output: Path) -> None:
         save_weights(checkpoint.state_dict, target)
         digests[target.name] = compute_digest(target)
         print_summary(f"{target}  SHA-256 {digests[target.name]}")
-    write_manifest(output, listed | digests)
+    write_weights_manifest(output, listed | digests)

@@ -1,7 +1,7 @@
-"""Weights on their way into memory: read, checked and compiled in threads of their own.
+"""Weights that are still being read, checked and compiled, in threads of their own.
 
-Nothing here needs torch. A new process begins to load before it imports torch, and both take place
-at the same time.
+Nothing here needs torch: a new process starts to read before it imports torch, so both run at the
+same time.
 """
 
 from collections.abc import Sequence
@@ -12,22 +12,17 @@ from typing import Any
 from mediar_infer.config import EngineConfig
 from mediar_infer.devices import is_cpu_for_sure, usable_cores
 from mediar_infer.network.backends.graphs import find_graph
-from mediar_infer.network.checkpoints import (
-    Checkpoint,
-    check_entries,
-    find_weights,
-    read_checkpoint,
-    weights_dirs,
-)
+from mediar_infer.network.checkpoints import Checkpoint, check_entries, read_checkpoint
+from mediar_infer.network.weight_files import find_weights, weights_dirs
 
 
-class Loading:
-    """The weight files that a plan uses, being read from the moment this is made.
+class PendingWeights:
+    """The weight files that a plan uses; reading starts with the constructor.
 
-    Where the network will run on the CPU for sure, exported graphs are compiled too.
+    If the network is certain to run on the CPU, exported graphs are compiled too.
 
     Args:
-        weights: a folder, or one or two files; by default the pair that comes with the package.
+        weights: a folder, or one or two files; empty for the pair that comes with the package.
         config: plan and runtime settings.
 
     Raises:
@@ -50,7 +45,7 @@ class Loading:
             self._start_compiling()
 
     def _start_compiling(self) -> None:
-        # In this order in the queue, so that no task waits for one behind it.
+        # In this order, no task in the queue waits for one behind it.
         self._graphs = [self._pool.submit(self._read_graph, each) for each in self._checkpoints]
         self._compiled = [self._pool.submit(self._compile, each) for each in self._graphs]
 
@@ -77,10 +72,10 @@ class Loading:
         return compile_graph(graph, runtime.threads or usable_cores(), precision)
 
     def wait_for_interpreter(self) -> None:
-        """Wait until what is left to do does not need the interpreter, if anything is compiled.
+        """Wait until only compilation, which does not hold the interpreter lock, is left.
 
-        A thread that imports modules keeps the interpreter for so long at a time that others would
-        come to their compilation only at its end.
+        A thread that imports modules holds the lock for long stretches; threads that still need it
+        would start to compile only after the last import.
         """
         wait(self._graphs)
 
@@ -106,5 +101,5 @@ class Loading:
         return [compiling.result() for compiling in self._compiled]
 
     def close(self) -> None:
-        """Drop what has not begun, and let the threads end."""
+        """Cancel what has not started and let the threads finish."""
         self._pool.shutdown(wait=False, cancel_futures=True)

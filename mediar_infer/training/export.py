@@ -8,14 +8,12 @@ from typing import Any, Final
 from mediar_infer.config import EngineConfig
 from mediar_infer.errors import UsageError
 from mediar_infer.network.backends.graphs import graph_name
-from mediar_infer.network.checkpoints import (
-    Checkpoint,
+from mediar_infer.network.checkpoints import Checkpoint, load_checkpoint, save_weights
+from mediar_infer.network.weight_files import (
     check_targets,
     compute_digest,
-    load_checkpoint,
-    read_manifest,
-    save_weights,
-    write_manifest,
+    read_weights_manifest,
+    write_weights_manifest,
 )
 from mediar_infer.output_files import write_bytes
 
@@ -50,7 +48,7 @@ def check_output(output: Path, *, replaces: bool) -> None:
     if output.suffix != _SUFFIX:
         raise UsageError(f"{output}: found suffix {output.suffix!r}, expected NAME{_SUFFIX}")
     advice = "add --replace, or choose another name"
-    listed = read_manifest(output.parent)
+    listed = read_weights_manifest(output.parent)
     check_targets([output], [output], listed, replaces=replaces, advice=advice)
 
 
@@ -78,7 +76,9 @@ def export_weights(
     checkpoint = load_checkpoint(source)
     save_weights(checkpoint.state_dict, output)
     digest = compute_digest(output)
-    write_manifest(output.parent, read_manifest(output.parent) | {output.name: digest})
+    write_weights_manifest(
+        output.parent, read_weights_manifest(output.parent) | {output.name: digest}
+    )
     card = output.with_suffix(".md")
     write_bytes(card, _describe(checkpoint, output, digest).encode())
     written = [output, output.parent / "manifest.json", card]

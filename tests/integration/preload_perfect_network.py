@@ -6,7 +6,7 @@ import time
 from fakes import FunctionBackend
 from slides import decode_scene
 
-from mediar_infer.network.checkpoints import compute_digest, find_weights
+from mediar_infer.network.weight_files import compute_digest, find_weights
 from mediar_infer.segmenter import Segmenter
 
 WINDOW_S = float(os.environ.get("TEST_WINDOW_S", "0"))

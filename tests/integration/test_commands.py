@@ -25,13 +25,9 @@ from mediar_infer.commands import demo as demo_command
 from mediar_infer.commands.info import count_multiply_adds
 from mediar_infer.labels.files import write_labels
 from mediar_infer.network.architecture import ENCODERS, Architecture
-from mediar_infer.network.checkpoints import (
-    compute_digest,
-    load_checkpoint,
-    read_manifest,
-    save_weights,
-)
+from mediar_infer.network.checkpoints import load_checkpoint, save_weights
 from mediar_infer.network.model import MediarFormer
+from mediar_infer.network.weight_files import compute_digest, read_weights_manifest
 
 
 def _run(*arguments):
@@ -115,7 +111,7 @@ def test_converted_weights_are_the_same_numbers_under_a_manifest(weights_dir, tm
     files = ["from_phase1.safetensors", "from_phase2.safetensors", "manifest.json"]
     assert names_of(converted) == files
     for name in files[:2]:
-        assert read_manifest(converted)[name] == compute_digest(converted / name)
+        assert read_weights_manifest(converted)[name] == compute_digest(converted / name)
         was, now = (load_checkpoint(folder / name) for folder in (weights_dir, converted))
         assert all(torch.equal(was.state_dict[key], now.state_dict[key]) for key in was.state_dict)
     capsys.readouterr()
@@ -229,7 +225,7 @@ def test_convert_adds_to_the_manifest_of_a_folder(weights_dir, tmp_path):
     first, second = (weights_dir / f"from_phase{k}.safetensors" for k in (1, 2))
     for path in (first, second):
         assert _run("weights", "convert", path, "-o", tmp_path) == 0
-    assert read_manifest(tmp_path) == {
+    assert read_weights_manifest(tmp_path) == {
         path.name: compute_digest(tmp_path / path.name) for path in (first, second)
     }
 

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from mediar_infer import cli, tolerance
 from mediar_infer.labels.reading import read_labels
-from mediar_infer.network.checkpoints import compute_digest, write_manifest
 from mediar_infer.network.model import MediarFormer
+from mediar_infer.network.weight_files import compute_digest, write_weights_manifest
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def _foreign(folder):
 
 
 def _swapped(folder):
-    write_manifest(folder, {"good.safetensors": "f" * 64})
+    write_weights_manifest(folder, {"good.safetensors": "f" * 64})
     return folder / "good.safetensors"
 
 

@@ -16,7 +16,7 @@ from folder_helpers import ROOT, noise, subprocess_environment, write_image
 
 from mediar_infer import __version__
 from mediar_infer.labels.reading import read_labels
-from mediar_infer.network.checkpoints import compute_digest
+from mediar_infer.network.weight_files import compute_digest
 
 SOURCES = (
     "mediar_infer", "weights", "pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", "README.md",

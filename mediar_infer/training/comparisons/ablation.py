@@ -26,7 +26,7 @@ from torch import nn
 
 from mediar_infer.devices import select_device
 from mediar_infer.errors import UsageError
-from mediar_infer.network.checkpoints import compute_digest
+from mediar_infer.network.weight_files import compute_digest
 from mediar_infer.training.comparisons.ablation_table import SHARED_NAME, Row, Table
 from mediar_infer.training.comparisons.unlabelled import build_extra_loss
 from mediar_infer.training.data.table import TrainingImage, select_records

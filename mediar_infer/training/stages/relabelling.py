@@ -26,7 +26,7 @@ from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.metrics import Scores, evaluate_labels
 from mediar_infer.labels.overlay import draw_overlay
 from mediar_infer.labels.reading import read_labels
-from mediar_infer.network.checkpoints import compute_digest
+from mediar_infer.network.weight_files import compute_digest
 from mediar_infer.output_files import write_bytes
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.stopwatch import Stopwatch

@@ -15,7 +15,7 @@ from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from mediar_infer.errors import TrainingError, UsageError
-from mediar_infer.network.checkpoints import compute_digest
+from mediar_infer.network.weight_files import compute_digest
 from mediar_infer.process import keep_large_blocks
 from mediar_infer.training.augmentation.loader import Batch, iterate_batches
 from mediar_infer.training.data.samples import SampleStore

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from mediar_infer.errors import CheckpointError, UsageError
 from mediar_infer.network.architecture import Architecture
-from mediar_infer.network.checkpoints import load_checkpoint, weights_dirs
+from mediar_infer.network.checkpoints import load_checkpoint
 from mediar_infer.network.model import MediarFormer
+from mediar_infer.network.weight_files import weights_dirs
 from mediar_infer.training.networks.build import ReconstructingFormer, build_network
 from mediar_infer.training.networks.encoders import load_encoder
 from mediar_infer.training.networks.initialise import initialise_weights

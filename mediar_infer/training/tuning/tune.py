@@ -19,8 +19,9 @@ from torch import Tensor
 
 from mediar_infer.devices import select_device
 from mediar_infer.errors import TrainingError, UsageError
-from mediar_infer.network.checkpoints import Checkpoint, build_model, find_weights, load_checkpoint
+from mediar_infer.network.checkpoints import Checkpoint, build_model, load_checkpoint
 from mediar_infer.network.model import MediarFormer
+from mediar_infer.network.weight_files import find_weights
 from mediar_infer.training.data.index import Index, IndexOptions, index_folders
 from mediar_infer.training.data.problems import log_problems, write_problems
 from mediar_infer.training.data.table import (

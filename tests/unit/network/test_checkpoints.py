@@ -1,6 +1,5 @@
 """Weight files: which are found, which are refused and why, and that good ones load as they are."""
 
-import json
 import os
 import pickle
 import warnings
@@ -13,19 +12,13 @@ from safetensors.torch import load_file, save_file
 from mediar_infer.errors import CheckpointError, OutputError
 from mediar_infer.network import checkpoints
 from mediar_infer.network.architecture import ENCODERS, Architecture
-from mediar_infer.network.checkpoints import (
-    MANIFEST_NAME,
-    WEIGHTS_VARIABLE,
-    build_model,
-    compute_digest,
-    default_weights_dir,
-    find_weights,
-    load_checkpoint,
-    read_manifest,
-    save_weights,
-    write_manifest,
-)
+from mediar_infer.network.checkpoints import build_model, load_checkpoint, save_weights
 from mediar_infer.network.model import MediarFormer
+from mediar_infer.network.weight_files import (
+    compute_digest,
+    find_weights,
+    write_weights_manifest,
+)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +163,7 @@ def test_file_of_another_kind_is_refused(tmp_path, suffix, data):
 
 
 def test_flipped_bytes_are_found_by_the_manifest(weights):
-    write_manifest(weights.parent, {weights.name: compute_digest(weights)})
+    write_weights_manifest(weights.parent, {weights.name: compute_digest(weights)})
     load_checkpoint(weights)
     data = bytearray(weights.read_bytes())
     data[-1000] ^= 1
@@ -184,7 +177,7 @@ def test_files_that_changed_places_are_found_by_the_manifest(tmp_path):
     for seed, name in enumerate(("a.safetensors", "b.safetensors")):
         save_weights(tiny_state_dict(seed), tmp_path / name)
         digests[name] = compute_digest(tmp_path / name)
-    write_manifest(tmp_path, digests)
+    write_weights_manifest(tmp_path, digests)
     assert [path.name for path in find_weights([tmp_path])] == list(digests)
     (tmp_path / "a.safetensors").rename(tmp_path / "c.safetensors")
     (tmp_path / "b.safetensors").rename(tmp_path / "a.safetensors")
@@ -192,22 +185,6 @@ def test_files_that_changed_places_are_found_by_the_manifest(tmp_path):
     for name in digests:
         with pytest.raises(CheckpointError, match="swapped"):
             load_checkpoint(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"files": ["a"]}', '{"files": {"a": "b"}}', "\x00", "{"]
-)
-def test_unreadable_manifest_is_refused(weights, content):
-    (weights.parent / MANIFEST_NAME).write_text(content)
-    with pytest.raises(CheckpointError, match=r"manifest\.json: found no readable list"):
-        load_checkpoint(weights)
-
-
-def test_manifest_reads_back_what_was_written(tmp_path):
-    assert read_manifest(tmp_path) == {}
-    write_manifest(tmp_path, {"b.pth": "0" * 64, "a.pth": "1" * 64})
-    assert list(read_manifest(tmp_path).items()) == [("b.pth", "0" * 64), ("a.pth", "1" * 64)]
-    json.loads((tmp_path / MANIFEST_NAME).read_text())
 
 
 def resnet_like():
@@ -233,24 +210,117 @@ def test_empty_state_dict_is_refused(tmp_path):
         load_checkpoint(tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_nested_state_dict_is_refused_with_advice(tmp_path, tiny, key):
-    torch.save({key: tiny, "epoch": 3}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=rf"keys: {key}, epoch.*model\.state_dict\(\) alone"):
+# Saved with other things
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "ema"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_training_checkpoint_gives_the_network_in_it(tmp_path, tiny, key, prefix):
+    network = {prefix + name: tensor for name, tensor in tiny.items()}
+    optimizer = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-4}]}
+    content = {"epoch": 3, key: network, "optimizer": optimizer, "best": 0.8, "losses": {}}
+    torch.save(content, tmp_path / "a.pth")
+    checkpoint = load_checkpoint(tmp_path / "a.pth")
+    assert checkpoint.architecture == TINY
+    for name, tensor in build_model(checkpoint).state_dict().items():
+        assert torch.equal(tensor, tiny[name]), name
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_prefix_of_all_names_is_removed(tmp_path, tiny, suffix):
+    network = {f"module.{name}": tensor for name, tensor in tiny.items()}
+    path = tmp_path / f"a{suffix}"
+    torch.save(network, path) if suffix == ".pth" else save_file(network, path)
+    assert load_checkpoint(path).entries.keys() == tiny.keys()
+
+
+def test_prefix_of_some_names_is_refused(tmp_path, tiny):
+    network = {f"module.{name}": tensor for name, tensor in tiny.items()}
+    torch.save(network | {"criterion.weight": torch.ones(2)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"module\.encoder.*MEDIAR-Former"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+def test_checkpoint_with_two_networks_is_refused_with_their_names(tmp_path, tiny):
+    torch.save({"epoch": 3, "model": tiny, "ema": tiny}, tmp_path / "a.pth")
+    pattern = r"keys: epoch, model, ema; .*under 'model', 'ema'\), expected one; save model"
+    with pytest.raises(CheckpointError, match=pattern):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+def test_checkpoint_of_another_network_is_refused_with_its_keys(tmp_path):
+    torch.save({"state_dict": resnet_like(), "epoch": 3}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"keys: state_dict, epoch; .*: none\), expected"):
         load_checkpoint(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("content", [[1, 2], 7, "text", torch.zeros(3)])
 def test_content_that_is_no_dictionary_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"found (list|int|str|Tensor) .*plain state dict"):
+    with pytest.raises(CheckpointError, match=r"found (list|int|str|Tensor), .*plain state dict"):
         load_checkpoint(tmp_path / "a.pth")
 
 
-def test_state_dict_with_a_prefix_is_refused(tmp_path, tiny):
-    torch.save({f"module.{name}": tensor for name, tensor in tiny.items()}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"module\.encoder.*MEDIAR-Former"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"<!DOCTYPE html>\n<html><head>",
+            "a web page, expected weights; download the",
+        ),
+        (b"\n  <html lang='en'>", "a web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:", "pointer.*git lfs pull"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_a_download_leaves_in_place_of_weights_is_named(tmp_path, content, message, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"a\{suffix}: found .*{message}"):
+        load_checkpoint(path)
+
+
+# Values that are not what they seem
+
+
+def test_tensor_larger_than_its_stored_values_is_refused(tmp_path, tiny):
+    name = "decoder.center.out_conv.weight"
+    huge = torch.zeros(1).expand(200_000, 200_000)
+    torch.save({**tiny, name: huge}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=rf"\(200000, 200000\) in {name} with 1 stored"):
         load_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_that_are_no_floats_are_refused(tmp_path, tiny, suffix, dtype):
+    name, path = "decoder.center.out_conv.weight", tmp_path / f"a{suffix}"
+    network = {**tiny, name: tiny[name].to(dtype)}
+    torch.save(network, path) if suffix == ".pth" else save_file(network, path)
+    with pytest.raises(CheckpointError, match=rf"1 of wrong type \({name} \w+ instead of float"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_of_any_float_type_load(tmp_path, tiny, suffix, dtype):
+    network = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tiny.items()}
+    path = tmp_path / f"a{suffix}"
+    torch.save(network, path) if suffix == ".pth" else save_file(network, path)
+    model = build_model(load_checkpoint(path))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, network[name].to(tensor.dtype)), name
+
+
+@pytest.mark.parametrize("name", ["encoder.block1.999999999.q.bias", "decoder.blocks.99999999.a"])
+def test_block_with_a_huge_number_is_unexpected(tmp_path, tiny, name):
+    torch.save({**tiny, name: torch.zeros(8)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="MEDIAR-Former"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+# Code in place of values
 
 
 class RunsCode:
@@ -271,7 +341,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, writer):
         torch.save(content, tmp_path / "a.pth")
     else:
         (tmp_path / "a.pth").write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(CheckpointError, match="something other than tensors, which could run code"):
+    with pytest.raises(CheckpointError, match=r"a\.pth: .*could run code .*\.mkdir\)"):
         load_checkpoint(tmp_path / "a.pth")
     assert not trace.exists()
 
@@ -280,7 +350,9 @@ def test_whole_pickled_network_is_refused(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.save(MediarFormer(TINY), tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"torch\.save\(model\.state_dict\(\), FILE\)"):
+    with pytest.raises(
+        CheckpointError, match=r"MediarFormer\); .*save\(model\.state_dict\(\), FILE\)"
+    ):
         load_checkpoint(tmp_path / "a.pth")
 
 
@@ -348,87 +420,6 @@ def test_folder_in_place_of_a_file_is_refused(tmp_path):
     (tmp_path / "a.pth").mkdir()
     with pytest.raises(CheckpointError, match=r"a\.pth: cannot be read"):
         load_checkpoint(tmp_path / "a.pth")
-
-
-# Finding
-
-
-def test_folder_with_one_or_two_files_gives_them_in_the_order_of_their_names(tmp_path):
-    paths = touch(tmp_path, "b.pth")
-    assert find_weights([tmp_path]) == paths
-    paths = touch(tmp_path, "a.safetensors", "b.pth")
-    touch(tmp_path, "README.md", "notes.txt")
-    assert find_weights([tmp_path]) == paths
-
-
-@pytest.mark.parametrize(
-    "stems", [("from_phase1", "from_phase2"), ("main_model", "sub_model")], ids=lambda s: s[0]
-)
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_published_pair_is_found_among_other_files(tmp_path, stems, suffix):
-    paths = touch(tmp_path, *(f"{stem}{suffix}" for stem in stems))
-    touch(tmp_path, "another.pth", "zzz.pth")
-    assert find_weights([tmp_path]) == paths
-
-
-def test_folder_with_three_files_is_refused_with_their_names(tmp_path):
-    touch(tmp_path, "a.pth", "b.pth", "c.pth")
-    with pytest.raises(CheckpointError, match=r"found 3 weight files \(a\.pth, b\.pth, c\.pth\)"):
-        find_weights([tmp_path])
-
-
-def test_empty_folder_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="found 0 weight files"):
-        find_weights([tmp_path])
-
-
-def test_one_or_two_files_are_taken_in_the_order_given(tmp_path):
-    a, b, c = touch(tmp_path, "a.pth", "b.pth", "c.pth")
-    assert find_weights([b]) == [b]
-    assert find_weights([c, a]) == [c, a]
-    with pytest.raises(CheckpointError, match="found 3 weight files, expected 1 or 2"):
-        find_weights([a, b, c])
-
-
-def test_folder_and_file_together_are_refused(tmp_path):
-    [a] = touch(tmp_path, "a.pth")
-    with pytest.raises(CheckpointError):
-        find_weights([tmp_path, a])
-
-
-def test_manifest_gives_files_and_their_order(tmp_path):
-    touch(tmp_path, "a.pth", "b.pth", "c.pth")
-    write_manifest(tmp_path, {"c.pth": "0" * 64, "b.pth": "0" * 64})
-    assert [path.name for path in find_weights([tmp_path])] == ["c.pth", "b.pth"]
-    (tmp_path / "b.pth").unlink()
-    with pytest.raises(CheckpointError, match=r"found no b\.pth, expected all files of manifest"):
-        find_weights([tmp_path])
-
-
-def test_variable_names_the_default_folder(tmp_path, monkeypatch):
-    [a] = touch(tmp_path, "a.pth")
-    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
-    assert default_weights_dir() == tmp_path
-    assert find_weights() == [a]
-    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path / "nowhere"))
-    with pytest.raises(CheckpointError, match=r"found no weights in .*nowhere; expected"):
-        find_weights()
-
-
-def test_first_default_folder_with_weights_is_taken(tmp_path, monkeypatch):
-    monkeypatch.delenv(WEIGHTS_VARIABLE, raising=False)
-    empty, full, last = (tmp_path / name for name in ("empty", "full", "last"))
-    for folder in (empty, full, last):
-        folder.mkdir()
-    touch(empty, "README.md")
-    touch(last, "b.pth")
-    [a] = touch(full, "a.pth")
-    folders = (tmp_path / "missing", empty, full, last)
-    monkeypatch.setattr(checkpoints, "_DEFAULT_DIRS", folders)
-    assert find_weights() == [a]
-    monkeypatch.setattr(checkpoints, "_DEFAULT_DIRS", folders[:2])
-    with pytest.raises(CheckpointError, match="give them with --weights DIR"):
-        find_weights()
 
 
 # Saving

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from mediar_infer.config import PLANS, EngineConfig, RuntimeConfig
 from mediar_infer.errors import CheckpointError, UsageError
-from mediar_infer.network.checkpoints import compute_digest, read_manifest
+from mediar_infer.network.weight_files import compute_digest, read_weights_manifest
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.training.export import export_weights
 
@@ -24,7 +24,7 @@ def test_exported_weights_load_in_the_engine(source, tmp_path):
     output = tmp_path / "out" / "mine.safetensors"
     written = export_weights(source, output, has_graph=False)
     assert [path.name for path in written] == ["mine.safetensors", "manifest.json", "mine.md"]
-    assert read_manifest(output.parent) == {"mine.safetensors": compute_digest(output)}
+    assert read_weights_manifest(output.parent) == {"mine.safetensors": compute_digest(output)}
     dtypes = {value.dtype for value in load_file(output).values()}
     assert dtypes == {torch.float16, torch.int64}
     config = EngineConfig(plan=PLANS["single"], runtime=RuntimeConfig(device="cpu", threads=1))

@@ -8,7 +8,8 @@ from fakes import tiny_state_dict
 from small_runs import make_record
 
 from mediar_infer.errors import CheckpointError, TrainingError, UsageError
-from mediar_infer.network.checkpoints import find_weights, save_weights
+from mediar_infer.network.checkpoints import save_weights
+from mediar_infer.network.weight_files import find_weights
 from mediar_infer.training.data.table import read_table
 from mediar_infer.training.stages.runner import Execution
 from mediar_infer.training.stages.trainer import Trainer

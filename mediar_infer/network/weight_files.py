@@ -1,0 +1,206 @@
+"""Which weight files are used: folders that are searched, manifests of SHA-256 digests.
+
+A weight file is a float16 safetensors file, as shipped in ``weights/``, or a pickled state dict
+(``.pth``, ``.pt``), as published by the authors of MEDIAR.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from mediar_infer.errors import CheckpointError
+from mediar_infer.output_files import write_bytes
+
+MANIFEST_NAME: Final = "manifest.json"
+WEIGHTS_VARIABLE: Final = "MEDIAR_WEIGHTS"
+MAX_MEMBERS: Final = 2
+SUFFIXES: Final = (".safetensors", ".pth", ".pt")
+PUBLISHED_PAIRS: Final = (("from_phase1", "from_phase2"), ("main_model", "sub_model"))
+"""File names, without suffix, of the authors' pair, in the order of the ensemble."""
+MODEL_DIR: Final = Path("/opt/ml/model")
+"""Where platforms unpack the weights of a container image."""
+_DEFAULT_DIRS = (
+    MODEL_DIR,
+    Path(__file__).resolve().parents[1] / "weights",  # of a wheel
+    Path(__file__).resolve().parents[2] / "weights",  # of a checkout
+    Path("/workspace/weights"),
+)
+_LISTED = 4
+
+
+def compute_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); expected a weight file"
+        ) from error
+
+
+def read_weights_manifest(folder: Path) -> dict[str, str]:
+    """File name → SHA-256 as published with the weights; empty without a manifest.
+
+    Raises:
+        CheckpointError: if the manifest cannot be read or has another structure.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["files"]
+        return {str(name): str(entry["sha256"]) for name, entry in entries.items()}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: found no readable list of files ({error!r}), expected"
+            ' {"files": {NAME: {"sha256": DIGEST}}}; restore it from the release'
+        ) from error
+
+
+def write_weights_manifest(folder: Path, digests: Mapping[str, str]) -> None:
+    """Write the manifest of the weight files of a folder.
+
+    Args:
+        folder: where the files are.
+        digests: file name → SHA-256, in the order of the ensemble.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    files = {name: {"sha256": digest} for name, digest in digests.items()}
+    write_bytes(folder / MANIFEST_NAME, json.dumps({"files": files}, indent=2).encode() + b"\n")
+
+
+def weights_dirs(model_dir: Path = MODEL_DIR) -> list[Path]:
+    """Folders that may hold weights: $MEDIAR_WEIGHTS if set, else platform and package."""
+    named = os.environ.get(WEIGHTS_VARIABLE)
+    return [Path(named)] if named else list(dict.fromkeys((model_dir, *_DEFAULT_DIRS)))
+
+
+def default_weights_dir(model_dir: Path = MODEL_DIR) -> Path:
+    """The first of the searched folders that holds weights.
+
+    Raises:
+        CheckpointError: if none does.
+    """
+    folders = weights_dirs(model_dir)
+    for folder in folders:
+        if folder.is_dir() and _list_weights(folder):
+            return folder
+    raise CheckpointError(
+        f"found no weights in {', '.join(map(str, folders))}; expected {' or '.join(SUFFIXES)}"
+        f" files; name them with --weights DIR or ${WEIGHTS_VARIABLE}"
+    )
+
+
+def find_weights(given: Sequence[Path] = (), model_dir: Path = MODEL_DIR) -> list[Path]:
+    """Find the weight files of the ensemble, in its order.
+
+    The first of these counts: the given paths, $MEDIAR_WEIGHTS, the model folder if it holds any,
+    the pair that comes with the package.
+
+    Args:
+        given: one folder, or one or two files.
+        model_dir: where the platform puts weights.
+
+    Returns:
+        One or two files.
+
+    Raises:
+        CheckpointError: if a file is missing, or a folder holds none, or more than two of which
+            none are listed in a manifest or named as published.
+    """
+    if len(given) > MAX_MEMBERS:
+        raise CheckpointError(f"found {len(given)} weight files, expected 1 or {MAX_MEMBERS}")
+    if len(given) == 0 or (len(given) == 1 and given[0].is_dir()):
+        return _weights_of_folder(given[0] if given else default_weights_dir(model_dir))
+    for path in given:
+        if not path.is_file():
+            beside = sorted(p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES)
+            raise CheckpointError(
+                f"{path}: there is no such weight file; beside it: {', '.join(beside) or 'none'}"
+            )
+    return list(given)
+
+
+def _list_weights(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: cannot be listed ({error.strerror or error}), expected a readable folder of"
+            " weights; check its permissions"
+        ) from error
+
+
+def _weights_of_folder(folder: Path) -> list[Path]:
+    listed = [folder / name for name in read_weights_manifest(folder)]
+    missing = [path.name for path in listed if not path.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: found no {', '.join(missing)}, expected all files of {MANIFEST_NAME};"
+            " restore them from the release"
+        )
+    if listed:
+        return listed[:MAX_MEMBERS]
+    found = _list_weights(folder)
+    for stems in PUBLISHED_PAIRS:
+        pair = [path for stem in stems for path in found if path.stem == stem]
+        if len(pair) == MAX_MEMBERS:
+            return pair
+    if not found:
+        raise CheckpointError(
+            f"{folder}: found 0 weight files, expected one or two ({', '.join(SUFFIXES)}); put them"
+            " there or name another folder"
+        )
+    if len(found) > MAX_MEMBERS:
+        raise CheckpointError(
+            f"{folder}: found {len(found)} weight files"
+            f" ({', '.join(p.name for p in found[:_LISTED])}), expected one or two; name them:"
+            " --weights A B"
+        )
+    return found
+
+
+def check_targets(
+    weights: Sequence[Path],
+    targets: Sequence[Path],
+    listed: Mapping[str, str],
+    *,
+    replaces: bool = False,
+    advice: str = "remove it or choose another folder",
+) -> None:
+    """Refuse a conversion before its first file is written.
+
+    Args:
+        weights: files to convert.
+        targets: what each becomes, in one folder.
+        listed: content of that folder's manifest.
+        replaces: whether existing targets may be replaced.
+        advice: remedy for an existing target that may not.
+
+    Raises:
+        CheckpointError: if files would be overwritten, or the manifest would list too many.
+    """
+    if len(targets) < len(weights):
+        raise CheckpointError(
+            f"{weights[0]} and {weights[-1]}: found two files that would both become"
+            f" {targets[0]}, expected different names; rename one"
+        )
+    for target in targets:
+        if target.exists() and not replaces:
+            raise CheckpointError(f"{target}: exists already; {advice}")
+    names = list(dict.fromkeys([*listed, *(target.name for target in targets)]))
+    if len(names) > MAX_MEMBERS:
+        raise CheckpointError(
+            f"{targets[0].parent / MANIFEST_NAME}: would list {len(names)} models"
+            f" ({', '.join(names)}), expected at most {MAX_MEMBERS}; choose another folder"
+        )
