@@ -1,5 +1,6 @@
 """What README and the pages promise: commands, options, tables, links and the Python example."""
 
+import ast
 import dataclasses
 import importlib.util
 import re
@@ -197,6 +198,31 @@ def test_table_lists_every_class_of_errors():
     listed = _names(row[0] for row in _table("docs/faults.md", "Classes of errors"))
     classes = {name for name, value in vars(errors).items() if _is_error(value)}
     assert sorted(listed) == sorted(classes - {"MediarError"})
+
+
+def _written(node):
+    """Text of a string in the source, ``…`` where a value is put in; None for anything else."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_written(part) or "…" for part in node.values)
+    return None
+
+
+def _strings_of_the_package():
+    for path in (ROOT / "mediar_infer").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if text := _written(node):
+                yield text
+
+
+def test_quoted_messages_are_those_of_the_package():
+    written = "\n".join(_strings_of_the_package())
+    for heading in ("Images", "Weights", "Devices", "Output"):
+        quoted = _names(row[0] for row in _table("docs/faults.md", heading))
+        assert quoted
+        pattern = {text: ".*".join(map(re.escape, text.split("…"))) for text in quoted}
+        assert [text for text in quoted if not re.search(pattern[text], written)] == []
 
 
 def test_table_gives_the_plans_as_they_are():
