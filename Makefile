@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 DOCS_VENV := .venv-docs
+PLATFORM_VENV := .venv-platform
 PY := $(VENV)/bin/python
 
 # make DOCKER=podman … uses another engine.
@@ -10,7 +11,9 @@ DOCKER ?= docker
 IMAGE ?= mediar:latest
 # The folder weights, or one inside it.
 WEIGHTS ?= weights
-# For instance BUILD_OPTIONS="--build-arg OPTIONS=--fit-budget".
+# Of predict for every run of the image, such as --fit-budget.
+OPTIONS ?=
+# Further options of the build, such as BUILD_OPTIONS="--build-arg TORCH=torch==2.12.0".
 BUILD_OPTIONS ?=
 CHECK_INPUT ?= demo/images
 GC_IMAGE ?= mediar-grand-challenge:latest
@@ -44,14 +47,15 @@ docs: $(DOCS_VENV)/.ready ## build the site into dist/docs/
 
 image: ## build the container image (IMAGE=NAME)
 	$(DOCKER) build --platform linux/amd64 --tag $(IMAGE) $(LABELS) \
-	    --build-arg WEIGHTS=$(WEIGHTS) $(BUILD_OPTIONS) .
+	    --build-arg WEIGHTS=$(WEIGHTS) --build-arg OPTIONS="$(OPTIONS)" $(BUILD_OPTIONS) .
 
 image-check: $(VENV)/.ready image ## judge it as the challenge does, and start it in every other form
 	test -e $(CHECK_INPUT) || $(MAKE) demo
 	rm -rf dist/image-check
 	$(PY) -m mediar_infer challenge --engine $(DOCKER) --image $(IMAGE) -i $(CHECK_INPUT) \
 	    -o dist/image-check
-	MEDIAR_ENGINE=$(DOCKER) MEDIAR_IMAGE=$(IMAGE) $(PY) -m pytest tests/container
+	MEDIAR_ENGINE=$(DOCKER) MEDIAR_IMAGE=$(IMAGE) MEDIAR_IMAGE_OPTIONS="$(OPTIONS)" \
+	    $(PY) -m pytest tests/container
 
 # What docker puts before a name: docker.io/library/ before team:latest, docker.io/ before
 # me/team:latest, and nothing where a registry is named.
@@ -78,8 +82,8 @@ gc-image: ## build the container image for grand-challenge.org (GC_IMAGE=NAME)
 	$(DOCKER) build --platform linux/amd64 --target grand-challenge --tag $(GC_IMAGE) $(LABELS) \
 	    --build-arg WEIGHTS=$(WEIGHTS) $(BUILD_OPTIONS) .
 
-gc-test: gc-image ## run it as the platform does
-	bash .ci/gc-test "$(DOCKER)" $(GC_IMAGE)
+gc-test: gc-image $(PLATFORM_VENV)/.ready ## run it as the platform does, and by the platform's own tools
+	bash .ci/gc-test "$(DOCKER)" $(GC_IMAGE) $(PLATFORM_VENV)/bin
 
 # The platform takes code and weights separately, weights at the root of their archive.
 gc-save: gc-image ## write it and its weights to dist/, as two archives
@@ -111,5 +115,12 @@ $(DOCS_VENV)/.ready: requirements-docs.txt
 	$(DOCS_VENV)/bin/python -m pip install --disable-pip-version-check --requirement $<
 	@touch $@
 
-clean: ## remove .venv, demo/ and dist/
-	rm -rf $(VENV) $(DOCS_VENV) demo dist
+# What grand-challenge.org itself runs; the file says why it is kept apart.
+$(PLATFORM_VENV)/.ready: .ci/platform-requirements.txt
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(PLATFORM_VENV)
+	$(PLATFORM_VENV)/bin/python -m pip install --disable-pip-version-check --requirement $<
+	@touch $@
+
+clean: ## remove the environments, demo/ and dist/
+	rm -rf $(VENV) $(DOCS_VENV) $(PLATFORM_VENV) demo dist

@@ -35,15 +35,16 @@ def relative_path(text: str, error: type[MediarError], where: str) -> PurePosixP
     """Check a path that must stay inside the folder that it is appended to.
 
     Args:
-        text: the path.
-        error: what to raise.
-        where: who says so, for the message.
+        text: the path; an empty one is that folder itself, as the platform gives it for
+            ``generic-medical-image``.
+        error: class of the error to raise.
+        where: origin of the path, for the message.
 
     Raises:
-        MediarError: of the given class, if the path is empty, absolute or leads out.
+        MediarError: of the given class, if the path is absolute or leads out of the folder.
     """
     path = PurePosixPath(text)
-    if path.is_absolute() or ".." in path.parts or path == PurePosixPath():
+    if path.is_absolute() or ".." in path.parts:
         raise error(f"{where}: found the path {text!r}, expected a relative one without '..'")
     return path
 

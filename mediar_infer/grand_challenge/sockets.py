@@ -92,8 +92,9 @@ def find_image(input_dir: Path, socket: Socket) -> Path:
     expected = f"expected one image ({', '.join(IMAGE_SUFFIXES)}) of the socket {socket.slug}"
     try:
         names = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
-        raise SocketError(f"{folder}: cannot be listed ({error.strerror}), {expected}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path that no file system can hold
+        reason = getattr(error, "strerror", None) or error
+        raise SocketError(f"{folder}: cannot be listed ({reason}), {expected}") from error
     images = [
         name
         for name in names

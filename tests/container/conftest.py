@@ -1,9 +1,11 @@
 """Containers of a built image; all tests here are skipped unless ``MEDIAR_IMAGE`` names one.
 
-``MEDIAR_ENGINE`` names the program that runs them, ``docker`` by default.
+``MEDIAR_ENGINE`` names the program that runs them, ``docker`` by default, and
+``MEDIAR_IMAGE_OPTIONS`` the options that the image was built with.
 """
 
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -71,7 +73,10 @@ def expected(inputs, tmp_path_factory):
     """Label files that a plain process writes, by name; on the CPU, as containers do."""
     folder = tmp_path_factory.mktemp("plain")
     command = [sys.executable, "predict.py", "-i", inputs, "-o", folder, "--device", "cpu"]
-    subprocess.run([*command, "--ledger", "none"], cwd=ROOT, check=True, capture_output=True)
+    options = shlex.split(os.environ.get("MEDIAR_IMAGE_OPTIONS", ""))
+    subprocess.run(
+        [*command, "--ledger", "none", *options], cwd=ROOT, check=True, capture_output=True
+    )
     return read_files(folder)
 
 
@@ -106,7 +111,7 @@ class Containers:
 
     def control(self, *arguments):
         """Call the engine itself."""
-        subprocess.run([self.engine, *arguments], check=True, capture_output=True)
+        return subprocess.run([self.engine, *arguments], check=True, capture_output=True, text=True)
 
 
 @pytest.fixture

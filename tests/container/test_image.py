@@ -1,6 +1,8 @@
 """A built image: every form in which it is started, and runs that are stopped in the middle."""
 
+import json
 import os
+import re
 import time
 
 import pytest
@@ -11,6 +13,40 @@ from mediar_infer.labels.reading import read_labels
 _DEADLINE_S = 120
 _OWNER = 1234
 _QUICK = ("--plan", "fast")
+
+
+def test_image_has_the_options_that_it_was_built_with(containers):
+    """podman 4 can lose a build argument without a word."""
+    variables = json.loads(
+        containers.control(
+            "image", "inspect", "--format", "{{json .Config.Env}}", containers.image
+        ).stdout
+    )
+    assert f"MEDIAR_OPTIONS={os.environ.get('MEDIAR_IMAGE_OPTIONS', '')}" in variables
+
+
+def test_image_holds_the_licences(containers, inputs, outputs):
+    command = "cat LICENSE; grep -A1 ^=== THIRD_PARTY_NOTICES.txt"
+    finished = containers.run(inputs, outputs, "sh", "-c", command)
+    assert finished.returncode == 0, finished.stderr
+    assert "MIT License" in finished.stdout
+    for package in ("numpy", "torch", "tifffile"):
+        assert re.search(rf"^{package} \d.*: ", finished.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--workdir", "/foreign"), ("--workdir", "/foreign", "--env", "PYTHONPATH=/foreign")],
+    ids=["working-folder", "PYTHONPATH"],
+)
+def test_foreign_modules_are_not_imported(containers, inputs, outputs, expected, tmp_path, options):
+    (tmp_path / "foreign" / "mediar_infer").mkdir(parents=True)
+    for name in ("numpy.py", "mediar_infer/__init__.py"):
+        (tmp_path / "foreign" / name).write_text("raise SystemExit('a foreign module')")
+    mount = ("-v", f"{tmp_path / 'foreign'}:/foreign:ro")
+    finished = containers.run(inputs, outputs, options=(*mount, *options))
+    assert finished.returncode == 0, finished.stderr
+    assert read_files(outputs) == expected
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from folder_helpers import ROOT, make_read_only, slide, subprocess_environment
 
 from mediar_infer import cli
 
-RESULT = "images/cell-instance-segmentation"
+RESULT = "images"
 
 
 def _load_trial():
@@ -65,7 +65,7 @@ def files_of(folder):
 
 
 def image_of(job):
-    [image] = (job / "input" / "images" / trial.SLUG).iterdir()
+    [image] = (path for path in (job / "input").iterdir() if path.name != "inputs.json")
     return image
 
 
@@ -101,11 +101,26 @@ def test_labels_are_those_of_the_slide_in_either_format(run_here, job):
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(image), labels)
 
 
+def test_mha_labels_of_a_tiff_keep_its_pixel_size(run_here, job):
+    image_of(job).unlink()
+    tifffile.imwrite(
+        job / "input" / "a.tif", slide()[0], resolution=(20000, 40000), resolutionunit="CENTIMETER"
+    )
+    assert run_here("--format", "mha") == 0
+    labels = SimpleITK.ReadImage(str(job / "output" / RESULT / "output.mha"))
+    assert labels.GetSpacing() == pytest.approx((0.0005, 0.00025))
+
+
+def test_lack_of_a_pixel_size_is_logged(run_here, capfd):
+    assert run_here() == 0
+    assert "1 of 1 images state no pixel size" in capfd.readouterr().out
+
+
 def test_plane_of_an_mha_stack_keeps_its_place(run_here, job):
     image_of(job).unlink()
     stack = SimpleITK.GetImageFromArray(np.stack([slide()[0][..., 0]] * 3))
     stack.SetSpacing((0.5, 0.5, 2.0))
-    SimpleITK.WriteImage(stack, str(job / "input" / "images" / trial.SLUG / "a.mha"))
+    SimpleITK.WriteImage(stack, str(job / "input" / "a.mha"))
     assert run_here() == 1
     assert run_here("--plane", "2") == 0
     labels = SimpleITK.ReadImage(str(job / "output" / RESULT / "output.mha"))
@@ -114,7 +129,7 @@ def test_plane_of_an_mha_stack_keeps_its_place(run_here, job):
 
 def test_sockets_are_chosen_by_option_variable_or_table(run_here, job, monkeypatch, tmp_path):
     text = (job / "input" / "inputs.json").read_text()
-    (job / "input" / "inputs.json").write_text(text.replace('"microscopy-image"', '"my-cells"'))
+    (job / "input" / "inputs.json").write_text(text.replace(f'"{trial.SLUG}"', '"my-cells"'))
     assert run_here() == 1
     assert run_here("--image-socket", "my-cells", "--result-socket", "by-option") == 0
     monkeypatch.setenv("MEDIAR_IMAGE_SOCKET", "my-cells")
@@ -173,7 +188,7 @@ def remove_json(job):
 
 def rename_socket(job):
     path = job / "input" / "inputs.json"
-    path.write_text(path.read_text().replace('"microscopy-image"', '"tissue"'))
+    path.write_text(path.read_text().replace(f'"{trial.SLUG}"', '"tissue"'))
 
 
 def remove_image(job):
@@ -195,8 +210,8 @@ def block_output(job):
 FAULTS = [
     (remove_json, r"inputs\.json: there is no such file"),
     (break_json, r"inputs\.json: found no JSON"),
-    (rename_socket, "found the input sockets tissue, expected .*: microscopy-image; or "),
-    (remove_image, r"found no image \(empty folder\)"),
+    (rename_socket, "found the input sockets tissue, expected .*: generic-medical-image; "),
+    (remove_image, r"found no image \(inputs\.json\)"),
     (add_image, r"found 2 images \(b\.mha, slide\.tif\)"),
     (truncate_image, r"slide\.tif: "),
     (block_output, r"output\.tif: cannot be written"),

@@ -126,21 +126,36 @@ def test_given_result_replaces_that_of_the_table():
 def test_result_is_a_slug_or_a_path_inside():
     assert result_path("cells", "x") == PurePosixPath("images/cells")
     assert result_path("a/b", "x") == PurePosixPath("a/b")
+    assert result_path("images/", "x") == PurePosixPath("images")
+    assert result_path("./", "x") == PurePosixPath()
     for path in ("/a", "../a", "a/../b", ".."):
         with pytest.raises(UsageError, match="expected a relative one"):
             result_path(path, "x")
 
 
 def test_shipped_table_is_read_and_replaced_by_that_of_the_model(tmp_path):
-    assert [each.key for each in read_interfaces(SHIPPED_TABLE)] == [
-        ("microscopy-image",),
-        ("light-microscopy-image",),
-        ("generic-medical-image",),
+    # What the platform itself defines; no other slug is known to exist.
+    assert read_interfaces(SHIPPED_TABLE) == [
+        Interface("generic-medical-image", PurePosixPath("images"))
     ]
     assert choose_table(None, tmp_path) == SHIPPED_TABLE
     (tmp_path / "sockets.toml").touch()
     assert choose_table(None, tmp_path) == tmp_path / "sockets.toml"
     assert choose_table(tmp_path / "given.toml", tmp_path) == tmp_path / "given.toml"
+
+
+def test_commented_examples_of_the_shipped_table_are_tables(tmp_path):
+    lines = SHIPPED_TABLE.read_text().splitlines()
+    start = next(k for k, line in enumerate(lines) if line.startswith("# [[interface]]"))
+    text = "\n".join(line.removeprefix("# ") for line in lines[start:] if line != "#")
+    (tmp_path / "a.toml").write_text(text)
+    assert read_interfaces(tmp_path / "a.toml") == [
+        Interface("my-cell-image", PurePosixPath("images/my-cell-labels")),
+        Interface(
+            "my-cell-image", PurePosixPath("images/labels-of-my-cells"),
+            ("my-pixel-size", "my-tissue-mask"),
+        ),
+    ]  # fmt: skip
 
 
 def test_table_names_further_sockets_and_paths(tmp_path):
@@ -193,6 +208,25 @@ def fill(folder, *names):
 def test_one_image_is_found_beside_other_files(tmp_path, name):
     fill(tmp_path / "images/cells", name, "notes.txt", ".hidden.tif")
     assert find_image(tmp_path, SOCKET) == tmp_path / "images/cells" / name
+
+
+def test_image_at_the_input_folder_itself_is_found(tmp_path):
+    """The platform gives generic-medical-image an empty path."""
+    generic = IMAGE | {"slug": "generic-medical-image", "relative_path": ""}
+    listed = {"slug": "notes", "kind": "String", "super_kind": "Value", "relative_path": ""}
+    write_inputs(tmp_path, [{"socket": listed, "value": "x"}, {"socket": generic}])
+    fill(tmp_path, "b0b2e6a6.mha", "images/cells/another.mha")
+    socket = read_sockets(tmp_path)[1]
+    assert socket == Socket("generic-medical-image", PurePosixPath(), is_image=True)
+    assert find_image(tmp_path, socket) == tmp_path / "b0b2e6a6.mha"
+
+
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", "a" * 300])
+def test_path_that_no_file_system_holds_is_an_error(tmp_path, path):
+    write_inputs(tmp_path, [{"socket": IMAGE | {"relative_path": path}}])
+    (socket,) = read_sockets(tmp_path)
+    with pytest.raises(SocketError, match=r"cannot be listed \("):
+        find_image(tmp_path, socket)
 
 
 def test_none_or_several_images_are_an_error(tmp_path):
