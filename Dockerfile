@@ -43,27 +43,35 @@ RUN python -m pip install --no-cache-dir --disable-pip-version-check --root-user
         --requirement /requirements/inference.txt --constraint /requirements/pinned.txt \
     # 0.6 GB that compile kernels at run time, which nothing here asks for
     && python -m pip uninstall --yes triton
-# HOME: whoever the container runs as can write there. The ledger would lie among the results.
+# Found from every folder, and by an isolated Python too, which ignores the environment.
+RUN python -c "import site; print('/workspace', file=open(site.getsitepackages()[0] + '/mediar_infer.pth', 'w'))"
+# HOME: whoever the container runs as can write there; no packages of a user are taken from a home
+# that is mounted. The ledger would lie among the results.
 ENV HOME=/tmp \
     MEDIAR_LEDGER=none \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     NVIDIA_VISIBLE_DEVICES=all \
-    PYTHONPATH=/workspace
+    PYTHONNOUSERSITE=1
 ARG WEIGHTS=weights
 COPY ${WEIGHTS} weights
-COPY predict.py predict.sh ./
+COPY LICENSE predict.py predict.sh ./
 COPY mediar_infer mediar_infer
 COPY --from=kernels /build/mediar_infer/labels/kernels/*.so mediar_infer/labels/kernels/
 # Compiled here, as each image is segmented by a fresh container.
-RUN python -m compileall -q mediar_infer
+RUN python -m compileall -q mediar_infer \
+    && python -I mediar_infer/container/third_party.py > THIRD_PARTY_NOTICES.txt
 
 # A user other than root is wanted, and 128 threads are allowed, which a pool per core would pass.
 FROM inference AS grand-challenge
 ENV OMP_NUM_THREADS=16 OPENBLAS_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=4 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=4
 USER 1000:1000
-ENTRYPOINT ["python", "-m", "mediar_infer", "grand-challenge"]
+ENTRYPOINT ["python", "-I", "-m", "mediar_infer", "grand-challenge"]
 
 FROM inference
 ARG OPTIONS=
+# Options that predict does not know fail the build. podman 4 loses the value of an argument between
+# ARG and ENV once its layers are cached, unless a step in between depends on it.
+RUN python -I -c "from mediar_infer.cli import build_parser; import sys; build_parser('predict').parse_args(sys.argv[1:])" \
+        predict ${OPTIONS}
 ENV MEDIAR_OPTIONS=${OPTIONS}
 ENTRYPOINT ["sh", "/workspace/mediar_infer/container/entry.sh"]

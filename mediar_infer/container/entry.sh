@@ -6,15 +6,15 @@
 # results belong to whoever started it, unless that owner may not write there or read the inputs.
 set -eu
 
+# shellcheck disable=SC2086  # options that an image was built with
 case "${1-}" in
-  # shellcheck disable=SC2086  # options that an image was built with
-  '' | -*) set -- python /workspace/predict.py ${MEDIAR_OPTIONS-} "$@" ;;
+  '' | -*) set -- python -I /workspace/predict.py ${MEDIAR_OPTIONS-} "$@" ;;
 esac
 
 inputs=/workspace/inputs outputs=/workspace/outputs
 if [ "$(id -u)" = 0 ] && owner=$(stat -c %u:%g "$outputs" 2>/dev/null) && [ "${owner%:*}" != 0 ]; then
-  as_owner="setpriv --reuid=${owner%:*} --regid=${owner#*:} --clear-groups"
-  # shellcheck disable=SC2016,SC2086  # another shell's $1 and $2; three options
+  as_owner="setpriv --reuid=${owner%:*} --regid=${owner#*:} --clear-groups --no-new-privs"
+  # shellcheck disable=SC2016,SC2086  # another shell's $1 and $2; four options
   if $as_owner sh -c 'cd "$1" && test -w . && { test ! -e "$2" || { cd "$2" && test -r .; }; }' \
       sh "$outputs" "$inputs" 2>/dev/null; then
     exec $as_owner "$@"
