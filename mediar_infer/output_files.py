@@ -120,6 +120,19 @@ def remove_stale_parts(folder: Path) -> list[Path]:
     return removed
 
 
+def refuse_link_as_root(path: Path) -> None:
+    """Refuse a link in an output folder where following it has the rights of root.
+
+    Raises:
+        OutputError: if the process is root's and the path is a link.
+    """
+    if os.geteuid() == 0 and path.is_symlink():
+        raise OutputError(
+            f"{path}: found a link, expected a file or folder: as root, links in an output folder"
+            " are not followed; remove it, or run as another user"
+        )
+
+
 def to_output_error(path: Path, error: OSError) -> OutputError:
     """Say which file could not be written, why, and what to do."""
     return OutputError(
@@ -136,11 +149,8 @@ def _short(name: str) -> str:
 def _open_locked(part: Path) -> IO[bytes]:
     """Open an empty file under a lock that ends with the process, however that dies."""
     while True:
-        part.touch()  # opening with "w" would empty the file of a writer that has the lock
-        try:
-            file = part.open("r+b")
-        except FileNotFoundError:  # removed as abandoned in between
-            continue
+        # Mode "w" would empty the file of a writer that has the lock.
+        file = open(part, "r+b", opener=_make_or_open)  # noqa: SIM115 (pathlib has no opener)
         try:
             with suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -151,6 +161,11 @@ def _open_locked(part: Path) -> IO[bytes]:
             file.close()
             raise
         file.close()
+
+
+def _make_or_open(path: str, flags: int) -> int:
+    """Open a file that may not exist, but follow no link that somebody put in its place."""
+    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
 
 def _is_still_there(part: Path, file: IO[bytes]) -> bool:

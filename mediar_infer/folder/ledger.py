@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any, Final, Literal, get_args
 
 from mediar_infer.errors import OutputError
-from mediar_infer.output_files import to_output_error, write_bytes
+from mediar_infer.output_files import refuse_link_as_root, to_output_error, write_bytes
 from mediar_infer.tolerance import counted_s, tolerance_s
 
 Status = Literal["done", "failed", "skipped", "resumed"]
@@ -178,6 +178,7 @@ class Ledger:
         line = json.dumps(record.to_dict(), allow_nan=False).encode("ascii") + b"\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            refuse_link_as_root(self.path)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 if self._is_torn(descriptor):

@@ -17,7 +17,7 @@ from mediar_infer.folder.provenance import EngineFacts, package_versions
 from mediar_infer.folder.resuming import find_finished
 from mediar_infer.images.open import SkippedFile, list_images
 from mediar_infer.labels.files import UNKNOWN_PIXEL_MM, check_collisions, label_path
-from mediar_infer.output_files import remove_stale_parts
+from mediar_infer.output_files import refuse_link_as_root, remove_stale_parts
 from mediar_infer.process import process_start_s
 from mediar_infer.segmenter import Segmenter
 
@@ -147,6 +147,7 @@ def _check_folders(options: RunOptions, images: Sequence[Path]) -> None:
             f"{options.output_dir}: is both input and output folder, expected two; label files"
             " would become inputs of the next run; choose another output folder"
         )
+    refuse_link_as_root(options.output_dir / OVERLAY_DIR)
     if not images:
         logger.warning("%s: found no image", options.input_path)
 

@@ -1,5 +1,6 @@
 """One bad image, or a bad disk, never costs more than it must: the rest of the folder is done."""
 
+import os
 import re
 import resource
 import signal
@@ -330,6 +331,19 @@ def test_results_of_an_earlier_run_that_cannot_be_removed_are_named(predict, inp
     assert re.search(
         r"empty file.*; results of an earlier run are still there \(.*odd_label", error
     )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="concerns root only")
+@pytest.mark.parametrize("options", [(), ("--overlays",)])
+def test_root_follows_no_link_named_like_the_overlays(predict, inputs, tmp_path, capsys, options):
+    (tmp_path / "precious").mkdir()
+    for name in ("a_label.png", ".a_label.png.1.part"):
+        (tmp_path / "precious" / name).touch()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "overlays").symlink_to(tmp_path / "precious")
+    assert predict(inputs, tmp_path / "out", *options) == 1
+    assert "overlays: found a link, expected a file or folder" in capsys.readouterr().err
+    assert names_of(tmp_path / "precious") == [".a_label.png.1.part", "a_label.png"]
 
 
 def test_long_names_get_labels_and_overlay(predict, inputs, tmp_path):

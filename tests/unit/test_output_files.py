@@ -46,6 +46,15 @@ def test_part_left_by_a_killed_process_of_the_same_number_is_written_anew(tmp_pa
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
 
 
+def test_link_in_place_of_the_part_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    part = tmp_path / f".a.tiff.{os.getpid()}.part"
+    part.symlink_to(tmp_path / "precious")
+    with pytest.raises(OutputError, match=r"a\.tiff: cannot be written"):
+        write_bytes(tmp_path / "a.tiff", b"labels")
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
 def test_part_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
     flock, removed = fcntl.flock, []
 

@@ -142,6 +142,22 @@ def test_folder_that_is_a_file_is_an_output_error(tmp_path):
         write_summary(tmp_path / "out", {})
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="concerns root only")
+def test_root_follows_no_link_named_like_the_ledger(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "ledger.jsonl").symlink_to(tmp_path / "precious")
+    with pytest.raises(OutputError, match=r"ledger\.jsonl: found a link, expected a file"):
+        Ledger(tmp_path).append(DONE)
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_others_may_keep_the_ledger_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    (tmp_path / "ledger.jsonl").symlink_to(tmp_path / "elsewhere")
+    Ledger(tmp_path).append(DONE)
+    assert (tmp_path / "elsewhere").is_file()
+
+
 def test_unreadable_ledger_is_an_output_error(tmp_path):
     (tmp_path / "ledger.jsonl").mkdir()
     with pytest.raises(OutputError, match=r"ledger.jsonl: cannot be read"):
