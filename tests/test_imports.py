@@ -15,8 +15,8 @@ from mediar_infer.network.checkpoints import save_weights
 ROOT = Path(__file__).resolve().parents[1]
 NEVER = {"monai", "segmentation_models_pytorch", "timm", "torchvision", "matplotlib", "pandas"}
 """Slow to import, and needed by training, tests and plots only."""
-ONLY_WHERE_NEEDED = {"scipy", "skimage", "openvino", "SimpleITK"}
-"""Each is imported by the step that needs it: scoring, an exported graph, MHA."""
+ONLY_WHERE_NEEDED = {"scipy", "skimage", "openvino", "SimpleITK", "jinja2"}
+"""Each is imported by the step that needs it: scoring, an exported graph, MHA, the HTML page."""
 
 PREDICT = """
 import json, sys

@@ -1,13 +1,13 @@
 """The page of a run: verdict, plot, ledger and cells in one HTML file that needs nothing else."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from mediar_infer.challenge.markup import escape_text
+from markupsafe import Markup
+
+from mediar_infer.challenge.checks import Finding
 from mediar_infer.challenge.pictures import Layers, draw_layers
 from mediar_infer.challenge.plot import Point, draw_plot
 from mediar_infer.challenge.protocol import LABELS_DIR
@@ -17,6 +17,7 @@ from mediar_infer.challenge.records import (
     summarise,
     verdict_line,
 )
+from mediar_infer.challenge.templates import read_asset, render
 from mediar_infer.output_files import write_bytes
 
 PAGE_NAME: Final = "report.html"
@@ -32,11 +33,31 @@ _HEADLINES: dict[Verdict, str] = {
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """One cell of the ledger: what is shown, and what it is sorted by."""
+    """One cell of the table: what is shown, and what it is sorted by."""
 
-    html: str
+    text: str
     value: float | str | None
     kind: str = ""
+    """Classes of the cell."""
+    mark: str = ""
+    """Class of the text itself, if it is marked."""
+    hint: str = ""
+    """What a marked text shows on hovering."""
+    share: float | None = None
+    """Share of the tolerance, shown as a bar."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ImageDetails:
+    """What the script shows of an image when its row is chosen."""
+
+    target: str
+    """Id of its row."""
+    findings: Sequence[Finding]
+    facts: Sequence[tuple[str, str]]
+    log: str
+    """End of what the run printed; empty without findings."""
+    layers: Layers
 
 
 def write_page(
@@ -53,46 +74,37 @@ def write_page(
         head: what was run and where, as in ``challenge.json``.
         verdict: of the run.
         records: the images in their order.
-        images: name → image file, of those whose pictures may be on the page.
+        images: name → image file, of those whose pixels may be shown on the page.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    totals, rows = summarise(records), _known(records)
-    parts = {
-        "title": escape_text(f"{_HEADLINES[verdict]}: {totals['n_images']} images"),
-        "style": _asset("page.css"),
-        "script": _asset("page.js"),
-        "verdict": verdict,
-        "date": escape_text(str(head.get("started_at", ""))[:16].replace("T", " ")),
-        "headline": _HEADLINES[verdict],
-        "lead": escape_text(_sentence(verdict, records)),
-        "figures": _pairs(_figures(totals), wrapped=True),
-        "findings": _findings(records),
-        "plot": draw_plot(_points(records)),
-        "unit": "process" if head.get("engine") == "process" else "container",
-        "columns": _columns(rows),
-        "rows": "\n".join(_row(index, row) for index, row in enumerate(rows)),
-        "facts": _pairs(_run_facts(head)),
-        "pictures": "\n".join(
-            _hidden_parts(
-                index,
-                record,
-                draw_layers(
-                    images.get(record.image),
-                    folder / LABELS_DIR / record.label.name if record.label else None,
-                ),
-            )
+    totals = summarise(records)
+    page = render(
+        "page.html",
+        style=Markup(read_asset("page.css")),
+        script=Markup(read_asset("page.js")),
+        verdict=verdict,
+        date=str(head.get("started_at", ""))[:16].replace("T", " "),
+        headline=_HEADLINES[verdict],
+        n_images=totals["n_images"],
+        lead=_sentence(verdict, records),
+        figures=_figures(totals),
+        findings=[
+            (_target(index), finding)
             for index, record in enumerate(records)
-        ),
-    }
-    # In one pass, so that nothing that is put in is searched for marks.
-    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
+            for finding in record.findings
+        ],
+        n_listed=_MAX_LISTED,
+        plot=draw_plot(_points(records)),
+        unit="process" if head.get("engine") == "process" else "container",
+        rows=_known(records),
+        run_facts=_run_facts(head),
+        images=[
+            _image_details(index, record, folder, images) for index, record in enumerate(records)
+        ],
+    )
     write_bytes(folder / PAGE_NAME, page.encode("utf-8", "replace"))
-
-
-def _asset(name: str) -> str:
-    return (files("mediar_infer.challenge") / name).read_text(encoding="utf-8")
 
 
 def _target(index: int) -> str:
@@ -100,16 +112,8 @@ def _target(index: int) -> str:
 
 
 def _sentence(verdict: Verdict, records: Sequence[ChallengeRecord]) -> str:
-    told = verdict_line(verdict, records).partition(" ")[2]
-    return told[:1].upper() + told[1:] + "."
-
-
-def _pairs(pairs: Iterable[tuple[str, str]], *, wrapped: bool = False) -> str:
-    """Terms and their HTML as the inside of a ``<dl>``."""
-    start, end = ("<div>", "</div>") if wrapped else ("", "")
-    return "\n".join(
-        f"{start}<dt>{escape_text(name)}</dt><dd>{html}</dd>{end}" for name, html in pairs
-    )
+    outcome = verdict_line(verdict, records).partition(" ")[2]
+    return outcome[:1].upper() + outcome[1:] + "."
 
 
 def _figures(totals: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -130,22 +134,6 @@ def _figures(totals: Mapping[str, Any]) -> list[tuple[str, str]]:
     return figures
 
 
-def _findings(records: Sequence[ChallengeRecord]) -> str:
-    lines = [
-        f'<li><a href="#{_target(index)}">{escape_text(finding.image)}</a>, {finding.aspect}: found'
-        f" {escape_text(finding.found)}, expected {escape_text(finding.expected)}</li>"
-        for index, record in enumerate(records)
-        for finding in record.findings
-    ]
-    if not lines:
-        return ""
-    n_more = len(lines) - _MAX_LISTED
-    if n_more > 0:
-        lines[_MAX_LISTED:] = [f'<li class="more">and {n_more} more, below each image</li>']
-    listed = "\n".join(lines)
-    return f'<section class="findings"><h2>Findings</h2><ul>\n{listed}\n</ul></section>'
-
-
 def _points(records: Sequence[ChallengeRecord]) -> list[Point]:
     return [
         Point(
@@ -162,14 +150,16 @@ def _points(records: Sequence[ChallengeRecord]) -> list[Point]:
 
 def _cells(record: ChallengeRecord) -> dict[str, _Cell]:
     """Column name → cell, in order."""
-    wall_s, size, peak = record.outcome.wall_s, record.size, record.peak_memory_bytes
+    wall_s, peak, tolerance_s = record.outcome.wall_s, record.peak_memory_bytes, record.tolerance_s
     n_cells = record.label.n_cells if record.label else None
     return {
-        "image": _Cell(escape_text(record.image), record.image, "text"),
+        "image": _Cell(record.image, record.image, "text"),
         "contract": _contract_cell(record),
-        "size": _size_cell(size),
-        "seconds": _Cell(f"{wall_s:.2f}{_share_bar(record)}", wall_s),
-        "tolerance": _number(record.tolerance_s, ".1f", "minor"),
+        "size": _size_cell(record.size),
+        "seconds": _Cell(
+            f"{wall_s:.2f}", wall_s, share=wall_s / tolerance_s if tolerance_s else None
+        ),
+        "tolerance": _number(tolerance_s, ".1f", "minor"),
         "counted": _number(record.counted_s, ".2f", "minor"),
         "GiB": _number(peak and peak / _GIB, ".2f", "minor"),
         "cells": _number(n_cells, ","),
@@ -178,10 +168,14 @@ def _cells(record: ChallengeRecord) -> dict[str, _Cell]:
 
 
 def _contract_cell(record: ChallengeRecord) -> _Cell:
-    """What is broken; sorted upwards, the images with most findings come first."""
-    kind = "bad" if record.findings else "ok"
-    shown = f'<span class="{kind}" title="{record.breached}">{record.breached or "ok"}</span>'
-    return _Cell(shown, -len(record.findings), "text contract")
+    """What is breached; in ascending order, images with the most findings come first."""
+    return _Cell(
+        record.breached or "ok",
+        -len(record.findings),
+        "text contract",
+        mark="bad" if record.findings else "ok",
+        hint=record.breached,
+    )
 
 
 def _size_cell(size: tuple[int, int] | None) -> _Cell:
@@ -194,16 +188,6 @@ def _number(value: float | None, form: str, kind: str = "") -> _Cell:
     return _Cell("–" if value is None else format(value, form), value, kind)
 
 
-def _share_bar(record: ChallengeRecord) -> str:
-    if not record.tolerance_s:
-        return ""
-    share = 100 * record.outcome.wall_s / record.tolerance_s
-    kind = "share over" if share > 100 else "share"
-    text = f"{share:.0f} % of the tolerance"
-    width = f"{min(share, 100):.0f}%"
-    return f'<span class="{kind}" title="{text}"><i style="width:{width}"></i></span>'
-
-
 def _known(records: Sequence[ChallengeRecord]) -> list[dict[str, _Cell]]:
     """Cells of all rows, without columns in which nothing is known."""
     rows = [_cells(record) for record in records]
@@ -211,39 +195,16 @@ def _known(records: Sequence[ChallengeRecord]) -> list[dict[str, _Cell]]:
     return [{name: row[name] for name in row if name in known} for row in rows]
 
 
-def _columns(rows: Sequence[dict[str, _Cell]]) -> str:
-    return "\n".join(
-        f'<th scope="col" class="{cell.kind}"><button type="button">{name}</button></th>'
-        for row in rows[:1]
-        for name, cell in row.items()
-    )
-
-
-def _row(index: int, row: dict[str, _Cell]) -> str:
-    name, *others = row.values()
-    pin = f'<button type="button" class="pin" aria-pressed="false">{name.html}</button>'
-    cells = [f'<th scope="row" data-value="{name.html}" title="{name.html}">{pin}</th>']
-    for cell in others:
-        value = "" if cell.value is None else escape_text(str(cell.value))
-        cells.append(f'<td class="{cell.kind}" data-value="{value}">{cell.html}</td>')
-    return f'<tr id="{_target(index)}">{"".join(cells)}</tr>'
-
-
-def _hidden_parts(index: int, record: ChallengeRecord, layers: Layers) -> str:
-    """Details and pictures of an image, which the script shows when the row is chosen."""
-    target = _target(index)
-    findings = "".join(
-        f'<p class="bad">{each.aspect}: found {escape_text(each.found)}, expected'
-        f" {escape_text(each.expected)}</p>"
-        for each in record.findings
-    )
-    log = record.outcome.log if record.findings else ""
-    printed = f"<pre>{escape_text(log)}</pre>" if log else ""
-    facts = _pairs((name, escape_text(text)) for name, text in _image_facts(record))
-    return (
-        f'<template id="details-{target}">{findings}<dl class="facts">{facts}</dl>{printed}'
-        f'</template>\n<script type="text/plain" id="pictures-{target}">'
-        f"{layers.picture}\n{layers.outlines}</script>"
+def _image_details(
+    index: int, record: ChallengeRecord, folder: Path, images: Mapping[str, Path]
+) -> _ImageDetails:
+    labels = folder / LABELS_DIR / record.label.name if record.label else None
+    return _ImageDetails(
+        target=_target(index),
+        findings=record.findings,
+        facts=_image_facts(record),
+        log=record.outcome.log if record.findings else "",
+        layers=draw_layers(images.get(record.image), labels),
     )
 
 
@@ -300,5 +261,5 @@ def _run_facts(head: Mapping[str, Any]) -> list[tuple[str, str]]:
         is_size = name.endswith("_bytes")
         shown = f"{value / _GIB:.3g} GiB" if is_size else str(value)
         term = name.removesuffix("_bytes").replace("_", " ")
-        facts.append((term, f"<code>{escape_text(shown)}</code>"))
+        facts.append((term, shown))
     return facts

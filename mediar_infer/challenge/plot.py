@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mediar_infer.challenge.markup import escape_text
+from markupsafe import Markup
+
+from mediar_infer.challenge.templates import render
 from mediar_infer.tolerance import SECONDS_PER_MEGAPIXEL
 
 _WIDTH, _HEIGHT = 720, 400
@@ -53,14 +55,14 @@ class _Axis:
         return inside
 
 
-def draw_plot(points: Sequence[Point]) -> str:
+def draw_plot(points: Sequence[Point]) -> Markup:
     """Draw the plot.
 
     Args:
         points: the images; may be empty.
 
     Returns:
-        An ``<svg>`` element whose colours are left to the page's style.
+        An ``<svg>`` element; its colours are left to the page's style.
     """
     sizes = [point.megapixels for point in points] or [1.0]
     low, high = min(sizes) / 1.6, max(1.6, max(sizes) * 1.6)
@@ -68,67 +70,18 @@ def draw_plot(points: Sequence[Point]) -> str:
     highest = max(*seconds, _tolerance_s(high))
     x = _Axis(low, high, _LEFT, _WIDTH - _RIGHT)
     y = _Axis(min(seconds) / 1.8, highest * 1.8, _HEIGHT - _BOTTOM, _TOP)
-    parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="group"'
-        ' aria-label="Seconds over megapixels, both logarithmic">',
-        *_draw_grid(x, y),
-        *_draw_tolerance(x, y),
-        *_draw_axes(x, y),
-        *(_draw_point(point, x, y) for point in points),
-        "</svg>",
-    ]
-    return "\n".join(parts)
+    corners = [low, *([1.0] if low < 1 else []), high]
+    return render(
+        "plot.svg",
+        width=_WIDTH,
+        height=_HEIGHT,
+        x=x,
+        y=y,
+        tolerance=" ".join(f"{x(each):.1f},{y(_tolerance_s(each)):.1f}" for each in corners),
+        tolerance_top=y(_tolerance_s(low)),
+        points=points,
+    )
 
 
 def _tolerance_s(megapixels: float) -> float:
     return SECONDS_PER_MEGAPIXEL * max(1.0, megapixels)
-
-
-def _draw_tolerance(x: _Axis, y: _Axis) -> list[str]:
-    corners = [x.low, *([1.0] if x.low < 1 else []), x.high]
-    line = " ".join(f"{x(each):.1f},{y(_tolerance_s(each)):.1f}" for each in corners)
-    area = f"{line} {x.stop:.1f},{y.stop:.1f} {x.start:.1f},{y.stop:.1f}"
-    return [
-        f'<polygon class="late" points="{area}"/>',
-        f'<polyline class="tolerance" points="{line}"/>',
-        f'<text class="tolerance-name" x="{x.start + 8:.1f}"'
-        f' y="{y(_tolerance_s(x.low)) - 8:.1f}">tolerance</text>',
-    ]
-
-
-def _draw_grid(x: _Axis, y: _Axis) -> list[str]:
-    columns = [f"M{x(value):.1f} {y.start}V{y.stop}" for value in x.ticks()]
-    rows = [f"M{x.start} {y(value):.1f}H{x.stop}" for value in y.ticks()]
-    return [f'<path class="grid" d="{"".join(columns + rows)}"/>']
-
-
-def _draw_axes(x: _Axis, y: _Axis) -> list[str]:
-    parts = [
-        f'<text class="tick" x="{x(value):.1f}" y="{y.start + 18}">{value:g}</text>'
-        for value in x.ticks()
-    ]
-    parts += [
-        f'<text class="tick left" x="{x.start - 8}" y="{y(value):.1f}">{value:g}</text>'
-        for value in y.ticks()
-    ]
-    middle = (x.start + x.stop) / 2
-    parts.append(f'<path class="axis" d="M{x.start} {y.stop}V{y.start}H{x.stop}"/>')
-    parts.append(f'<text class="name" x="{middle}" y="{_HEIGHT - 10}">megapixels</text>')
-    parts.append(f'<text class="name left" x="{x.start + 8}" y="{y.stop + 18}">seconds</text>')
-    return parts
-
-
-def _draw_point(point: Point, x: _Axis, y: _Axis) -> str:
-    text = escape_text(f"{point.name}: {point.seconds:.2f} s, {point.megapixels:.3g} megapixels")
-    left, top = x(point.megapixels), y(point.seconds)
-    # The shape tells a breach, not its colour alone.
-    shape = (
-        f'<path d="M{left:.1f} {top - 7:.1f}l7 7-7 7-7-7z"/>'
-        if point.is_breach
-        else f'<circle cx="{left:.1f}" cy="{top:.1f}" r="5"/>'
-    )
-    kind = "point breach" if point.is_breach else "point"
-    return (
-        f'<a class="{kind}" href="#{escape_text(point.target)}" aria-label="{text}">'
-        f"<title>{text}</title>{shape}</a>"
-    )

@@ -33,17 +33,18 @@ def record(name="a.png", **changes):
 
 
 class Outline(HTMLParser):
-    """Tags, ids and addresses of a page."""
+    """Tags, ids, titles and addresses of a page."""
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.ids, self.addresses = Counter(), [], []
+        self.tags, self.ids, self.addresses, self.titles = Counter(), [], [], set()
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags[tag] += 1
         found = dict(attributes)
         self.ids += [found["id"]] if "id" in found else []
+        self.titles |= {found["title"]} if "title" in found else set()
         self.addresses += [found[key] for key in ("href", "src") if key in found]
 
 
@@ -75,7 +76,8 @@ def test_names_and_printing_are_escaped(tmp_path):
     nasty = page_of(tmp_path, [record(NASTY, findings=findings)], "breached")
     assert Outline(nasty).tags == Outline(plain).tags
     assert "\u202e" not in nasty
-    assert "&lt;img src=x onerror=alert(1)&gt;&amp;&quot;&#x27;{{script}}??.png" in nasty
+    assert "&lt;img src=x onerror=alert(1)&gt;&amp;&#34;&#39;{{script}}??.png" in nasty
+    assert Outline(nasty).titles >= {"<img src=x onerror=alert(1)>&\"'{{script}}??.png"}
 
 
 def test_numbers_are_sorted_by_their_values(tmp_path):
@@ -112,7 +114,7 @@ def test_engine_ledger_is_shown_where_there_is_one(tmp_path):
         ),
         ({"plan": "mine", "weights": "mine too"}, ["mine"]),
         ({"plan": {"name": "paper"}, "budget": {"plan": "tiles"}}, ["tiles"]),
-        ({"plan": ["x"], "weights": [1]}, ["[&#x27;x&#x27;]"]),
+        ({"plan": ["x"], "weights": [1]}, ["[&#39;x&#39;]"]),
         ({"plan": {}, "budget": 7}, []),
     ],
 )
