@@ -1,32 +1,92 @@
 """MEDIAR cell segmentation: images in, instance labels out.
 
-from mediar_infer import Segmenter
-labels = Segmenter.from_weights().segment(array).labels
+The names listed here are the public Python API; modules below this one may change without notice.
+
+Example::
+
+    from mediar_infer import Segmenter
+
+    labels = Segmenter.from_weights().segment(array).labels
 """
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Final
 
 from mediar_infer._version import __version__
 from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
+from mediar_infer.errors import (
+    CheckpointError,
+    ClusterError,
+    DataError,
+    ImageReadError,
+    MediarError,
+    OutputError,
+    PredictionError,
+    ShapeError,
+    SocketError,
+    TrainingError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
+    from mediar_infer.images.open import open_image
+    from mediar_infer.images.sources import ImageSource
+    from mediar_infer.labels.files import write_labels
+    from mediar_infer.labels.metrics import Scores, evaluate_labels
+    from mediar_infer.labels.reading import read_labels
+    from mediar_infer.labels.scoring import Evaluation, evaluate_folders
     from mediar_infer.segmenter import Segmentation, Segmenter
 
 __all__ = [
+    "CheckpointError",
+    "ClusterError",
+    "DataError",
     "EngineConfig",
+    "Evaluation",
+    "ImageReadError",
+    "ImageSource",
     "MaskConfig",
+    "MediarError",
+    "OutputError",
     "Plan",
+    "PredictionError",
     "RuntimeConfig",
+    "Scores",
     "Segmentation",
     "Segmenter",
+    "ShapeError",
+    "SocketError",
+    "TrainingError",
+    "UsageError",
     "__version__",
+    "evaluate_folders",
+    "evaluate_labels",
+    "open_image",
+    "read_labels",
+    "write_labels",
 ]
+
+_HOMES: Final = {
+    "Evaluation": "labels.scoring",
+    "ImageSource": "images.sources",
+    "Scores": "labels.metrics",
+    "Segmentation": "segmenter",
+    "Segmenter": "segmenter",
+    "evaluate_folders": "labels.scoring",
+    "evaluate_labels": "labels.metrics",
+    "open_image": "images.open",
+    "read_labels": "labels.reading",
+    "write_labels": "labels.files",
+}
+"""Public name → module that is imported when the name is first used: numpy and torch take time."""
 
 
 def __getattr__(name: str) -> object:
-    # torch takes seconds to import; the names that need it load it when they are asked for.
-    if name in ("Segmentation", "Segmenter"):
-        from mediar_infer import segmenter
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
 
-        return getattr(segmenter, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | _HOMES.keys())

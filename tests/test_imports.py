@@ -10,6 +10,8 @@ import pytest
 import tifffile
 from fakes import tiny_state_dict
 
+import mediar_infer
+from mediar_infer import errors
 from mediar_infer.network.checkpoints import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,6 +72,31 @@ def test_prediction_imports_heavy_packages_only_where_needed(after_predict):
 def test_prediction_imports_what_it_is_built_on(after_predict):
     # Otherwise the lists above would be empty for another reason.
     assert {"torch", "numpy", "tifffile", "cv2", "safetensors", "ttach"} <= set(after_predict[1])
+
+
+def test_every_public_name_is_there_and_only_the_needed_modules_are_imported():
+    program = """
+import json, sys, mediar_infer
+assert set(mediar_infer.__all__) <= set(dir(mediar_infer))
+first = [name for name in ("read_labels", "evaluate_labels") if getattr(mediar_infer, name)]
+early = "torch" in sys.modules
+missing = [name for name in mediar_infer.__all__ if getattr(mediar_infer, name, None) is None]
+print(json.dumps([first, early, missing]))
+"""
+    assert run_python(program) == [["read_labels", "evaluate_labels"], False, []]
+
+
+def test_every_error_is_public():
+    defined = {
+        name for name, value in vars(errors).items()
+        if isinstance(value, type) and value.__module__ == errors.__name__
+    }  # fmt: skip
+    assert defined <= set(mediar_infer.__all__)
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'mediar_infer' has no attribute 'segment'"):
+        mediar_infer.segment  # noqa: B018
 
 
 def test_importing_the_package_imports_nothing_but_itself():

@@ -1,0 +1,134 @@
+"""Every command of a plain installation works without the packages of the extras."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from folder_helpers import ROOT, names_of, noise, slide, subprocess_environment, write_image
+
+from mediar_infer import cli
+from mediar_infer.labels.files import write_labels
+from mediar_infer.labels.reading import read_labels
+
+IMPORTED_AS = {"segmentation-models-pytorch": "segmentation_models_pytorch"}
+ALSO = {"pandas", "timm", "lightning_utilities"}
+"""Come with packages of the extras."""
+
+
+def _extra_packages():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    lines = [line for lines in extras.values() for line in lines]
+    names = [re.match(r"[\w-]+", line)[0] for line in lines]
+    return {IMPORTED_AS.get(name, name.replace("-", "_")) for name in names} | ALSO
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Run ``mediar-infer``, and whatever it starts, with the extras' packages blocked."""
+    folder = tmp_path_factory.mktemp("blocked")
+    blocked = sorted(_extra_packages())
+    assert {"matplotlib", "monai", "segmentation_models_pytorch", "distributed"} < set(blocked)
+    lines = ["import sys", f"sys.modules.update(dict.fromkeys({blocked!r}))"]
+    (folder / "sitecustomize.py").write_text("\n".join(lines))
+
+    def run(*arguments):
+        environment = subprocess_environment(PYTHONPATH=f"{folder}:{ROOT}")
+        command = [sys.executable, "-m", "mediar_infer", *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def predicted(plain, weights_dir, tmp_path_factory):
+    """Folder with ``in``, ``out`` and ``true`` after a run of ``predict``."""
+    folder = tmp_path_factory.mktemp("plain")
+    write_image(folder / "in" / "a.png", slide()[0])
+    write_labels(folder / "true" / "a_label.tiff", [slide()[1]], height=120, width=150)
+    options = ("--weights", weights_dir, "--plan", "fast", "--threads", "1", "--overlays")
+    done = plain("predict", "-i", folder / "in", "-o", folder / "out", *options)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_every_command_is_tried_here():
+    tried = set(re.findall(r'plain\(\s*"([\w-]+)"', (ROOT / __file__).read_text()))
+    assert tried == set(cli._COMMANDS)
+
+
+def test_predict_writes_labels_and_overlays(predicted):
+    assert read_labels(predicted / "out" / "a_label.tiff").shape == (120, 150)
+    assert names_of(predicted / "out" / "overlays") == ["a_label.png"]
+
+
+def test_predict_on_a_cluster_names_the_extra(plain, predicted, tmp_path):
+    done = plain("predict", "-i", predicted / "in", "-o", tmp_path / "out", "--dask", "local:1")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "mediar-infer[dask]" in line
+
+
+def test_evaluate_writes_its_tables_and_says_what_the_plot_lacks(plain, predicted, tmp_path):
+    arguments = (predicted / "out", predicted / "true", "-o", tmp_path / "scores")
+    done = plain("evaluate", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert names_of(tmp_path / "scores") == ["scores.csv", "summary.csv"]
+    with (tmp_path / "scores" / "scores.csv").open(newline="") as file:
+        assert {row["image"] for row in csv.DictReader(file)} == {"a"}
+    (line,) = (line for line in done.stderr.splitlines() if "scores.png" in line)
+    assert re.match(r"WARNING scores\.png: .*matplotlib", line)
+
+
+def test_info_and_weights_show_the_models(plain, weights_dir):
+    shown = plain("info", "--weights", weights_dir)
+    assert (shown.returncode, shown.stdout.count("from_phase")) == (0, 2), shown.stderr
+    verified = plain("weights", "verify", weights_dir)
+    assert (verified.returncode, verified.stdout.count("  ok: ")) == (0, 2), verified.stderr
+
+
+def test_demo_runs_to_its_score_table(plain, weights_dir, tmp_path):
+    options = ("--size", "96", "--plan", "fast", "--threads", "1", "--weights", weights_dir)
+    done = plain("demo", "-o", tmp_path / "demo", *options)
+    assert done.returncode == 0, done.stderr
+    assert "F1 at IoU 0.5" in done.stdout
+
+
+def test_challenge_judges_and_writes_its_page(plain, predicted, weights_dir, tmp_path):
+    folders = ("-i", predicted / "in", "-o", tmp_path / "judged", "--gt", predicted / "true")
+    options = ("--", "--weights", weights_dir, "--plan", "fast", "--threads", "1")
+    done = plain("challenge", *folders, *options)
+    assert {"challenge.json", "report.html"} <= set(names_of(tmp_path / "judged")), done.stderr
+    (record,) = json.loads((tmp_path / "judged" / "challenge.json").read_text())["images"]
+    assert record["label"] is not None
+    # A busy machine may be late.
+    assert {finding["aspect"] for finding in record["findings"]} <= {"time"}
+
+
+def test_submission_zips(plain, predicted, tmp_path):
+    done = plain("submission", tmp_path / "a.zip", "-l", predicted / "out", "-i", predicted / "in")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "a.zip").is_file()
+
+
+def test_grand_challenge_runs_a_job(plain, weights_dir, tmp_path):
+    image = tmp_path / "input" / "images" / "generic-medical-image" / "a.tif"
+    write_image(image, noise(40, 50))
+    socket = {
+        "slug": "generic-medical-image", "relative_path": "images/generic-medical-image",
+        "super_kind": "Image",
+    }  # fmt: skip
+    inputs = [{"socket": socket, "interface": socket}]
+    (tmp_path / "input" / "inputs.json").write_text(json.dumps(inputs))
+    folders = ("-i", tmp_path / "input", "-o", tmp_path / "output")
+    options = ("--weights", weights_dir, "--plan", "fast", "--threads", "1")
+    done = plain("grand-challenge", *folders, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (labels,) = (tmp_path / "output").rglob("output.tif")
+    assert read_labels(labels).shape == (40, 50)
