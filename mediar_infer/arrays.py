@@ -1,6 +1,6 @@
 """Channel order and array names shared by the whole package."""
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,3 +18,5 @@ FLOW_SCALE: Final = 5.0
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 LabelArray = npt.NDArray[np.int32]
+AnyArray = npt.NDArray[Any]
+"""Of any data type, such as that of a file."""

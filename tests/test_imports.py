@@ -15,10 +15,13 @@ from mediar_infer import errors
 from mediar_infer.network.checkpoints import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
-NEVER = {"monai", "segmentation_models_pytorch", "timm", "torchvision", "matplotlib", "pandas"}
+NEVER = {
+    "SimpleITK", "matplotlib", "monai", "pandas", "segmentation_models_pytorch", "timm",
+    "torchvision",
+}  # fmt: skip
 """Slow to import, and needed by training, tests and plots only."""
-ONLY_WHERE_NEEDED = {"scipy", "skimage", "openvino", "SimpleITK", "jinja2"}
-"""Each is imported by the step that needs it: scoring, an exported graph, MHA, the HTML page."""
+ONLY_WHERE_NEEDED = {"scipy", "skimage", "openvino", "PIL", "simplejpeg", "jinja2"}
+"""Each is imported by the step that needs it: scoring, an exported graph, JPEG, the HTML page."""
 
 PREDICT = """
 import json, sys

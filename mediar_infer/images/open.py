@@ -1,42 +1,58 @@
 """Input files: which ones a folder holds, and how each is opened as a readable source."""
 
+import logging
 import re
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mediar_infer.errors import ImageReadError, UsageError
+from mediar_infer.images.faults import reading
+from mediar_infer.images.formats import HEAD_BYTES, UNSUPPORTED_IMAGES, find_format
+from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.mha import open_meta_image
-from mediar_infer.images.raster import HEAD_BYTES, READABLE, decode, find_format, read_header
-from mediar_infer.images.sources import (
-    ArraySource,
-    ImageSource,
-    check_n_pixels,
-    choose_plane,
-)
+from mediar_infer.images.raster import open_raster
+from mediar_infer.images.sources import ImageSource
 from mediar_infer.images.tiff_source import TiffSource
 
-MAX_PIXELS = 2**34
-"""Default limit of height × width for TIFF, which is read by rows: 131,072 × 131,072."""
-MAX_DECODED_PIXELS = 10**9
-"""Default limit of pixels decoded at once: whole files other than TIFF, one TIFF strip."""
+logger = logging.getLogger(__name__)
 
-_FORMATS = {
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".btf": "TIFF",
-    ".tf2": "TIFF",
-    ".tf8": "TIFF",
-    ".svs": "TIFF",
-    ".ndpi": "TIFF",
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".bmp": "BMP",
-    ".jp2": "JPEG 2000",
-    ".j2k": "JPEG 2000",
-    ".mha": "MHA",
-}
+Opener = Callable[[Path, ReadOptions, tuple[str, ...]], ImageSource]
+"""Opens a file of one format; the sentences are what is known about the file already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format that can be opened."""
+
+    open: Opener
+    """How."""
+    extensions: tuple[str, ...]
+    """Extensions, in lower case, by which files of a folder count as images."""
+
+
+FORMATS: dict[str, Format] = {
+    "TIFF": Format(
+        TiffSource,
+        (
+            ".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk", ".flex",
+            ".svs", ".ndpi", ".scn", ".bif", ".qptiff",
+        ),
+    ),
+    "PNG": Format(partial(open_raster, "PNG"), (".png",)),
+    "JPEG": Format(partial(open_raster, "JPEG"), (".jpg", ".jpeg", ".jpe", ".jfif")),
+    "BMP": Format(partial(open_raster, "BMP"), (".bmp", ".dib")),
+    "JPEG 2000": Format(
+        partial(open_raster, "JPEG 2000"),
+        (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
+    ),
+    "MHA": Format(open_meta_image, (".mha",)),
+}  # fmt: skip
+"""Every format by the name that :func:`find_format` gives it. A new one is a line here."""
+
+EXTENSIONS = {extension: name for name, known in FORMATS.items() for extension in known.extensions}
 """Expected format of every extension that counts as an image."""
 
 
@@ -59,8 +75,9 @@ def list_images(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
 
     Returns:
         Image files in natural order (``a2`` before ``a10``), and everything else with the
-        reason for skipping it. Unreadable files and broken links with an image extension count
-        as images, so that they end as errors and not in silence.
+        reason for skipping it; a warning names skipped files that hold an image. Unreadable files
+        and broken links with an image extension count as images, so that they end as errors and
+        not in silence.
 
     Raises:
         UsageError: if the folder does not exist or cannot be listed.
@@ -69,7 +86,7 @@ def list_images(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
         if folder.is_file():
             return [folder], []
         entries = sorted(folder.iterdir(), key=_natural_key)
-        reasons = [_reason_to_skip(path) for path in entries]
+        skipped = [_skipped(path) for path in entries]
     except FileNotFoundError:
         raise UsageError(
             f"{folder}: found nothing there, expected a folder of images; check --input"
@@ -79,14 +96,8 @@ def list_images(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
             f"{folder}: found a folder that cannot be listed ({exc.strerror}), expected a readable "
             "one; check --input and its permissions"
         ) from exc
-    images: list[Path] = []
-    skipped: list[SkippedFile] = []
-    for path, reason in zip(entries, reasons, strict=True):
-        if reason is None:
-            images.append(path)
-        else:
-            skipped.append(SkippedFile(path, reason))
-    return images, skipped
+    images = [path for path, found in zip(entries, skipped, strict=True) if found is None]
+    return images, [found for found in skipped if found is not None]
 
 
 def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
@@ -95,62 +106,78 @@ def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
     return keys, path.name
 
 
-def _reason_to_skip(path: Path) -> str | None:
+def _skipped(path: Path) -> SkippedFile | None:
+    """Why an entry is not read; ``None`` for an image."""
     if path.name.startswith("."):
-        return "hidden file"
+        return SkippedFile(path, "hidden file")
     if path.is_dir():
-        return "sub-folder: only the files of the input folder itself are read"
-    if path.suffix.lower() not in _FORMATS:
-        return f"not an image: extension {path.suffix or 'missing'}"
-    if path.exists() and not path.is_file():
-        return "not a regular file"
-    return None
+        return SkippedFile(path, "sub-folder: only the files of the input folder itself are read")
+    if path.suffix.lower() in EXTENSIONS:
+        if path.exists() and not path.is_file():
+            return SkippedFile(path, "not a regular file")
+        return None
+    extension = path.suffix or "missing"
+    found = _image_content(path)
+    if found is None:
+        return SkippedFile(path, f"not an image: extension {extension}")
+    reason = (
+        f"found {found} with the extension {extension}, expected one of {known}; rename it"
+        if (known := " ".join(FORMATS[found].extensions if found in FORMATS else ()))
+        else f"found {found}, expected {', '.join(sorted(FORMATS))}; convert it"
+    )
+    logger.warning("%s: skipped: %s", path.name, reason)
+    return SkippedFile(path, reason)
+
+
+def _image_content(path: Path) -> str | None:
+    """The image format of a file by its content; ``None`` for all else."""
+    try:
+        with path.open("rb") as file:
+            found = find_format(file.read(HEAD_BYTES))
+    except OSError:
+        return None
+    return found if found in FORMATS or found in UNSUPPORTED_IMAGES else None
 
 
 def open_image(
-    path: Path, *, plane: int | None = None, max_pixels: int | None = None
+    path: Path,
+    *,
+    plane: int | None = None,
+    max_pixels: int | None = None,
+    apply_orientation: bool = False,
 ) -> ImageSource:
     """Open an image file; TIFF is then read lazily, other formats are decoded here.
 
-    The format is taken from the content. Palettes become RGB, EXIF orientations are applied,
-    opacity is dropped; whatever a user may want to know about that is in ``warnings``.
+    The format is taken from the content. Whatever a user may want to know about the choice of
+    planes, channels and colours is in ``warnings``.
 
     Args:
         path: the file.
         plane: for stacks: index along the flattened axes that are not Y, X or channels, from 0.
         max_pixels: largest accepted height × width, also for what must be decoded at once;
-            ``None`` means ``MAX_PIXELS`` and ``MAX_DECODED_PIXELS``.
+            ``None`` for the limits of :mod:`mediar_infer.images.limits`.
+        apply_orientation: turn the image as its EXIF orientation says; by default it stays as
+            stored, where other programs have their labels too.
 
     Returns:
         The source, to be closed by the caller.
 
     Raises:
         ImageReadError: if the file cannot be read as one 2-D image.
+        UsageError: if the plane is negative.
     """
     path = Path(path)
     if plane is not None and plane < 0:
         raise UsageError(f"found --plane {plane}, expected 0 or more")
-    max_decoded_pixels = MAX_DECODED_PIXELS if max_pixels is None else max_pixels
+    options = ReadOptions(plane, max_pixels, apply_orientation)
     format_name = _format_of(path)
-    notes = _mislabel_notes(path, format_name)
-    if format_name == "TIFF":
-        source: ImageSource = TiffSource(
-            path,
-            plane=plane,
-            max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
-            max_decoded_pixels=max_decoded_pixels,
-        )
-        source.warnings[:0] = notes
-        return source
-    if format_name == "MHA":
-        return open_meta_image(path, plane=plane, max_pixels=max_decoded_pixels, notes=notes)
-    notes += choose_plane(path.name, "", 1, plane)[1]
-    return _decode_raster(path, format_name, notes, max_decoded_pixels)
+    with reading(path.name, f"{format_name} data"):
+        return FORMATS[format_name].open(path, options, _mislabel_notes(path, format_name))
 
 
 def _format_of(path: Path) -> str:
     """Format of a file by its content; raises ``ImageReadError`` for all that is no image."""
-    expected = f"expected an image ({', '.join(sorted(READABLE))})"
+    expected = f"expected an image ({', '.join(sorted(FORMATS))})"
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ImageReadError(f"{path.name}: found no regular file, {expected}; remove it")
@@ -166,32 +193,16 @@ def _format_of(path: Path) -> str:
             f"{path.name}: found an empty file (0 bytes), {expected}; copy it again"
         )
     format_name = find_format(head)
-    if format_name not in READABLE:
+    if format_name not in FORMATS:
         raise ImageReadError(
             f"{path.name}: found {format_name}, {expected}; convert it or remove it"
         )
     return format_name
 
 
-def _mislabel_notes(path: Path, format_name: str) -> list[str]:
-    expected = _FORMATS.get(path.suffix.lower(), format_name)
-    if expected == format_name:
-        return []
-    return [
-        f"mislabelled: extension {path.suffix} but {format_name} content, read as {format_name}"
-    ]
-
-
-def _decode_raster(path: Path, format_name: str, notes: list[str], max_pixels: int) -> ArraySource:
-    try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise ImageReadError(
-            f"{path.name}: reading failed ({exc.strerror}), expected a readable file; copy it again"
-        ) from exc
-    header = read_header(path.name, format_name, data)
-    check_n_pixels(path.name, header.height, header.width, max_pixels)
-    if header.orientation != 1:
-        notes.append(f"EXIF orientation {header.orientation} is applied")
-    image = decode(path.name, format_name, data, header)
-    return ArraySource(image, path.name, has_alpha=header.has_alpha, warnings=notes)
+def _mislabel_notes(path: Path, format_name: str) -> tuple[str, ...]:
+    if EXTENSIONS.get(path.suffix.lower(), format_name) == format_name:
+        return ()
+    return (
+        f"mislabelled: extension {path.suffix} but {format_name} content, read as {format_name}",
+    )

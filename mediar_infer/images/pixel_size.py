@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import tifffile
 
 from mediar_infer.errors import ImageReadError
+from mediar_infer.images.faults import reading
 from mediar_infer.images.sources import Geometry
-from mediar_infer.images.tiff_rows import reading_tiff
 
 _MM_PER_UNIT: Final = {
     "nm": 1e-6,
@@ -46,7 +46,7 @@ def tiff_geometry(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> Geometry |
     """
     spacing = None
     # Metadata may be anything, and the image can be read without them.
-    with suppress(ImageReadError), reading_tiff(tif.filename, "the pixel size"):
+    with suppress(ImageReadError), reading(tif.filename, "pixel size"):
         spacing = _ome_spacing(tif, page) or _imagej_spacing(tif, page) or _tag_spacing(page)
     return None if spacing is None else Geometry(spacing, (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
 

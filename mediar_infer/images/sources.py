@@ -7,12 +7,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ImageReadError, ShapeError
-
-AnyArray = npt.NDArray[Any]
-"""Array in the data type of its file."""
+from mediar_infer.images.array_likes import to_array
+from mediar_infer.images.channels import channel_notes, to_three_channels, without_opacity
+from mediar_infer.images.faults import reading
 
 REAL_KINDS = "biuf"
 """Kinds of ``numpy.dtype`` that hold intensities: bool, integers, floats."""
@@ -54,8 +54,10 @@ class ImageSource(ABC):
     """Data type of the rows, native byte order; bool is read as uint8 0/1."""
     warnings: list[str]
     """What was decided in reading that a user may want to know, one sentence each."""
-    geometry: Geometry | None = None
+    geometry: Geometry | None
     """Place in space, of formats that labels are written back to with it."""
+    nodata: float | None
+    """Value of pixels that hold no measurement; they do not count for the normalisation."""
 
     def __init__(
         self,
@@ -65,12 +67,16 @@ class ImageSource(ABC):
         width: int,
         dtype: np.dtype[Any],
         warnings: Iterable[str] = (),
+        geometry: Geometry | None = None,
+        nodata: float | None = None,
     ) -> None:
         self.name = name
         self.height = height
         self.width = width
         self.dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
         self.warnings = list(warnings)
+        self.geometry = geometry
+        self.nodata = nodata
 
     def read_rows(self, top: int, bottom: int) -> AnyArray:
         """Read the rows ``top`` … ``bottom - 1``.
@@ -91,7 +97,8 @@ class ImageSource(ABC):
                 f"{self.name}: rows {top} to {bottom} asked for, expected a range inside "
                 f"0 to {self.height}"
             )
-        rows = self._read_channels(top, bottom)
+        with reading(self.name, f"pixels of rows {top} to {bottom}"):
+            rows = self._read_channels(top, bottom)
         return to_three_channels(rows).astype(self.dtype, copy=False)
 
     @abstractmethod
@@ -118,27 +125,34 @@ class ArraySource(ImageSource):
 
     def __init__(
         self,
-        array: npt.ArrayLike,
+        array: Any,  # noqa: ANN401  (see to_array)
         name: str = "array",
         *,
         has_alpha: bool = False,
         warnings: Iterable[str] = (),
+        geometry: Geometry | None = None,
     ) -> None:
         """Check the array and keep a reference to it.
 
         Args:
-            array: ``(H, W)`` or ``(H, W, C)``, bool, integer or float of up to 64 bits.
+            array: ``(H, W)`` or ``(H, W, C)``, bool, integer or float of up to 64 bits: a numpy
+                array, a tensor, a Pillow image or nested lists.
             name: name for messages.
-            has_alpha: the last channel is opacity and is dropped.
-            warnings: sentences to start the list of warnings with.
+            has_alpha: the last channel is marked as opacity.
+            warnings: sentences to start the warnings with.
+            geometry: place in space.
 
         Raises:
-            ShapeError: if the shape or the data type is not that of one 2-D image.
+            ShapeError: if the shape or the data type is not that of one 2-D image, or values are
+                masked.
         """
-        image = _checked_image(np.asarray(array), name)
-        notes = list(warnings)
+        image, is_last_alpha, converted = to_array(array, name)
+        image = _checked_image(image, name)
+        notes = [*warnings, *converted]
         if image.ndim == 3:
-            image = image[:, :, : image.shape[2] - has_alpha]
+            if has_alpha or is_last_alpha:
+                image, more = without_opacity(image)
+                notes += more
             notes += channel_notes(image.shape[2])
         super().__init__(
             name,
@@ -146,6 +160,7 @@ class ArraySource(ImageSource):
             width=image.shape[1],
             dtype=image.dtype,
             warnings=notes,
+            geometry=geometry,
         )
         self._image = image
 
@@ -169,59 +184,6 @@ def _checked_image(image: AnyArray, name: str) -> AnyArray:
             "use numpy.moveaxis(image, 0, -1) for (C, H, W), or pass one plane of a stack"
         )
     return image
-
-
-def to_three_channels(image: AnyArray) -> AnyArray:
-    """Bring an image to three channels: the one channel rule of the package.
-
-    Grey is repeated; two channels become (first, second, zeros); of more than three the first
-    three are kept (as released).
-
-    Args:
-        image: ``(H, W)`` or ``(H, W, C)`` with ``C >= 1``. Not modified.
-
-    Returns:
-        ``(H, W, 3)`` of the same dtype, a new C-contiguous array.
-    """
-    if image.ndim == 2:
-        image = image[:, :, None]
-    n_channels = image.shape[2]
-    three = np.empty((*image.shape[:2], 3), image.dtype)
-    if n_channels == 2:
-        three[:, :, :2] = image
-        three[:, :, 2] = 0
-    else:
-        three[...] = image[:, :, :3]
-    return three
-
-
-def channel_notes(n_channels: int) -> list[str]:
-    """Sentences about the channels that ``to_three_channels`` adds or drops.
-
-    Args:
-        n_channels: number of channels without opacity.
-
-    Returns:
-        An empty list for 1 and 3 channels, else one sentence.
-    """
-    if n_channels == 2:
-        return ["2 channels found: read as red and green, blue is zero"]
-    if n_channels > 3:
-        return [f"{n_channels} channels found: the first 3 are used"]
-    return []
-
-
-def check_n_pixels(name: str, height: int, width: int, max_pixels: int) -> None:
-    """Refuse images that are too large, before anything is decoded.
-
-    Raises:
-        ImageReadError: if ``height * width > max_pixels``.
-    """
-    if height * width > max_pixels:
-        raise ImageReadError(
-            f"{name}: found {height:,} × {width:,} = {height * width:,} pixels, expected at most "
-            f"{max_pixels:,}; raise --max-pixels if the file is genuine"
-        )
 
 
 def choose_plane(

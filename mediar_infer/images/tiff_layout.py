@@ -9,10 +9,20 @@ import numpy as np
 import tifffile
 
 from mediar_infer.errors import ImageReadError
-from mediar_infer.images.sources import REAL_KINDS, channel_notes, choose_plane
+from mediar_infer.images.channels import KEPT_OPACITY
+from mediar_infer.images.palettes import COLOURS_NOTE, is_grey, is_ramp
+from mediar_infer.images.sources import REAL_KINDS, choose_plane
 
 _SLIDE_KINDS = frozenset({"svs", "ndpi", "scn", "bif", "philips", "avs", "qpi"})
 """Slide formats: every further series is a label, a macro image or a thumbnail."""
+_DISPLAY_TABLE_WRITERS = frozenset(
+    {
+        "andor", "fei", "fluoview", "imagej", "lsm", "mdgel", "mediacy", "metaseries",
+        "micromanager", "mmstack", "nih", "ome", "scanimage", "sem", "sis", "stk", "streak",
+        "tvips",
+    }
+)  # fmt: skip
+"""Programs, by their flags in tifffile, whose palettes are for the display of intensities."""
 _ALPHA = (1, 2)
 """Values of the ExtraSamples tag that mean opacity."""
 JPEG_COMPRESSIONS = frozenset({6, 7, 34892, 33007})
@@ -43,7 +53,9 @@ class TiffLayout:
     n_samples: int
     """Interleaved samples per pixel in one plane."""
     channels: tuple[tuple[int, int], ...]
-    """(plane, sample) of each channel to read; planes count through the whole series."""
+    """(plane, sample) of each channel without opacity; planes count through the whole series."""
+    opacity: tuple[tuple[int, int], ...]
+    """(plane, sample) of each channel that is marked as opacity."""
     colour: Colour
     """How samples become intensities."""
     warnings: tuple[str, ...]
@@ -129,16 +141,35 @@ def resolve_layout(series: Any, *, plane: int | None, name: str) -> TiffLayout: 
         axes = [_Axis("Y", axes[0].size), _Axis("X", axes[1].size), _Axis("S", axes[2].size)]
     lead, tail = _split_axes(axes, name)
     n_samples = prod(axis.size for axis in tail)
-    n_alpha = sum(extra in _ALPHA for extra in page.extrasamples)
-    planes = _choose_planes(axes, lead, n_alpha, plane=plane, name=name, warnings=warnings)
-    n_colours = n_samples - n_alpha if tail else 1
-    channels = [(int(p), sample) for p in planes for sample in range(n_colours)]
+    planes = _choose_planes(axes, lead, plane=plane, name=name, warnings=warnings)
+    stored = [(int(p), sample) for p in planes for sample in range(n_samples)]
+    channels, opacity = _split_opacity(page, lead, stored, n_samples)
+    if not channels:
+        channels, opacity = stored, []
+        warnings.append(KEPT_OPACITY)
     colour = _colour(page, len(channels), name, warnings)
-    if colour is not Colour.CMYK:
-        warnings += channel_notes(len(channels))
-        channels = channels[:3]
     height, width = (next(a.size for a in axes if a.letter == letter) for letter in "YX")
-    return TiffLayout(height, width, n_samples, tuple(channels), colour, tuple(warnings))
+    return TiffLayout(
+        height, width, n_samples, tuple(channels), tuple(opacity), colour, tuple(warnings)
+    )
+
+
+def _split_opacity(
+    page: Any,  # noqa: ANN401
+    lead: list[_Axis],
+    stored: list[tuple[int, int]],
+    n_samples: int,
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Channels with and without a mark of opacity; opacity comes last, in pixels or planes."""
+    n_alpha = sum(extra in _ALPHA for extra in page.extrasamples)
+    if n_samples > 1:
+        first = n_samples - n_alpha
+        opacity = [channel for channel in stored if channel[1] >= first]
+    elif any(axis.letter == "S" for axis in lead):
+        opacity = stored[max(0, len(stored) - n_alpha) :]
+    else:
+        opacity = []
+    return [channel for channel in stored if channel not in opacity], opacity
 
 
 def _check_dtype(page: Any, name: str) -> None:  # noqa: ANN401
@@ -182,7 +213,6 @@ def _split_axes(axes: list[_Axis], name: str) -> tuple[list[_Axis], list[_Axis]]
 def _choose_planes(
     axes: list[_Axis],
     lead: list[_Axis],
-    n_alpha: int,
     *,
     plane: int | None,
     name: str,
@@ -192,9 +222,6 @@ def _choose_planes(
     index = np.arange(prod(axis.size for axis in lead)).reshape([axis.size for axis in lead])
     stack = [k for k, axis in enumerate(lead) if axis.letter not in "CS"]
     channel = [k for k, axis in enumerate(lead) if axis.letter in "CS"]
-    for k in channel:
-        if lead[k].letter == "S":
-            index = index.take(range(lead[k].size - n_alpha), axis=k)
     n_planes = prod(lead[k].size for k in stack)
     index = index.transpose(stack + channel).reshape(n_planes, -1)
     unnamed = sorted({lead[k].letter for k in stack if lead[k].letter in "QI"})
@@ -213,9 +240,6 @@ def _choose_planes(
 def _colour(page: Any, n_channels: int, name: str, warnings: list[str]) -> Colour:  # noqa: ANN401
     """Colour rule by photometric tag; a missing tag counts as grey or RGB."""
     photometric = int(page.photometric) if 262 in page.tags else 1
-    orientation = int(page.tags.valueof(274, 1))
-    if orientation != 1:
-        warnings.append(f"the orientation tag ({orientation}) is ignored: rows are as stored")
     if page.compression == _APERIO_YCBCR and n_channels == 3:
         return Colour.YCBCR
     if photometric == 0:
@@ -224,10 +248,7 @@ def _colour(page: Any, n_channels: int, name: str, warnings: list[str]) -> Colou
     if photometric in (0, 1, 2, 4, 34892):
         return Colour.AS_STORED
     if photometric == 3 and page.colormap is not None:
-        if n_channels == 1 and page.dtype.kind == "u":
-            return Colour.PALETTE
-        warnings.append("the palette is ignored: the image has several channels")
-        return Colour.AS_STORED
+        return _palette_rule(page, n_channels, warnings)
     if photometric == 6 and n_channels == 3:
         if page.compression in _RGB_DECODERS:
             return Colour.AS_STORED
@@ -242,3 +263,20 @@ def _colour(page: Any, n_channels: int, name: str, warnings: list[str]) -> Colou
         f"{name}: found photometric {page.photometric!s} with {n_channels} channels of "
         f"{page.dtype}, expected grey, RGB, palette, CMYK or YCbCr; convert the image to RGB"
     )
+
+
+def _palette_rule(page: Any, n_channels: int, warnings: list[str]) -> Colour:  # noqa: ANN401
+    """Whether a palette is for display, so that stored numbers are intensities, or is the image."""
+    if n_channels > 1:
+        warnings.append("the palette is ignored: the image has several channels")
+        return Colour.AS_STORED
+    palette = np.asarray(page.colormap).T
+    writers = _DISPLAY_TABLE_WRITERS & set(page.parent.flags)
+    is_display = bool(writers) or page.dtype != np.uint8 or is_ramp(palette)
+    if is_display and not (is_ramp(palette) and is_grey(palette)):
+        warnings.append("the palette is for display: stored numbers are read as intensities")
+    if is_display:
+        return Colour.AS_STORED
+    if not is_grey(palette):
+        warnings.append(COLOURS_NOTE)
+    return Colour.PALETTE

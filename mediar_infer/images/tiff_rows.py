@@ -2,56 +2,27 @@
 
 import io
 import os
-import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from math import ceil, prod
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ImageReadError
-from mediar_infer.images.sources import AnyArray
+from mediar_infer.images.faults import reading
+from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.tiff_layout import JPEG_COMPRESSIONS
+from mediar_infer.images.tiff_segments import check_segment
 
 _N_BUNDLES = 32
 """Pieces that the segments of one read are cut into for the threads."""
 _SMALL_TILE_PIXELS = 2**22
 """Padding of tiles up to this size does not count as pixels to decode."""
-
-_PARSE_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,  # of XML
-    TypeError,
-    ValueError,
-    struct.error,
-)
-
-
-@contextmanager
-def reading_tiff(name: str, what: str) -> Iterator[None]:
-    """Turn what tifffile and imagecodecs raise on damaged bytes into an ``ImageReadError``.
-
-    They have no common base class, hence the list. Errors of this package pass unchanged.
-    """
-    try:
-        yield
-    except _PARSE_ERRORS as exc:
-        raise ImageReadError(
-            f"{name}: {what} cannot be read ({type(exc).__name__}: {exc}), "
-            "expected a complete TIFF of a supported kind; copy or export it again"
-        ) from exc
 
 
 class FileBytes:
@@ -65,6 +36,7 @@ class FileBytes:
 
     def read(self, offset: int, count: int) -> bytearray:
         """Read ``count`` bytes from ``offset``; a shorter file is an ``ImageReadError``."""
+        self.check_range(offset, count)
         data = bytearray(count)
         view = memoryview(data)
         with self._lock:
@@ -142,7 +114,7 @@ class SegmentRows:
         *,
         plane: int,
         cache_bytes: int,
-        max_decoded_pixels: int,
+        options: ReadOptions,
         pool: ThreadPoolExecutor,
     ) -> None:
         """Locate the segments of a plane.
@@ -152,7 +124,7 @@ class SegmentRows:
             page: a ``tifffile.TiffPage`` or ``TiffFrame``.
             plane: index over the page's separate samples and depths, depth fastest.
             cache_bytes: room for decoded segment rows.
-            max_decoded_pixels: largest accepted segment row.
+            options: largest accepted segment row.
             pool: threads to decode in.
 
         Raises:
@@ -173,27 +145,27 @@ class SegmentRows:
         layer = sample * ceil(n_depths / self._depth_step) + depth // self._depth_step
         self._first = layer * n_down * self._n_across
         self._depth = depth % self._depth_step
-        self._check_size(columns, max_decoded_pixels)
+        self._columns = columns
+        self._check_size(options)
         self._find_segments(page, n_down * self._n_across, is_tiled=key.is_tiled)
         self._decode = key.decode  # built once here: not thread-safe on first access
-        self._tables = {}
+        self._compression = int(key.compression)
+        self._tables: dict[str, bytes | None] = {}
         if key.compression in JPEG_COMPRESSIONS:
             self._tables = {"jpegtables": page.jpegtables, "jpegheader": key.jpegheader}
         row_bytes = self._rows * self._width * self._n_samples * self._dtype.itemsize
         self._n_cached = max(1, cache_bytes // row_bytes)
         self._cache: OrderedDict[int, AnyArray] = OrderedDict()
 
-    def _check_size(self, columns: int, max_decoded_pixels: int) -> None:
-        n_used = min(self._rows, self._height) * self._width * self._depth_step
-        n_padded = self._rows * columns * self._depth_step
-        # a tile is decoded with its padding, which must not be a bomb either
-        n_pixels = max(n_used, n_padded if n_padded > _SMALL_TILE_PIXELS else 0)
-        if n_pixels > max_decoded_pixels:
-            raise ImageReadError(
-                f"{self._file.name}: found {n_pixels:,} pixels in one strip or row of tiles, "
-                f"expected at most {max_decoded_pixels:,} to decode at once; save it with smaller "
-                "tiles, or raise --max-pixels if the file is genuine"
-            )
+    def _check_size(self, options: ReadOptions) -> None:
+        n_rows, columns = min(self._rows, self._height), self._width
+        if self._rows * self._columns > max(_SMALL_TILE_PIXELS, n_rows * columns):
+            # a tile is decoded with its padding, which must not be a bomb either
+            n_rows, columns = self._rows, self._columns
+        columns *= self._depth_step
+        n_bytes = n_rows * columns * self._n_samples * self._dtype.itemsize
+        where = "in one strip or row of tiles"
+        options.check_decoded(self._file.name, n_rows, columns, n_bytes, where=where)
 
     def _find_segments(self, page: Any, n_segments: int, *, is_tiled: bool) -> None:  # noqa: ANN401
         stop = self._first + n_segments
@@ -258,8 +230,11 @@ class SegmentRows:
 
     def _decode_into(self, targets: list[tuple[int, AnyArray]]) -> None:
         for k, target in targets:
-            with reading_tiff(self._file.name, f"strip or tile {self._first + k}"):
+            with reading(self._file.name, f"TIFF strip or tile {self._first + k}"):
                 data = self._segment_bytes(k)
+                if data is not None:
+                    n_pixels = self._rows * self._columns
+                    check_segment(data, self._compression, n_pixels, **self._tables)
                 segment, (_, _, _, left, _), shape = self._decode(
                     data, self._first + k, **self._tables
                 )

@@ -1,16 +1,23 @@
 """TIFF images read by rows: only the strips or tiles that are asked for are decoded."""
 
+import math
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
 
+from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ImageReadError
+from mediar_infer.images.channels import DROPPED_OPACITY, KEPT_OPACITY, channel_notes
+from mediar_infer.images.faults import DamagedFile, reading
+from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.pixel_size import tiff_geometry
-from mediar_infer.images.sources import AnyArray, ImageSource, check_n_pixels
+from mediar_infer.images.sources import ImageSource
 from mediar_infer.images.tiff_layout import Colour, choose_series, resolve_layout
 from mediar_infer.images.tiff_rows import (
     ContiguousRows,
@@ -18,57 +25,61 @@ from mediar_infer.images.tiff_rows import (
     PagedRows,
     PlaneRows,
     SegmentRows,
-    reading_tiff,
 )
 
 CACHE_BYTES = 64 * 2**20
 """Decoded strips or tile rows kept for the next read; one row of tiles is kept in any case."""
 _MAX_WORKERS = 8
+_ORIENTATION = 274
+_GDAL_NODATA = 42113
+"""Numbers of TIFF tags."""
 
 
 class TiffSource(ImageSource):
     """The full-resolution image of a TIFF file, as rows of three channels."""
 
-    def __init__(
-        self, path: Path, *, plane: int | None, max_pixels: int, max_decoded_pixels: int
-    ) -> None:
+    def __init__(self, path: Path, options: ReadOptions, notes: tuple[str, ...] = ()) -> None:
         """Open a file and check that all bytes of the image are there.
 
         Args:
             path: TIFF, BigTIFF or a slide format made of TIFF pages.
-            plane: which plane of a stack; ``None`` if not chosen.
-            max_pixels: largest accepted height × width.
-            max_decoded_pixels: largest accepted number of pixels that must be decoded at once
-                (one strip, one row of tiles).
+            options: plane and limits.
+            notes: sentences to start the warnings with.
 
         Raises:
             ImageReadError: if the file is damaged, ambiguous, too large or not supported.
         """
-        with reading_tiff(path.name, "the file"):
+        with reading(path.name, "file"):
             self._file = FileBytes(path)
         self._tif: Any = None
+        self._planes: dict[int, PlaneRows] = {}
         self._pool = ThreadPoolExecutor(_n_workers(), thread_name_prefix="tiff")
         try:
-            with reading_tiff(path.name, "the TIFF structure"):
+            with reading(path.name, "TIFF structure"):
                 # a series over several files would be read once per file
                 self._tif = tifffile.TiffFile(path, _multifile=False)
-                series, notes = choose_series(self._tif, path.name)
-                self._layout = resolve_layout(series, plane=plane, name=path.name)
-                check_n_pixels(path.name, self._layout.height, self._layout.width, max_pixels)
-                self._open_planes(series, max_decoded_pixels)
-            notes += self._layout.warnings
-            if n_missing := sum(rows.n_missing for rows in self._planes.values()):
-                notes.append(f"{n_missing} tiles are not stored and read as no-data")
-            is_palette = self._layout.colour is Colour.PALETTE
-            self._palette = _to_rgb8(series.keyframe.colormap) if is_palette else None
+                series, found = choose_series(self._tif, path.name)
+                self._layout = resolve_layout(series, plane=options.plane, name=path.name)
+                options.check_size(path.name, self._layout.height, self._layout.width)
+                self._open_planes(series, options)
+                found += [*self._layout.warnings, *self._missing_tiles_note()]
+                found += self._judge_opacity()
+                colour = self._layout.colour
+                if colour is not Colour.CMYK:
+                    found += channel_notes(len(self._layout.channels))
+                    self._keep_channels(3)
+                is_palette = colour is Colour.PALETTE
+                self._palette = _to_rgb8(series.keyframe.colormap) if is_palette else None
+                nodata = _nodata(series.keyframe) if colour is Colour.AS_STORED else None
             super().__init__(
                 path.name,
                 height=self._layout.height,
                 width=self._layout.width,
                 dtype=np.dtype(np.uint8) if is_palette else np.dtype(series.dtype),
-                warnings=notes,
+                warnings=(*notes, *found, *_orientation_note(series.keyframe, options)),
+                geometry=tiff_geometry(self._tif, series.keyframe),
+                nodata=nodata,
             )
-            self.geometry = tiff_geometry(self._tif, series.keyframe)
         except BaseException:
             self.close()
             raise
@@ -80,13 +91,52 @@ class TiffSource(ImageSource):
             self._tif.close()
         self._file.close()
 
-    def _open_planes(self, series: Any, max_decoded_pixels: int) -> None:  # noqa: ANN401
+    def _missing_tiles_note(self) -> list[str]:
+        n_missing = sum(rows.n_missing for rows in self._planes.values())
+        return [f"{n_missing} tiles are not stored and read as no-data"] if n_missing else []
+
+    def _judge_opacity(self) -> list[str]:
+        """Drop opacity that is the same everywhere; a second channel that varies is a channel."""
         layout = self._layout
-        needed = sorted({plane for plane, _ in layout.channels})
+        if not layout.opacity:
+            return []
+        varies = any(self._varies(channel) for channel in layout.opacity)
+        self._layout = replace(layout, opacity=())
+        is_pair = len(layout.channels) == len(layout.opacity) == 1
+        if varies and is_pair:
+            self._layout = replace(self._layout, channels=layout.channels + layout.opacity)
+        else:
+            self._keep_channels(len(layout.channels))
+        if not varies:
+            return []
+        return [KEPT_OPACITY] if is_pair else [DROPPED_OPACITY]
+
+    def _varies(self, channel: tuple[int, int]) -> bool:
+        """Whether a channel is not the same everywhere; reads rows until it is known."""
+        plane, sample = channel
+        first = None
+        step = max(1, CACHE_BYTES // (16 * self._layout.width * self._layout.n_samples))
+        for top in range(0, self._layout.height, step):
+            rows = self._planes[plane].read(top, min(top + step, self._layout.height))[..., sample]
+            first = rows[0, 0] if first is None else first
+            if (rows != first).any():
+                return True
+        return False
+
+    def _keep_channels(self, count: int) -> None:
+        """Keep the first channels, and only the planes that they lie in."""
+        channels = self._layout.channels[:count]
+        self._layout = replace(self._layout, channels=channels)
+        needed = {plane for plane, _ in channels}
+        self._planes = {plane: rows for plane, rows in self._planes.items() if plane in needed}
+
+    def _open_planes(self, series: Any, options: ReadOptions) -> None:  # noqa: ANN401
+        layout = self._layout
+        read = layout.channels if layout.colour is Colour.CMYK else layout.channels[:3]
+        needed = sorted({plane for plane, _ in (*read, *layout.opacity)})
         shape = (layout.height, layout.width, layout.n_samples)
         page_shape = (layout.width, layout.n_samples, 1)  # an (H, W, C) array saved as a stack
         start = series.dataoffset
-        self._planes: dict[int, PlaneRows] = {}
         if start is not None:
             dtype = np.dtype(series.dtype).newbyteorder(self._tif.byteorder)
             n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
@@ -96,13 +146,13 @@ class TiffSource(ImageSource):
                 )
         elif tuple(series.keyframe.shaped[2:]) == page_shape != shape:
             self._planes[0] = PagedRows(
-                lambda row: self._open_page(series, row, page_shape, 0, max_decoded_pixels),
+                lambda row: self._open_page(series, row, page_shape, 0, options),
                 width=layout.width,
             )
         else:
             for plane in needed:
                 self._planes[plane] = self._open_page(
-                    series, plane, shape, CACHE_BYTES // len(needed), max_decoded_pixels
+                    series, plane, shape, CACHE_BYTES // len(needed), options
                 )
 
     def _open_page(
@@ -111,7 +161,7 @@ class TiffSource(ImageSource):
         plane: int,
         shape: tuple[int, int, int],
         cache_bytes: int,
-        max_decoded_pixels: int,
+        options: ReadOptions,
     ) -> PlaneRows:
         """Reader of one plane that lies in a page of its own or with others."""
         n_separate, n_depths, *page_shape = series.keyframe.shaped
@@ -137,21 +187,27 @@ class TiffSource(ImageSource):
             page,
             plane=plane_of_page,
             cache_bytes=cache_bytes,
-            max_decoded_pixels=max_decoded_pixels,
+            options=options,
             pool=self._pool,
         )
 
     def _read_channels(self, top: int, bottom: int) -> AnyArray:
         planes = {plane: rows.read(top, bottom) for plane, rows in self._planes.items()}
-        if len(planes) == 1:  # samples from 0 on, no copy
+        samples = [sample for _, sample in self._layout.channels]
+        if len(planes) == 1 and samples == list(range(len(samples))):  # no copy
             (image,) = planes.values()
-            return self._to_intensities(image[:, :, : len(self._layout.channels)])
+            return self._to_intensities(image[:, :, : len(samples)])
         channels = [planes[plane][:, :, sample] for plane, sample in self._layout.channels]
         return self._to_intensities(np.stack(channels, axis=-1))
 
     def _to_intensities(self, image: AnyArray) -> AnyArray:
         match self._layout.colour:
             case Colour.PALETTE if self._palette is not None:
+                largest = int(image.max(initial=0))
+                if largest >= len(self._palette):
+                    raise DamagedFile(
+                        f"number {largest} of a colour table of {len(self._palette)} colours"
+                    )
                 return self._palette[image[:, :, 0]]
             case Colour.CMYK:
                 return _cmyk_to_rgb(image)
@@ -169,6 +225,24 @@ def _to_rgb8(colormap: AnyArray) -> AnyArray:
     """``(3, n)`` 16-bit palette as ``(n, 3)`` uint8; some writers leave 8-bit values in it."""
     shift = 8 if colormap.max() > 255 else 0
     return (colormap >> shift).astype(np.uint8).T
+
+
+def _nodata(page: Any) -> float | None:  # noqa: ANN401
+    """The value that GDAL wrote for pixels without a measurement."""
+    text = page.tags.valueof(_GDAL_NODATA)
+    try:
+        value = float(str(text).strip("\0 "))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None  # what is not finite does not count anyway
+
+
+def _orientation_note(page: Any, options: ReadOptions) -> Iterable[str]:  # noqa: ANN401
+    orientation = page.tags.valueof(_ORIENTATION, 1)
+    if orientation == 1:
+        return []
+    effect = ", --apply-orientation has no effect on TIFF" if options.apply_orientation else ""
+    return [f"the orientation tag ({orientation}) is ignored: rows are as stored{effect}"]
 
 
 def _cmyk_to_rgb(image: AnyArray) -> AnyArray:

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ImageReadError, OutputError, ShapeError
+from mediar_infer.images.faults import reading
 from mediar_infer.images.mha import write_meta_image
-from mediar_infer.images.sources import AnyArray, Geometry
-from mediar_infer.images.tiff_rows import reading_tiff
+from mediar_infer.images.sources import Geometry
 from mediar_infer.output_files import replacing, to_output_error
 
 TILED_FROM_PIXELS = 25_000_000
@@ -149,7 +150,7 @@ def read_label_header(path: Path) -> LabelHeader | None:
         None if it is not there or not readable as TIFF.
     """
     try:
-        with reading_tiff(path.name, "the label image"), tifffile.TiffFile(path) as tif:
+        with reading(path.name, "label image"), tifffile.TiffFile(path) as tif:
             page = tif.pages.first
             height, width, text = page.imagelength, page.imagewidth, page.description
     except (OSError, ImageReadError):

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ImageReadError
+from mediar_infer.images.faults import reading
 from mediar_infer.images.raster import HEAD_BYTES, decode, find_format, read_header
-from mediar_infer.images.sources import AnyArray
-from mediar_infer.images.tiff_rows import reading_tiff
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def read_labels(path: Path) -> npt.NDArray[np.integer[Any]]:
 
 
 def _read_tiff(path: Path) -> AnyArray:
-    with reading_tiff(path.name, "the label image"), tifffile.TiffFile(path) as tif:
+    with reading(path.name, "label image"), tifffile.TiffFile(path) as tif:
         series = _choose_series(tif, path.name)
         labels: AnyArray = series.asarray()
         axes = series.axes.upper()

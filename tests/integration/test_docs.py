@@ -17,7 +17,7 @@ from mediar_infer.config import PLANS
 from mediar_infer.engine.plans import LADDER
 from mediar_infer.folder.ledger import ImageRecord
 from mediar_infer.grand_challenge.interfaces import read_interfaces
-from mediar_infer.images.open import _FORMATS
+from mediar_infer.images.open import EXTENSIONS
 from mediar_infer.training import __main__ as training
 from mediar_infer.training.stages.recipe import RECIPES_DIR
 
@@ -187,7 +187,7 @@ def test_table_lists_the_fields_of_the_ledger_in_order():
 
 def test_table_lists_every_extension():
     listed = _names(row[1] for row in _table("docs/formats.md", "What is read"))
-    assert sorted(listed) == sorted(_FORMATS)
+    assert sorted(listed) == sorted(EXTENSIONS)
 
 
 def _is_error(value):

@@ -13,6 +13,7 @@ import pytest
 import tifffile
 
 from mediar_infer.errors import ImageReadError, UsageError
+from mediar_infer.images import limits
 from mediar_infer.images.open import list_images, open_image
 
 Y, X = np.mgrid[:60, :80]
@@ -154,16 +155,31 @@ def bomb_j2k():
     return bytes(data)
 
 
-@pytest.mark.parametrize("make", [bomb_png, bomb_jpg, bomb_bmp, bomb_j2k])
-def test_decompression_bomb_is_refused_by_its_header(tmp_path, make):
+@pytest.mark.parametrize("make", [bomb_png, bomb_jpg, bomb_bmp])
+def test_size_that_the_bytes_cannot_fill_is_refused_by_its_header(tmp_path, make):
     path = tmp_path / f"bomb.{make.__name__.split('_')[1]}"
     path.write_bytes(make())
+    with pytest.raises(ImageReadError, match=r"cannot fill them|bytes needed, .* found"):
+        open_image(path, max_pixels=10**12)
+
+
+def test_size_beyond_the_limit_is_refused_by_its_header(tmp_path):
+    path = tmp_path / "bomb.j2k"
+    path.write_bytes(bomb_j2k())
     text = (
-        rf"{path.name}: found 60,000 × 60,000 = 3,600,000,000 pixels, "
+        r"bomb.j2k: found 60,000 × 60,000 = 3,600,000,000 pixels, "
         r"expected at most 1,000,000,000; raise --max-pixels"
     )
     with pytest.raises(ImageReadError, match=text):
         open_image(path)
+
+
+def test_memory_to_decode_at_once_is_limited_unless_pixels_are(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(ENCODED["a.png"])
+    monkeypatch.setattr(limits, "MAX_DECODED_BYTES", 20_000)
+    with pytest.raises(ImageReadError, match=r"60 × 80 pixels that take .* --max-pixels 4800 if"):
+        open_image(tmp_path / "a.png")
+    assert read_all(tmp_path / "a.png", max_pixels=4800).shape == (60, 80, 3)
 
 
 def test_pixel_limit_can_be_set(tmp_path):

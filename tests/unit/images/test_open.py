@@ -73,6 +73,7 @@ def run_length_bmp(colours, index):
 
 
 COLOURS = np.array([[10, 20, 30], [200, 0, 50], [0, 90, 255]], np.uint8)
+GREYS = COLOURS[:, :1].repeat(3, axis=1)
 INDEX = (np.indices((9, 14)).sum(0) % 3).astype(np.uint8)
 
 
@@ -89,15 +90,14 @@ EXACT = {
     "rgb.png": (imagecodecs.png_encode(RGB), RGB),
     "rgb16.png": (imagecodecs.png_encode(RGB16), RGB16),
     "rgba.png": (imagecodecs.png_encode(np.dstack([RGB, OPACITY])), RGB),
-    "rgba16.png": (imagecodecs.png_encode(np.dstack([RGB16, RGB16[:, :, 0]])), RGB16),
+    "rgba16.png": (imagecodecs.png_encode(np.dstack([RGB16, OPACITY * np.uint16(9)])), RGB16),
     "grey_alpha.png": (imagecodecs.png_encode(np.dstack([GREY, OPACITY])), GREY),
-    "grey_alpha16.png": (imagecodecs.png_encode(RGB16[:, :, :2].copy()), RGB16[:, :, 0]),
-    "palette.png": (palette_png(COLOURS, INDEX), COLOURS[INDEX]),
+    "grey_palette.png": (palette_png(GREYS, INDEX), GREYS[INDEX]),
     "cv.png": (cv2_file(".png", RGB), RGB),
     "rgb.bmp": (cv2_file(".bmp", RGB), RGB),
     "grey.bmp": (cv2_file(".bmp", GREY), GREY),
-    "palette.bmp": (palette_bmp(COLOURS, INDEX), COLOURS[INDEX]),
-    "run_lengths.bmp": (run_length_bmp(COLOURS, INDEX), COLOURS[INDEX]),
+    "grey_palette.bmp": (palette_bmp(GREYS, INDEX), GREYS[INDEX]),
+    "run_lengths.bmp": (run_length_bmp(GREYS, INDEX), GREYS[INDEX]),
     "codecs.bmp": (imagecodecs.bmp_encode(RGB), RGB),
     "grey.jp2": (imagecodecs.jpeg2k_encode(GREY, level=0), GREY),
     "rgb.jp2": (imagecodecs.jpeg2k_encode(RGB, level=0), RGB),
@@ -158,26 +158,49 @@ def exif(orientation):
     return b"II*\0\x08\0\0\0" + tags + b"\0\0\0\0"
 
 
+PALETTES = {"a.png": palette_png, "a.bmp": palette_bmp, "runs.bmp": run_length_bmp}
+
+
+@pytest.mark.parametrize("name", PALETTES)
+def test_colours_of_a_palette_are_used_with_a_warning(tmp_path, name):
+    (tmp_path / name).write_bytes(PALETTES[name](COLOURS, INDEX))
+    rows, warnings = read_all(tmp_path / name)
+    np.testing.assert_array_equal(rows, COLOURS[INDEX])
+    assert warnings == ["the colours of a colour table are used, not the stored numbers"]
+
+
+@pytest.mark.parametrize("name", PALETTES)
+def test_palette_that_is_a_ramp_of_one_colour_is_read_as_grey(tmp_path, name):
+    ramp = np.zeros((256, 3), np.uint8)
+    ramp[:, 1] = np.arange(256)
+    (tmp_path / name).write_bytes(PALETTES[name](ramp, GREY))
+    rows, warnings = read_all(tmp_path / name)
+    np.testing.assert_array_equal(rows, to_three_channels(GREY))
+    assert warnings == ["a one-colour display table is ignored: its brightness is read as grey"]
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied_as_viewers_do(tmp_path, orientation):
+def test_rows_are_as_stored_unless_the_orientation_is_asked_for(tmp_path, orientation):
     jpeg = imagecodecs.jpeg8_encode(RGB, level=95)
     body = b"Exif\0\0" + exif(orientation)
     block = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
     (tmp_path / "turned.jpg").write_bytes(jpeg[:2] + block + jpeg[2:])
-    as_viewed = cv2.imread(str(tmp_path / "turned.jpg"), cv2.IMREAD_COLOR)[:, :, ::-1]
+    flags = {False: cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, True: cv2.IMREAD_COLOR}
+    for is_applied in (False, True):
+        expected = cv2.imread(str(tmp_path / "turned.jpg"), flags[is_applied])[:, :, ::-1]
+        rows, warnings = read_all(tmp_path / "turned.jpg", apply_orientation=is_applied)
+        np.testing.assert_array_equal(rows, expected)
+        verb = "is applied" if is_applied else "is not applied: labels lie on the rows as stored"
+        assert len(warnings) == (orientation != 1)
+        assert all(f"EXIF orientation {orientation} {verb}" in warning for warning in warnings)
 
-    rows, warnings = read_all(tmp_path / "turned.jpg")
 
-    np.testing.assert_array_equal(rows, as_viewed)
-    assert warnings == ([] if orientation == 1 else [f"EXIF orientation {orientation} is applied"])
-
-
-def test_exif_orientation_of_png_is_applied(tmp_path):
+def test_exif_orientation_of_png_is_applied_on_demand(tmp_path):
     data = imagecodecs.png_encode(RGB)
     (tmp_path / "turned.png").write_bytes(data[:33] + png_chunk(b"eXIf", exif(6)) + data[33:])
 
-    rows, _ = read_all(tmp_path / "turned.png")
-
+    np.testing.assert_array_equal(read_all(tmp_path / "turned.png")[0], RGB)
+    rows, _ = read_all(tmp_path / "turned.png", apply_orientation=True)
     np.testing.assert_array_equal(rows, np.rot90(RGB, -1))
 
 

@@ -1,0 +1,128 @@
+"""JPEG 2000 data: headers read, and the signs of damage that the decoder passes over.
+
+OpenJPEG decodes damaged packets without a word, and the format has no checksum. What can be known
+is checked: tile parts that are cut off, markers inside coded data, and blocks of zeros as a failed
+copy leaves them. Other damage cannot be noticed.
+"""
+
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+
+from mediar_infer.images.faults import DamagedFile
+from mediar_infer.images.raster_header import RasterHeader
+
+_START = b"\xff\x4f\xff\x51"
+"""Start of a codestream and of its size segment."""
+_END = b"\xff\xd9"
+_TILE_PART, _TILE_DATA = 0xFF90, 0xFF93
+_PACKET_MARKERS = (0x91, 0x92)
+"""Second bytes of the two markers that may stand between packets."""
+_ZEROS = bytes(512)
+"""A block of a disk. Coded data are never zero for that long unless the image is nearly empty."""
+_DECODER_BYTES = 8
+"""OpenJPEG holds every sample as 32 bits, in a tile and in the image."""
+
+
+def read_jpeg2000_header(data: bytes) -> RasterHeader:
+    """Read the size of an image and check that its codestream is whole.
+
+    Args:
+        data: the whole file, with boxes or without.
+
+    Raises:
+        DamagedFile: if the header is damaged, or tile parts are incomplete or hold foreign bytes.
+    """
+    start = data.find(_START)
+    if start < 0:
+        raise DamagedFile("no codestream")
+    right, bottom, left, top = struct.unpack_from(">IIII", data, start + 8)
+    (n_channels,) = struct.unpack_from(">H", data, start + 40)
+    height, width = bottom - top, right - left
+    check_jpeg2000(data)
+    notes = []
+    if _ZEROS in data[start:]:
+        notes.append(
+            "a block of the JPEG 2000 data is zero, as a failed copy leaves it: parts may be"
+            " wrong, compare the picture"
+        )
+    is_boxed = start > 0  # a bare codestream says nothing about the meaning of its channels
+    return RasterHeader(
+        height,
+        width,
+        n_channels,
+        decoder_bytes=max(height, 0) * max(width, 0) * n_channels * _DECODER_BYTES + len(data),
+        has_alpha=is_boxed and _has_alpha(data[:start], n_channels),
+        warnings=tuple(notes),
+    )
+
+
+def check_jpeg2000(data: bytes) -> None:
+    """Check the tile parts of a codestream.
+
+    Args:
+        data: a file, or a TIFF strip or tile.
+
+    Raises:
+        DamagedFile: if a tile part is cut off or holds a marker that cannot be there.
+    """
+    start = data.find(_START)
+    end = data.rfind(_END)
+    if start < 0 or end < start:
+        raise DamagedFile("the end-of-codestream marker is missing")
+    for first, stop in _tile_data(data, start, end):
+        if stop > end:
+            raise DamagedFile(f"a tile part of {stop - first:,} bytes, {end - first:,} found")
+        coded = np.frombuffer(data, np.uint8, stop - first, first)
+        second = coded[1:][(coded[:-1] == 0xFF) & (coded[1:] > 0x8F)]
+        if not np.isin(second, _PACKET_MARKERS).all():
+            raise DamagedFile("a marker inside coded data")
+
+
+def _tile_data(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """First and last position of the coded data of each tile part."""
+    position = start + 2
+    while position < end:
+        marker, length = struct.unpack_from(">HH", data, position)
+        if marker != _TILE_PART:  # segments of the main header
+            if not 0xFF50 <= marker <= 0xFF7F:
+                raise DamagedFile(f"no marker at byte {position}")
+            position += 2 + length
+            continue
+        (n_bytes,) = struct.unpack_from(">I", data, position + 6)
+        stop = position + n_bytes if n_bytes else end
+        while (marker := struct.unpack_from(">H", data, position)[0]) != _TILE_DATA:
+            if not 0xFF50 <= marker <= 0xFF90:
+                raise DamagedFile(f"no marker at byte {position}")
+            position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+        yield position + 2, max(stop, position + 2)
+        position = max(stop, position + 2)
+
+
+def _has_alpha(boxes: bytes, n_channels: int) -> bool:
+    """Whether a channel is opacity: by the channel definitions, else by the number of channels."""
+    definitions = _find_box(_find_box(boxes, b"jp2h") or b"", b"cdef")
+    if definitions is None:
+        return n_channels in (2, 4)
+    (n_defined,) = struct.unpack_from(">H", definitions)
+    kinds = [struct.unpack_from(">HHH", definitions, 2 + 6 * k)[1] for k in range(n_defined)]
+    return any(kind in (1, 2) for kind in kinds)  # opacity, premultiplied opacity
+
+
+def _find_box(boxes: bytes, wanted: bytes) -> bytes | None:
+    """Content of the first box of a kind; the boxes in other boxes are not searched."""
+    position = 0
+    while position + 8 <= len(boxes):
+        length, kind = struct.unpack_from(">I4s", boxes, position)
+        head = 8
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", boxes, position + 8)
+            head = 16
+        end = len(boxes) if length == 0 else position + length
+        if end < position + head:
+            raise DamagedFile(f"a box of {length} bytes")
+        if kind == wanted:
+            return boxes[position + head : end]
+        position = end
+    return None

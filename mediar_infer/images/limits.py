@@ -1,0 +1,70 @@
+"""What may be asked of a reader, and how large an image may be."""
+
+from dataclasses import dataclass
+
+from mediar_infer.errors import ImageReadError
+
+MAX_PIXELS = 2**34
+"""Default limit of height × width for images read by rows: 131,072 × 131,072."""
+MAX_DECODED_PIXELS = 10**9
+"""Default limit of pixels decoded at once: whole files other than TIFF, one TIFF strip."""
+MAX_DECODED_BYTES = 2**30
+"""Default limit of memory to decode them in."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What the user asked for; the same for every format."""
+
+    plane: int | None = None
+    """Plane of a stack, along the flattened axes that are not Y, X or channels, from 0."""
+    max_pixels: int | None = None
+    """Largest accepted height × width; ``None`` for the limits of this module."""
+    apply_orientation: bool = False
+    """Turn the image as its EXIF orientation says; otherwise rows stay as stored."""
+
+    def check_size(self, name: str, height: int, width: int) -> None:
+        """Refuse an image that is too large to be read by rows.
+
+        Raises:
+            ImageReadError: if it has more than ``max_pixels`` or ``MAX_PIXELS`` pixels.
+        """
+        limit = MAX_PIXELS if self.max_pixels is None else self.max_pixels
+        _check_pixels(name, height, width, limit)
+
+    def check_decoded(
+        self, name: str, height: int, width: int, n_bytes: int, *, where: str = ""
+    ) -> None:
+        """Refuse what is too large to be decoded at once, before it is.
+
+        Args:
+            name: file name, for messages.
+            height: rows.
+            width: columns.
+            n_bytes: memory that the decoder and its result take.
+            where: the part of the image that it is, such as ``"in one strip"``.
+
+        Raises:
+            ImageReadError: if it has more pixels than ``max_pixels``; without that, than
+                ``MAX_DECODED_PIXELS``, or takes more than ``MAX_DECODED_BYTES``.
+        """
+        where = where and f" {where}"
+        if self.max_pixels is not None:
+            _check_pixels(name, height, width, self.max_pixels, where)
+            return
+        _check_pixels(name, height, width, MAX_DECODED_PIXELS, where)
+        if n_bytes > MAX_DECODED_BYTES:
+            raise ImageReadError(
+                f"{name}: found {height:,} × {width:,} pixels{where} that take"
+                f" {n_bytes / 2**20:,.0f} MiB to decode at once, expected at most"
+                f" {MAX_DECODED_BYTES // 2**20:,} MiB; save it as tiled TIFF, which is read in"
+                f" parts, or pass --max-pixels {height * width} if the file is genuine and fits"
+            )
+
+
+def _check_pixels(name: str, height: int, width: int, max_pixels: int, where: str = "") -> None:
+    if height * width > max_pixels:
+        raise ImageReadError(
+            f"{name}: found {height:,} × {width:,} = {height * width:,} pixels{where}, expected at"
+            f" most {max_pixels:,}; raise --max-pixels if the file is genuine"
+        )
