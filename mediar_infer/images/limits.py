@@ -63,8 +63,9 @@ class ReadOptions:
 
 
 def _check_pixels(name: str, height: int, width: int, max_pixels: int, where: str = "") -> None:
-    if height * width > max_pixels:
+    n_pixels = height * width
+    if n_pixels > max_pixels:
         raise ImageReadError(
-            f"{name}: found {height:,} × {width:,} = {height * width:,} pixels{where}, expected at"
-            f" most {max_pixels:,}; raise --max-pixels if the file is genuine"
+            f"{name}: found {height:,} × {width:,}{where} = {n_pixels:,} pixels, expected at most "
+            f"{max_pixels:,}; raise --max-pixels if the file is genuine"
         )
