@@ -42,8 +42,9 @@ lint: $(VENV)/.ready ## check style, types, import contract, spelling and packag
 	$(VENV)/bin/codespell
 	$(VENV)/bin/validate-pyproject pyproject.toml
 
+# The variable silences the theme's announcement of its successor.
 docs: $(DOCS_VENV)/.ready ## build the site into dist/docs/
-	$(DOCS_VENV)/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
 
 image: ## build the container image (IMAGE=NAME)
 	$(DOCKER) build --platform linux/amd64 --tag $(IMAGE) $(LABELS) \
@@ -109,7 +110,7 @@ $(VENV)/.ready: requirements.txt pyproject.toml $(wildcard mediar_infer/*/*/*.c)
 	@touch $@
 
 # Apart from the engine: writing pages needs neither torch nor a compiler.
-$(DOCS_VENV)/.ready: requirements-docs.txt
+$(DOCS_VENV)/.ready: requirements-docs.txt requirements.txt
 	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(DOCS_VENV)
 	$(DOCS_VENV)/bin/python -m pip install --disable-pip-version-check --requirement $<
