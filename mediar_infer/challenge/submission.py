@@ -24,7 +24,7 @@ def find_label_files(folder: Path) -> tuple[list[Path], list[Finding]]:
     """List the label files of a folder, and what has no place in a submission.
 
     Args:
-        folder: label files; what ``predict`` writes beside them is passed over.
+        folder: label files; what else ``predict`` writes there is ignored.
 
     Returns:
         Files of the right name by name, and a finding for every other entry and for names that
@@ -37,7 +37,11 @@ def find_label_files(folder: Path) -> tuple[list[Path], list[Finding]]:
         raise UsageError(f"{folder}: found no folder, expected one of NAME_label.tiff files")
     files, findings = [], []
     for path in sorted(folder.iterdir()):
-        if _LABEL_NAME.fullmatch(path.name):
+        if not _is_utf8(path.name):
+            findings.append(
+                Finding(path.name, "output", "a name that is not UTF-8", "one that zip can hold")
+            )
+        elif _LABEL_NAME.fullmatch(path.name):
             files.append(path)
         elif path.name not in _NOT_SUBMITTED:
             findings.append(
@@ -54,6 +58,14 @@ def find_label_files(folder: Path) -> tuple[list[Path], list[Finding]]:
     if not files:
         findings.append(Finding(folder.name, "output", "no label file", "one for each image"))
     return files, findings
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_submission(labels_dir: Path, images_dir: Path | None) -> tuple[list[Path], list[Finding]]:

@@ -18,6 +18,7 @@ import tifffile
 from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ImageReadError, OutputError, ShapeError
 from mediar_infer.images.faults import reading
+from mediar_infer.images.label_names import SOFTWARE
 from mediar_infer.images.mha import write_meta_image
 from mediar_infer.images.sources import Geometry
 from mediar_infer.output_files import replacing, to_output_error
@@ -291,7 +292,7 @@ def _write_tiff(
             resolutionunit="CENTIMETER",
             metadata=None,
             description=description,
-            software="mediar-infer",
+            software=SOFTWARE,
             **layout,
         )
 

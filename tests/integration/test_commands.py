@@ -190,6 +190,10 @@ def test_demo_segments_real_and_generated_images_and_says_where(weights_dir, tmp
     assert records["nuclei_16bit.tif"]["dtype"] == "uint16"
     assert re.search(rf"^overlays +{re.escape(str(results))}/overlays", out, re.MULTILINE)
     assert re.search(rf"^labels +{re.escape(str(results))}/\*_label\.tiff$", out, re.MULTILINE)
+    for name in demo_command.SCENES:
+        # The table of the run and that of the scores count the same cells.
+        (n_found,) = re.findall(rf"^{re.escape(name)} +\d+ +(\d+) +\d\.\d+$", out, re.MULTILINE)
+        assert int(n_found) == records[name]["n_cells"]
 
 
 def test_demo_scores_against_the_labels_it_wrote(tmp_path):
@@ -197,7 +201,9 @@ def test_demo_scores_against_the_labels_it_wrote(tmp_path):
     (tmp_path / "truth").rename(tmp_path / "results")
     demo_command.write_images(tmp_path, 96)
     table = demo_command.score_table(tmp_path, list(demo_command.SCENES))
-    rows = [line.split() for line in table.splitlines()[1:]]
+    *lines, note = table.splitlines()[1:]
+    assert note == "Cells at the border do not count in F1, as in the challenge."
+    rows = [line.split() for line in lines]
     assert [row[0] for row in rows] == list(demo_command.SCENES)
     for _, n_true, n_found, f1 in rows:
         assert int(n_true) == int(n_found) > 0
