@@ -26,6 +26,7 @@ OUTSIDE: Final = {
 }
 """Path in the repository → path in the site."""
 _SOURCES: Final = {uri: path for path, uri in OUTSIDE.items()}
+_ROLE: Final = re.compile(r":(?:class|func|meth|mod|data|attr|exc):(?=<code>)")
 _LINK: Final = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 
 
@@ -48,3 +49,8 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
         return link[0] if uri is None else posixpath.relpath(uri, page_folder)
 
     return _LINK.sub(to_site, markdown)
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Drop the roles of Sphinx that docstrings have before names in code font."""
+    return _ROLE.sub("", html)

@@ -12,6 +12,7 @@ import tomllib
 import pytest
 from folder_helpers import ROOT
 
+import mediar_infer
 from mediar_infer import cli, errors
 from mediar_infer.config import PLANS
 from mediar_infer.engine.plans import LADDER
@@ -303,6 +304,11 @@ def test_every_file_that_is_named_exists():
     named = {name for name in named if "NAME" not in name and not name.startswith("weights/mine")}
     assert {"LICENSE", "benchmarks/results/", "tests/parity/"} <= named
     assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
+def test_every_public_name_has_an_entry():
+    listed = re.findall(r"^::: mediar_infer\.(\w+)$", PAGES["docs/python.md"], re.MULTILINE)
+    assert sorted([*listed, "__version__"]) == sorted(mediar_infer.__all__)
 
 
 def test_python_example_runs(weights_dir, monkeypatch, capsys):
