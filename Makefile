@@ -23,7 +23,7 @@ LABELS = --label org.opencontainers.image.version=$(VERSION) \
 ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(IMAGE))))
 GC_ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(GC_IMAGE))))
 
-.PHONY: help demo test lint docs image image-check submission gc-image gc-test gc-save clean
+.PHONY: help demo test consumers lint docs image image-check submission gc-image gc-test gc-save clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ demo: $(VENV)/.ready ## segment a few real and generated images into demo/
 
 test: $(VENV)/.ready ## run all tests
 	$(PY) -m pytest
+
+consumers: $(VENV)/.ready ## check exports with the programs that read them
+	$(PY) -m pytest tests/consumers
 
 lint: $(VENV)/.ready ## check style, types, import contract, spelling and packaging
 	$(VENV)/bin/ruff check

@@ -26,6 +26,10 @@ _STOPPED = 128
 _COMMANDS = {
     "predict": ("mediar_infer.commands.predict", "segment every image of a folder"),
     "evaluate": ("mediar_infer.commands.evaluate", "score label files by the challenge's metric"),
+    "export": (
+        "mediar_infer.commands.export",
+        "export label files as ImageJ ROIs, GeoJSON, a table or OME-Zarr",
+    ),
     "challenge": (
         "mediar_infer.commands.challenge",
         "evaluate a submission under the organisers' protocol",

@@ -25,6 +25,10 @@ class OutputError(MediarError):
     """A result cannot be written, or two inputs map to one output name."""
 
 
+class ExportError(MediarError):
+    """Labels cannot be exported: a package or the compiled loops are not installed."""
+
+
 class PredictionError(MediarError):
     """The network produced something that cannot be turned into labels (NaN or infinity)."""
 

@@ -80,6 +80,26 @@ def marking(folder: Path) -> Iterator[Path]:
                 mark.unlink()
 
 
+@contextmanager
+def writing_output(path: Path) -> Iterator[IO[bytes]]:
+    """Open a result like ``replacing``; what the system refuses becomes an ``OutputError``.
+
+    Args:
+        path: file to make or replace; its folder is made if need be.
+
+    Yields:
+        The empty file, open for reading and writing.
+
+    Raises:
+        OutputError: if the folder cannot be written or is full; no partial file is left.
+    """
+    try:
+        with replacing(path) as file:
+            yield file
+    except OSError as error:
+        raise to_output_error(path, error) from error
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file at once.
 
@@ -90,11 +110,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         OutputError: if the folder cannot be written or is full; no partial file is left.
     """
-    try:
-        with replacing(path) as file:
-            file.write(data)
-    except OSError as error:
-        raise to_output_error(path, error) from error
+    with writing_output(path) as file:
+        file.write(data)
 
 
 def remove_stale_parts(folder: Path) -> list[Path]:

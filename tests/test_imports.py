@@ -119,3 +119,13 @@ def test_help_does_not_import_torch():
     )
     assert "torch" not in run_python(program, "--help")
     assert "torch" not in run_python(program, "predict", "--help")
+
+
+def test_export_imports_neither_torch_nor_the_network(tmp_path):
+    tifffile.imwrite(tmp_path / "a_label.tiff", np.eye(4, dtype=np.uint16))
+    options = ("-o", tmp_path, "--geojson", "--table", "cells.csv", "--quiet")
+    code, tops, own = run_python(PREDICT, "export", tmp_path / "a_label.tiff", *options)
+    assert (code, (tmp_path / "cells.csv").is_file()) == (0, True)
+    assert {"torch", "openvino", "scipy", "zarr", "pyarrow", "roifile"} & set(tops) == set()
+    assert "mediar_infer.exports.export" in own
+    assert not any(name.startswith("mediar_infer.network") for name in own)

@@ -1,0 +1,131 @@
+"""The ``export`` command: label files of any run for ImageJ, QuPath, tables and OME-Zarr."""
+
+import argparse
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mediar_infer.commands.arguments import add_examples, add_option
+from mediar_infer.errors import DataError, ShapeError, UsageError
+from mediar_infer.exports.export import ExportOptions, export_labels
+from mediar_infer.exports.table import COLUMNS, writing_table
+from mediar_infer.labels.naming import group_label_files
+from mediar_infer.labels.scoring import list_label_files
+from mediar_infer.output_files import remove_stale_parts
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the ``export`` command."""
+    parser.add_argument(
+        "labels", type=Path, metavar="LABELS", help="folder of NAME_label.tiff, or one label file"
+    )
+    add_option(parser, ExportOptions, "output_dir", "-o", "--output", required=True, metavar="DIR")
+    for field in ("rois", "geojson", "gzip", "zarr"):
+        add_option(parser, ExportOptions, field)
+    add_option(parser, ExportOptions, "table", metavar="FILE")
+    parser.add_argument(
+        "--pixel-size", type=float, metavar="UM",
+        help="size of a pixel in µm (default: what each label file states)",
+    )  # fmt: skip
+    add_examples(
+        parser,
+        (
+            "mediar-infer export labels -o exported --rois --geojson --table cells.csv",
+            "for ImageJ, QuPath and a spreadsheet",
+        ),
+        (
+            "mediar-infer export labels/slide_label.tiff -o exported --geojson --gzip"
+            " --pixel-size 0.5",
+            "one slide, areas in µm²",
+        ),
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export every label file.
+
+    Returns:
+        0 if all were exported, 1 if one was not or there was none.
+
+    Raises:
+        UsageError: if nothing is asked for or a value is out of its range.
+        ExportError: if a package is missing.
+        OutputError: if the table cannot be written.
+    """
+    options = _to_options(args)
+    files = _list_files(args.labels)
+    if not files:
+        logger.error("%s: found no label file, expected NAME_label.tiff files", args.labels)
+        return 1
+    for folder in (
+        options.output_dir,
+        options.roi_path("").parent,
+        options.geojson_path("").parent,
+    ):
+        remove_stale_parts(folder)
+    n_failed = 0
+    with _writing_rows(options) as add_rows:
+        for name, path in files:
+            try:
+                exported = export_labels(path, name, options)
+            except (DataError, ShapeError) as error:
+                logger.error("%s", error)
+                n_failed += 1
+                continue
+            add_rows(exported.rows)
+            logger.info("%s: %d cells", path.name, exported.n_cells)
+    logger.info("%d label files exported to %s", len(files) - n_failed, options.output_dir)
+    return 1 if n_failed else 0
+
+
+def _to_options(args: argparse.Namespace) -> ExportOptions:
+    table = args.table and Path(args.output) / args.table  # an absolute name stays
+    if not (args.rois or args.geojson or args.gzip or args.zarr or table):
+        raise UsageError(
+            "found nothing to export, expected one or more of --rois, --geojson, --zarr and --table"
+        )
+    size = args.pixel_size
+    if size is not None and not (math.isfinite(size) and size > 0):
+        raise UsageError(f"found --pixel-size {size}, expected a number of µm above 0")
+    return ExportOptions(
+        output_dir=args.output,
+        rois=args.rois,
+        geojson=args.geojson or args.gzip,
+        gzip=args.gzip,
+        zarr=args.zarr,
+        table=table,
+        pixel_size_um=None if size is None else (size, size),
+    )
+
+
+def _list_files(labels: Path) -> list[tuple[str, Path]]:
+    """Name of the image and label file, for each label file of a folder or the one given."""
+    if labels.is_file():
+        (name,) = group_label_files([labels]) or [labels.stem]
+        return [(name, labels)]
+    if not labels.exists():
+        raise UsageError(f"{labels}: found nothing there, expected label files; check the path")
+    files = []
+    for name, paths in list_label_files(labels).items():
+        if len(paths) > 1:
+            names = ", ".join(path.name for path in paths)
+            raise DataError(f"{labels}: found {names}, expected one label file per image; move one")
+        files.append((name, paths[0]))
+    return files
+
+
+@contextmanager
+def _writing_rows(
+    options: ExportOptions,
+) -> Iterator[Callable[[Iterable[Mapping[str, Any]]], None]]:
+    """Open the table, if one is asked for."""
+    if options.table is None:
+        yield lambda rows: None
+        return
+    with writing_table(options.table, COLUMNS) as add_rows:
+        yield add_rows

@@ -1,0 +1,119 @@
+"""Label files and arrays that are read by rows."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mediar_infer.errors import ImageReadError
+from mediar_infer.exports.compiled import Uint32Array
+from mediar_infer.images.open import open_image
+from mediar_infer.images.sources import Geometry, ImageSource
+from mediar_infer.labels.reading import read_labels
+
+_MAX_ID = np.iinfo(np.uint32).max
+_UNKNOWN_UM = 1000.0
+"""Label files of images of unknown scale state 1 mm, as importers want some size."""
+
+
+class ArrayLabelRows:
+    """A label image in memory.
+
+    Args:
+        labels: ``(H, W)`` whole numbers from 0 to 2³² - 1.
+        name: for messages.
+    """
+
+    def __init__(self, labels: npt.NDArray[np.integer[Any]], name: str = "array") -> None:
+        self.height, self.width = labels.shape
+        self.pixel_size_um: tuple[float, float] | None = None
+        self._labels, self._name = labels, name
+
+    def read(self, top: int, bottom: int) -> Uint32Array:
+        """Rows ``top`` … ``bottom - 1`` as ``(rows, W)`` uint32."""
+        return _to_ids(self._labels[top:bottom], self._name)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class FileLabelRows:
+    """A TIFF label image of whole numbers, decoded as far as its rows are asked for."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self.height, self.width = source.height, source.width
+        self.pixel_size_um = _known_size_um(source.geometry)
+        self._source = source
+
+    def read(self, top: int, bottom: int) -> Uint32Array:
+        """Rows ``top`` … ``bottom - 1`` as ``(rows, W)`` uint32.
+
+        Raises:
+            ImageReadError: if the file is damaged there or holds negative numbers.
+        """
+        return _to_ids(self._source.read_rows(top, bottom)[:, :, 0], self._source.name)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._source.close()
+
+
+class OpenLabelRows:
+    """A label file that is open for a ``with`` block.
+
+    TIFF of one channel of integers is read by rows; any other file that holds labels is read whole.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: FileLabelRows | ArrayLabelRows | None = None
+
+    def __enter__(self) -> FileLabelRows | ArrayLabelRows:
+        """Open the file.
+
+        Raises:
+            ImageReadError: if it is damaged or holds no labels.
+        """
+        self._rows = self._open()
+        return self._rows
+
+    def _open(self) -> FileLabelRows | ArrayLabelRows:
+        if self._path.suffix.lower() in (".tif", ".tiff"):
+            source = open_image(self._path)
+            if source.dtype.kind in "iu" and not source.warnings:
+                return FileLabelRows(source)
+            source.close()
+        return ArrayLabelRows(read_labels(self._path), self._path.name)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._rows is not None:
+            self._rows.close()
+
+
+def _known_size_um(geometry: Geometry | None) -> tuple[float, float] | None:
+    """(y, x) size of a pixel in µm; what stands for an unknown one, or for none, is None."""
+    if geometry is None:
+        return None
+    size_um = geometry.pixel_size_mm[0] * 1000, geometry.pixel_size_mm[1] * 1000
+    return size_um if max(size_um) < _UNKNOWN_UM else None
+
+
+def _to_ids(rows: npt.NDArray[np.integer[Any]], name: str) -> Uint32Array:
+    if rows.dtype.kind == "i" or rows.dtype.itemsize > np.dtype(np.uint32).itemsize:
+        low, high = int(rows.min(initial=0)), int(rows.max(initial=0))
+        if low < 0 or high > _MAX_ID:
+            raise ImageReadError(
+                f"{name}: found labels from {low} to {high}, expected 0 to {_MAX_ID}; number the"
+                " cells from 1 and the background 0"
+            )
+    return np.ascontiguousarray(rows, dtype=np.uint32)

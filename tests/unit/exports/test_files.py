@@ -1,0 +1,160 @@
+"""Exported files: what their readers find in them, and nothing half-written."""
+
+import csv
+import errno
+import gzip
+import json
+import uuid
+import zipfile
+
+import numpy as np
+import pytest
+import tifffile
+from roifile import ROI_TYPE, roiread
+from shapely.geometry import shape
+
+from mediar_infer.errors import OutputError
+from mediar_infer.exports.cells import index_cells, iterate_cells
+from mediar_infer.exports.export import ExportOptions, export_labels
+from mediar_infer.exports.geojson import writing_geojson
+from mediar_infer.exports.label_rows import ArrayLabelRows
+from mediar_infer.exports.rois import writing_rois
+from mediar_infer.labels.files import write_labels
+
+RING = np.array([[1, 1, 1, 0], [1, 0, 1, 0], [1, 1, 1, 0], [0, 0, 0, 2]], np.uint8)
+
+
+def write_all(labels, writing):
+    rows = ArrayLabelRows(labels)
+    with writing as add:
+        for cell in iterate_cells(rows, index_cells(rows)):
+            add(cell)
+
+
+def test_rois_are_named_after_their_labels_and_traced_or_composite(tmp_path):
+    write_all(RING, writing_rois(tmp_path / "a_rois.zip", 2))
+    rois = {roi.name: roi for roi in roiread(tmp_path / "a_rois.zip")}
+    assert sorted(rois) == ["0001", "0002"]
+    assert rois["0002"].roitype == ROI_TYPE.TRACED
+    assert sorted(rois["0002"].coordinates().tolist()) == [[3, 3], [3, 4], [4, 3], [4, 4]]
+    assert rois["0001"].composite
+    outer, hole = rois["0001"].coordinates(multi=True)
+    assert (outer.max(), hole.min(), hole.max()) == (3, 1, 2)
+
+
+def test_rois_beyond_16_bits_keep_their_place(tmp_path):
+    labels = np.zeros((3, 70_000), np.uint8)
+    labels[1, 40_000:40_005] = 1
+    labels[1, 66_000] = 2
+    write_all(labels, writing_rois(tmp_path / "a_rois.zip", 2))
+    first, second = sorted(roiread(tmp_path / "a_rois.zip"), key=lambda roi: roi.name)
+    assert set(first.subpixel_coordinates[:, 0]) == {40_000, 40_005}
+    assert second.subpixel_coordinates[:, 0].max() == 66_001
+
+
+@pytest.mark.slow
+def test_more_rois_than_a_plain_zip_file_holds(tmp_path):
+    labels = np.zeros((600, 600), np.uint32)
+    labels[::2, ::2] = np.arange(1, 90_001).reshape(300, 300)
+    write_all(labels, writing_rois(tmp_path / "a_rois.zip", 90_000))
+    with zipfile.ZipFile(tmp_path / "a_rois.zip") as archive:
+        assert len(archive.namelist()) == 90_000
+
+
+def test_geojson_holds_detections_with_stable_ids_and_areas(tmp_path):
+    write_all(RING, writing_geojson(tmp_path / "a.geojson", "a.tif", (0.5, 0.25)))
+    collection = json.loads((tmp_path / "a.geojson").read_text("utf-8"))
+    assert collection["type"] == "FeatureCollection"
+    ring, dot = collection["features"]
+    assert ring["id"] == str(uuid.uuid5(uuid.NAMESPACE_URL, "a.tif#1"))
+    assert ring["properties"] == {
+        "objectType": "detection",
+        "name": "1",
+        "measurements": {"Label": 1, "Area px^2": 8, "Area µm^2": 1.0},
+    }
+    assert shape(ring["geometry"]).area == 8
+    assert len(ring["geometry"]["coordinates"]) == 2
+    assert dot["geometry"]["coordinates"][0][0] == dot["geometry"]["coordinates"][0][-1]
+
+
+def test_cell_in_two_parts_is_a_multipolygon(tmp_path):
+    write_all(np.array([[1, 0, 1]]), writing_geojson(tmp_path / "a.geojson", "a"))
+    (feature,) = json.loads((tmp_path / "a.geojson").read_text())["features"]
+    assert feature["geometry"]["type"] == "MultiPolygon"
+    assert shape(feature["geometry"]).area == 2
+
+
+def test_compressed_geojson_is_the_same_and_equal_each_time(tmp_path):
+    for name in ("a.geojson", "a.geojson.gz", "b.geojson.gz"):
+        write_all(RING, writing_geojson(tmp_path / name, "a"))
+    packed = (tmp_path / "a.geojson.gz").read_bytes()
+    assert gzip.decompress(packed) == (tmp_path / "a.geojson").read_bytes()
+    assert packed == (tmp_path / "b.geojson.gz").read_bytes()
+
+
+def test_labels_without_cells_give_valid_empty_files(tmp_path):
+    write_labels(tmp_path / "a_label.tiff", [np.zeros((5, 6), int)], height=5, width=6)
+    options = ExportOptions(tmp_path / "out", rois=True, geojson=True, table=tmp_path / "c.csv")
+    exported = export_labels(tmp_path / "a_label.tiff", "a", options)
+    assert (exported.n_cells, exported.rows) == (0, [])
+    assert json.loads(options.geojson_path("a").read_text())["features"] == []
+    with zipfile.ZipFile(options.roi_path("a")) as archive:
+        assert archive.namelist() == []
+
+
+def test_pixel_size_comes_from_the_label_file_unless_it_stands_for_an_unknown_one(tmp_path):
+    for name, resolution in (("a", (10_000 / 0.325,) * 2), ("b", (10.0, 10.0))):
+        tifffile.imwrite(
+            tmp_path / f"{name}_label.tiff", RING, resolution=resolution,
+            resolutionunit="CENTIMETER",
+        )  # fmt: skip
+    options = ExportOptions(tmp_path, table=tmp_path / "c.csv")
+    known = export_labels(tmp_path / "a_label.tiff", "a", options).rows[0]["area_um2"]
+    assert known == pytest.approx(8 * 0.325**2, rel=1e-6)
+    assert export_labels(tmp_path / "b_label.tiff", "b", options).rows[0]["area_um2"] is None
+
+
+@pytest.mark.parametrize("kind", ["rois", "geojson"])
+def test_error_on_the_way_leaves_neither_a_new_file_nor_a_damaged_old_one(tmp_path, kind):
+    path = tmp_path / "result"
+    path.write_text("of an earlier run")
+    writing = writing_rois(path, 2) if kind == "rois" else writing_geojson(path, "a")
+
+    def fill_the_disk():
+        with writing as add:
+            rows = ArrayLabelRows(RING)
+            add(next(iterate_cells(rows, index_cells(rows))))
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OutputError, match="result: cannot be written"):
+        fill_the_disk()
+    assert [file.name for file in tmp_path.iterdir()] == ["result"]
+    assert path.read_text() == "of an earlier run"
+
+
+def test_table_is_read_back_as_it_was_measured(tmp_path):
+    write_labels(tmp_path / "a_label.tiff", [RING], height=4, width=4)
+    from mediar_infer.cli import main
+
+    arguments = ["export", str(tmp_path / "a_label.tiff"), "-o", str(tmp_path), "--quiet"]
+    assert main([*arguments, "--table", "c.csv", "--pixel-size", "0.5"]) == 0
+    with (tmp_path / "c.csv").open(newline="") as file:
+        ring, dot = csv.DictReader(file)
+    assert (ring["image"], ring["label"], ring["area_px"], ring["area_um2"]) == (
+        "a", "1", "8", "2.0",
+    )  # fmt: skip
+    assert float(ring["centroid_y"]) == 1.0
+    assert (dot["bbox_top"], dot["bbox_right"], dot["touches_edge"]) == ("3", "4", "True")
+
+
+def test_parquet_has_typed_columns(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    from mediar_infer.cli import main
+
+    write_labels(tmp_path / "a_label.tiff", [RING], height=4, width=4)
+    arguments = ["export", str(tmp_path), "-o", str(tmp_path), "--quiet"]
+    assert main([*arguments, "--table", "c.parquet"]) == 0
+    table = parquet.read_table(tmp_path / "c.parquet")
+    assert table["area_px"].to_pylist() == [8, 1]
+    assert table["area_um2"].to_pylist() == [None, None]
+    assert str(table.schema.field("perimeter").type) == "double"
