@@ -5,7 +5,6 @@ pointers, and as it lets go of the interpreter meanwhile, plain threads run the 
 """
 
 import ctypes
-import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -28,6 +27,7 @@ from mediar_infer.labels.kernels import (
     Int32Array,
     Region,
 )
+from mediar_infer.labels.kernels.field import FieldAxis, describe_axes
 
 _ROWS_PER_PART = 32
 _CELLS_PER_PART = 32
@@ -108,7 +108,7 @@ class CompiledKernels:
         """See :meth:`LabelKernels.track`; pixels that have come to rest are followed no further."""
         height, width = foreground.shape
         region = region or Region(0, 0, height, width)
-        c_frame, least, most = _describe_frame(frame, height, width)
+        c_frame, least, most = _to_c_frame(describe_axes(frame, height, width))
         flow_pointer = _pointer(flow, np.float32)
         inside = _pointer(foreground, np.bool_)
         field = np.empty((height + 2, width + 2, 2), np.float32)
@@ -235,22 +235,13 @@ class CompiledKernels:
         )  # fmt: skip
 
 
-def _describe_frame(
-    frame: Frame, height: int, width: int
+def _to_c_frame(
+    axes: tuple[FieldAxis, FieldAxis],
 ) -> tuple[_Frame, ctypes.Array[ctypes.c_float], ctypes.Array[ctypes.c_int32]]:
     """Transform from array pixels to the padded field; first and last pixel to end in."""
     c_frame = _Frame()
-    least, most = (ctypes.c_float * 2)(), (ctypes.c_int32 * 2)()
-    axes = ((frame.top, frame.image_height, height), (frame.left, frame.image_width, width))
-    for axis, (origin, extent, size) in enumerate(axes):
-        # An image one pixel wide has no size - 1 to scale by: nothing can move along that axis.
-        stretch = extent / max(extent - 1, 1)
-        shift = origin * (stretch - 1) + 0.5
-        least[axis], most[axis] = max(-origin, 0), min(extent - 1 - origin, size - 1)
-        c_frame.scale[axis], c_frame.shift[axis] = stretch, shift
-        c_frame.low[axis] = max(-origin * stretch + shift, 0.0)
-        # Positions are read with the pixel after them, which ends one past the padding.
-        last = float(np.nextafter(np.float32(size + 1), np.float32(0)))
-        c_frame.high[axis] = min((extent - 1 - origin) * stretch + shift, last)
-    assert all(math.isfinite(value) for value in (*c_frame.low, *c_frame.high))
+    for name in ("scale", "shift", "low", "high"):
+        getattr(c_frame, name)[:] = [getattr(axis, name) for axis in axes]
+    least = (ctypes.c_float * 2)(*(axis.first for axis in axes))
+    most = (ctypes.c_int32 * 2)(*(axis.last for axis in axes))
     return c_frame, least, most

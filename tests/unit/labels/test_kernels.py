@@ -3,18 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from fakes import draw_cells, draw_ellipses
+from fakes import draw_cells, draw_ellipses, maps_of_labels
 
 from mediar_infer.arrays import FLOW_SCALE, FLOW_X, FLOW_Y
 from mediar_infer.labels.flows import compute_unit_flow
 from mediar_infer.labels.kernels import Frame, Region, choice
 from mediar_infer.labels.kernels.compiled import CompiledKernels, load_library
-from mediar_infer.labels.kernels.tensors import (
-    TorchKernels,
-    diffuse_cells,
-    gather_cells,
-    track_points,
-)
+from mediar_infer.labels.kernels.diffusion import diffuse_cells, gather_cells
+from mediar_infer.labels.kernels.tensors import TorchKernels
+from mediar_infer.labels.kernels.tracking import track_points, track_points_by_sampling
+from mediar_infer.labels.masks import compute_labels
 
 
 def constant_flow(height, width, dy, dx):
@@ -54,17 +52,48 @@ def test_points_stay_in_the_image(kernels, dy, dx, corner):
     assert (ends.reshape(2, -1).max(axis=1) < (40, 30)).all()
 
 
-@pytest.mark.parametrize("n_steps", [1, 2, 3, 7, 8, 9, 100])
-def test_both_implementations_agree_after_any_number_of_steps(rng, n_steps):
+@pytest.fixture
+def compiled():
     library = load_library()
     if library is None:
         pytest.skip("the package was installed without a C compiler")
-    flow = rng.normal(scale=3, size=(2, 40, 50)).astype(np.float32)
-    ours, n = track(CompiledKernels(library, 1), flow, n_steps)
-    theirs, n_too = track(TorchKernels(torch.device("cpu")), flow, n_steps)
+    return CompiledKernels(library, 2)
+
+
+@pytest.fixture
+def tensors():
+    return TorchKernels(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 7, 8, 9, 200])
+@pytest.mark.parametrize("scale", [1, 3, 20])
+def test_both_implementations_track_alike(rng, compiled, tensors, n_steps, scale):
+    flow = rng.normal(scale=scale, size=(2, 40, 50)).astype(np.float32)
+    foreground = rng.random((40, 50)) < 0.9
+    flow[:, rng.random((40, 50)) < 0.01] = np.nan
+    frame = Frame(3, -2, 60, 45)  # padded at the left and at the right
+    ours, n = compiled.track(flow, foreground, frame, None, n_steps)
+    theirs, n_too = tensors.track(flow, foreground, frame, None, n_steps)
     assert n == n_too
-    # Truncation tells 2.999999 from 3, and near a saddle a rounding error grows.
-    assert (ours == theirs).all(axis=0).mean() > 0.98
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_sampled_tracks_end_within_a_pixel_of_the_exact_ones(rng):
+    field = torch.from_numpy(rng.normal(scale=0.1, size=(2, 40, 50)).astype(np.float32))
+    points, frame = torch.ones(40, 50).nonzero(), Frame(0, 0, 40, 50)
+    exact = track_points(field, points, frame, n_steps=200)
+    sampled = track_points_by_sampling(field, points, frame, n_steps=200)
+    # Near a saddle a rounding error grows.
+    assert ((exact - sampled).abs() <= 1).all(dim=1).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.25, 2.0])
+def test_both_implementations_give_the_same_labels(rng, compiled, tensors, noise):
+    # Cells wide enough that some are extrapolated to their balance.
+    maps = maps_of_labels(draw_cells(rng, 200, 220, spacing=60, radii=(4, 27)), noise)
+    ours, theirs = (compute_labels(maps, kernels=kernels)[0] for kernels in (compiled, tensors))
+    assert ours.any()
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_pixels_without_vertical_flow_stay_where_they_are(kernels):
@@ -115,13 +144,10 @@ def test_pixels_that_swing_end_where_the_last_step_takes_them(kernels):
     assert np.abs(even - odd).max() <= 1
 
 
-def test_tracks_do_not_depend_on_the_number_of_threads(rng):
-    library = load_library()
-    if library is None:
-        pytest.skip("the package was installed without a C compiler")
+def test_tracks_do_not_depend_on_the_number_of_threads(rng, compiled):
     flow = rng.normal(scale=3, size=(2, 150, 41)).astype(np.float32)
-    expected, _ = track(CompiledKernels(library, 1), flow)
-    found, _ = track(CompiledKernels(library, 3), flow)
+    expected, _ = track(CompiledKernels(load_library(), 1), flow)
+    found, _ = track(compiled, flow)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -237,16 +263,18 @@ def test_cells_are_measured_with_their_boxes_and_sizes(kernels):
 
 
 @pytest.mark.parametrize("same_iterations", [True, False])
-def test_both_implementations_diffuse_alike_to_the_last_bit(rng, same_iterations):
-    library = load_library()
-    if library is None:
-        pytest.skip("the package was installed without a C compiler")
-    labels = draw_cells(rng, 200, 160, spacing=25, radii=(2, 11))
+@pytest.mark.parametrize(("spacing", "largest"), [(25, 11), (70, 32)])
+def test_both_implementations_diffuse_alike_to_the_last_bit(
+    rng, compiled, tensors, same_iterations, spacing, largest
+):
+    labels = draw_cells(rng, 200, 160, spacing=spacing, radii=(2, largest))
     labels[labels == 5] = 0
     n = int(labels.max())
-    ours = CompiledKernels(library, 2).diffuse(labels, n, same_iterations=same_iterations)
-    theirs = TorchKernels(torch.device("cpu")).diffuse(labels, n, same_iterations=same_iterations)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-15)
+    ours, theirs = (
+        kernels.diffuse(labels, n, same_iterations=same_iterations)
+        for kernels in (compiled, tensors)
+    )
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_cells_diffuse_together_as_they_do_alone(kernels, rng):
@@ -273,7 +301,7 @@ def test_small_cells_beside_a_giant_one_come_to_the_same_balance(kernels):
 def test_balance_is_kept_however_long_it_is_waited_for():
     cells = gather_cells(torch.from_numpy(draw_ellipses(11, 11, [(5, 5, 3, 3)])))
     settled = diffuse_cells(cells, torch.tensor([5000]))
-    torch.testing.assert_close(diffuse_cells(cells, torch.tensor([100_000])), settled)
+    np.testing.assert_allclose(diffuse_cells(cells, torch.tensor([100_000])), settled, rtol=1e-10)
 
 
 def test_sources_are_the_pixels_nearest_to_the_median():
