@@ -26,8 +26,8 @@ def select_kernels(device: torch.device | None = None, n_threads: int = 0) -> La
     library = load_library()
     if library is None:
         logger.warning(
-            "the label stage runs without its compiled loops: the labels are the same, but take many"
-            " times longer; install a C compiler and install the package again"
+            "the label stage runs without its compiled loops: same labels, but many times slower;"
+            " install a C compiler and install the package again"
         )
         return TorchKernels(torch.device("cpu"))
     return CompiledKernels(library, n_threads or usable_cores())
