@@ -23,13 +23,16 @@ LABELS = --label org.opencontainers.image.version=$(VERSION) \
 ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(IMAGE))))
 GC_ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(GC_IMAGE))))
 
-.PHONY: help demo test consumers lint docs image image-check submission gc-image gc-test gc-save clean
+.PHONY: help demo smoke test consumers lint docs image image-check submission gc-image gc-test gc-save clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready ## segment a few real and generated images into demo/
 	$(PY) -m mediar_infer demo --output demo
+
+smoke: $(VENV)/.ready ## run the quickest tests, in seconds
+	$(PY) -m pytest tests/smoke
 
 test: $(VENV)/.ready ## run all tests
 	$(PY) -m pytest

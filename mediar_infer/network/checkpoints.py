@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mediar_infer.errors import CheckpointError
 from mediar_infer.network.architecture import Architecture
-from mediar_infer.network.entries import check_finite, read_entries
+from mediar_infer.network.entries import check_finite_entries, read_entries
 from mediar_infer.network.weight_files import (
     MANIFEST_NAME,
     MAX_MEMBERS,
@@ -178,7 +178,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         architecture = read_architecture(entries)
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise _no_network(path, entries, error) from error
-    check_finite(path, entries)
+    check_finite_entries(path, entries)
     return Checkpoint(path, digest, architecture, entries)
 
 

@@ -188,7 +188,7 @@ def _shorten(names: Mapping[Any, Any]) -> str:
     return ", ".join(map(str, list(names)[:_LISTED])) + ", …" * (len(names) > _LISTED)
 
 
-def check_finite(path: Path, entries: Mapping[str, npt.NDArray[Any]]) -> None:
+def check_finite_entries(path: Path, entries: Mapping[str, npt.NDArray[Any]]) -> None:
     """Raise CheckpointError if an entry of ``path`` holds NaN or infinity."""
     broken = [
         name
