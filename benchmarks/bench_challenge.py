@@ -1,7 +1,7 @@
 """The challenge's protocol on this machine: a fresh container per image, held-out and large images.
 
-Held-out images are taken in turn from their modalities; the large ones are generated. The page and
-its data are made without pictures, as most of the images may not be passed on.
+Held-out images come from each modality in turn; the large ones are generated. The page and its data
+omit the images, because most of them may not be redistributed.
 
     python benchmarks/bench_challenge.py --data DIR --engine podman --image NAME \
         --output benchmarks/results/challenge
@@ -31,7 +31,7 @@ LARGE: dict[str, tuple[SceneKind, int, int]] = {
 
 
 def choose(rows: list[dict[str, str]], n_images: int) -> list[dict[str, str]]:
-    """Rows of the manifest in turn from the modalities."""
+    """Pick rows of the manifest from each modality in turn."""
     by_modality = defaultdict(list)
     for row in rows:
         by_modality[row["modality"]].append(row)
@@ -61,10 +61,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
     parser.add_argument("--engine", choices=("docker", "podman", "process"), default="docker")
-    parser.add_argument("--image", help="image of the container")
+    parser.add_argument("--image", help="container image")
     parser.add_argument("--images", type=int, default=32, metavar="N", help="held-out images")
     parser.add_argument("--output", type=Path, required=True, help="folder for page and data")
-    parser.add_argument("options", nargs="*", help="behind --: passed on to predict")
+    parser.add_argument("options", nargs="*", help="after --: passed on to predict")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

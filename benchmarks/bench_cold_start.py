@@ -1,7 +1,7 @@
 """Start of a fresh process: how long one small image takes beyond its network time, and why.
 
-The challenge starts a container per image, so this is paid for every image. The floor is what
-``python -c "import torch"`` takes; processes of both kinds run in turn.
+The challenge starts a container per image, so every image pays for this. The floor is what
+``python -c "import torch"`` takes; processes of both kinds alternate.
 """
 
 import argparse
@@ -40,7 +40,7 @@ TARGET_RATIO = 1.3
 
 
 class Timeline(importlib.abc.MetaPathFinder):
-    """Notes when some modules are imported and some functions run, and in which thread."""
+    """Records when some modules are imported and some functions run, and in which thread."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, str, float, float]] = []
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    import common  # not above: it imports what the noted child must import itself
+    import common  # not at the top: it imports what the recorded child must import itself
 
     # Compiled sources are kept, as in an installed package.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}

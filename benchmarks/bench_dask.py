@@ -1,7 +1,7 @@
 """``predict --dask``: seconds with 1, 2, … local workers, on many small images and on one slide.
 
-Each worker has one thread. A run is a fresh process; what counts is the time from the first task's
-begin to the last record, by the ledger, and the whole process beside it. Labels are compared
+Each worker has one thread. A run is a fresh process; it reports the time from the start of the
+first task to the last record, by the ledger, and that of the whole process. Labels are compared
 with those of a run without a cluster, byte by byte.
 
     python benchmarks/bench_dask.py --output benchmarks/results/dask.json
@@ -38,7 +38,7 @@ def write_images(folder: Path, n_images: int, side: int) -> None:
 
 
 def time_run(inputs: Path, outputs: Path, options: list[str]) -> dict[str, object]:
-    """One fresh process; seconds around it, and from the first image's begin to its end."""
+    """Run one fresh process; seconds around it, and from the first image's start to the end."""
     command = [
         sys.executable, "-m", "mediar_infer", "predict", "--quiet", "--threads", "1",
         "-i", str(inputs), "-o", str(outputs), *options,
@@ -69,7 +69,7 @@ def same_labels(one: Path, two: Path) -> bool:
 
 
 def bench_inputs(name: str, inputs: Path, args: argparse.Namespace) -> list[dict[str, object]]:
-    """Without a cluster, then with each number of workers in turn, and that several times."""
+    """Run without a cluster, then with each number of workers in turn, several times."""
     runs: dict[int, list[dict[str, object]]] = {n: [] for n in (0, *args.workers)}
     equal = dict.fromkeys(runs, True)
     with tempfile.TemporaryDirectory(dir=args.folder) as scratch:

@@ -1,7 +1,7 @@
 """``predict --fit-budget``: is every image in time, is the prediction right, what does it cost?
 
 Images from 256x256 to 4000x4000 pixels, a fresh process each, as the challenge's organisers do. The
-seconds that count are those around the whole process. With ``--slowdown 3`` every image is run once
+seconds reported are those around the whole process. With ``--slowdown 3`` every image runs once
 more, and from half its time on the process is stopped for two thirds of the time, which makes all
 of it three times slower: network, labels and writing alike.
 
@@ -52,7 +52,7 @@ def list_sizes(n_images: int) -> list[tuple[int, int]]:
 
 
 def to_size(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Crop from the corner, or go on with mirrored copies."""
+    """Crop from the corner, or continue with mirrored copies."""
     missing = [(0, max(0, n - have)) for n, have in zip((height, width), image.shape, strict=False)]
     padded = np.pad(image, missing + [(0, 0)] * (image.ndim - 2), mode="symmetric")
     return np.ascontiguousarray(padded[:height, :width])
@@ -72,7 +72,7 @@ def generate_images(n_images: int, data: Path | None) -> Iterator[np.ndarray]:
 
 
 def slow_down(process: subprocess.Popen[str], after_s: float, factor: float) -> None:
-    """Stop and continue a child process by turns, from a time on until it ends."""
+    """Alternately stop and continue a child process, from a time on until it ends."""
     time.sleep(after_s)
     while process.poll() is None:
         process.send_signal(signal.SIGSTOP)
@@ -182,10 +182,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--images", type=int, default=40, help="number of sizes")
-    parser.add_argument("--max-side", type=int, help="leave out larger images, for a trial")
+    parser.add_argument("--max-side", type=int, help="omit larger images, for a trial")
     parser.add_argument("--slowdown", type=float, help="also run slowed so many times half-way")
     parser.add_argument("--data", type=Path, help="images/, labels/, manifest.csv")
-    parser.add_argument("--rungs", action="store_true", help="F1 of each rung in place of times")
+    parser.add_argument("--rungs", action="store_true", help="F1 of each rung instead of times")
     parser.add_argument("--limit", type=int, help="with --rungs: only the first images")
     parser.add_argument("options", nargs="*", metavar="-- OPTIONS", help="passed on to predict")
     args = parser.parse_args()

@@ -1,7 +1,7 @@
 """Throughput of a folder: wall time of one run over mixed images against its network time.
 
-The network is the floor. What is read, labelled and written while it works costs nothing; the rest
-is what this measures. Images are generated, of several kinds, sizes and formats, or given.
+The network is the floor. Reading, labelling and writing cost nothing while it runs; this measures
+the rest. Images are generated, of several kinds, sizes and formats, or given.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200, help="number of generated images")
     parser.add_argument("--max-side", type=int, default=2000)
     parser.add_argument("--output", type=Path)
-    parser.add_argument("options", nargs="*", help="options of predict, behind --")
+    parser.add_argument("options", nargs="*", help="options of predict, after --")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         images = args.data or Path(scratch) / "images"

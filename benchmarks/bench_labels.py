@@ -4,9 +4,9 @@
     python benchmarks/bench_labels.py --output benchmarks/results/labels.json
     python benchmarks/bench_labels.py --device cuda --output benchmarks/results/labels_gpu.json
 
-Flows are the unit flows of generated touching cells, smoothed and with noise, times five. All run
-in one process, with the same number of threads. On a GPU our labels are also compared with those of
-the compiled loops, pixel by pixel.
+Flows are the unit flows of generated touching cells, smoothed and with noise, times five.
+Everything runs in one process with the same number of threads. On a GPU our labels are also
+compared with those of the compiled loops, pixel by pixel.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""How many augmented crops with targets a second, beside what a training step uses.
+"""Augmented crops with targets per second, compared with what a training step uses.
 
     python -m mediar_infer.training index FOLDER -o table.csv
     python benchmarks/bench_loader.py table.csv --step-s 256=1.4 512=6.0 --json loader.json
 
 ``--step-s`` is the time of one training step (``--batch`` crops) of a mit_b0 on this machine, per
-crop size, as a training run reports it; loading starves the network where it is slower than that.
-The workers' start, and the first reading of the files, are not part of the times.
+crop size, as a training run reports it; slower loading starves the network. Times exclude the start
+of the workers and the first reading of the files.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from mediar_infer.training.data.table import read_table
 
 
 def draw_steps(n_images: int, batch_size: int, seed: int) -> Callable[[int], list[Draw]]:
-    """Eight crops with all changes to each one of memory, as fine-tuning draws them."""
+    """Draw eight crops with all changes for each one from memory, as fine-tuning does."""
 
     def draw(step: int) -> list[Draw]:
         rng = np.random.default_rng((seed, step))
@@ -41,7 +41,7 @@ def draw_steps(n_images: int, batch_size: int, seed: int) -> Callable[[int], lis
 def time_batches(
     store: SampleStore, crop_size: int, n_workers: int, batch_size: int, n_steps: int
 ) -> dict:
-    """Seconds from batch to batch when nothing else is done, and crops a second over all."""
+    """Seconds from batch to batch when nothing else runs, and crops per second overall."""
     n_warm = 2 + 4 * n_workers
     batches = iterate_batches(
         store,
@@ -65,13 +65,13 @@ def time_batches(
         "batch_size": batch_size,
         "crops_per_s": round(n_steps * batch_size / total, 2),
         "batch_s": common.spread([b - a for a, b in itertools.pairwise(times)]),
-        # Worker processes are others here: they are not waited for yet.
+        # Worker processes run on: nothing waits for them yet.
         "others_cores": round(others, 2) if n_workers == 0 else None,
     }
 
 
 def time_parts(store: SampleStore, crop_size: int, n_crops: int) -> dict:
-    """Milliseconds of a crop's parts in this thread."""
+    """Milliseconds for each part of making a crop, in this thread."""
     maker = CropMaker(Augmentation(), crop_size=crop_size, seed=1)
     draw = draw_steps(len(store), n_crops, seed=2)(0)
     crop_ms, target_ms = [], []

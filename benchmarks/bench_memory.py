@@ -1,9 +1,9 @@
 """Peak memory of ``predict`` on slides of growing size, default pair, a fresh process each.
 
-The peak is the kernel's (``ru_maxrss`` of the child); beside it that of ``import torch`` alone.
-The peak grows with the width; from some 1,500 rows on the height adds nothing. One pass of one
-model is quick. With ``--cell-columns`` the rest of the slide is blank, so that few of its windows
-are predicted and the full plan is quick, too; rows that are held are as wide as ever.
+The peak is the kernel's (``ru_maxrss`` of the child), reported next to that of ``import torch``
+alone. It grows with the width; beyond about 1,500 rows the height adds nothing. One pass of one
+model is quick. With ``--cell-columns`` the rest of the slide is blank, so few of its windows are
+predicted and the full plan is quick too; the rows in memory are as wide as ever.
 
     python benchmarks/bench_memory.py --sizes 8415x10496 --output benchmarks/results/memory.json
     python benchmarks/bench_memory.py --sizes 2000x40000 \\
@@ -42,7 +42,7 @@ class PartOfScene(SlideScene):
 
     def render_rows(self, top: int, bottom: int) -> np.ndarray:
         rows = super().render_rows(top, bottom)
-        rows[:, self.cell_columns :] = rows[:, :1]  # no cell comes to the slide's edge
+        rows[:, self.cell_columns :] = rows[:, :1]  # no cell touches the slide's edge
         return rows
 
 
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--cell-columns", type=int, help="the rest is blank; by default all")
     parser.add_argument("--folder", type=Path, help="scratch folder with room for the slide")
     parser.add_argument("--output", type=Path)
-    parser.add_argument("options", nargs="*", help=f"options of predict, behind -- ({CHEAP})")
+    parser.add_argument("options", nargs="*", help=f"options of predict, after -- ({CHEAP})")
     args = parser.parse_args()
     _, torch_bytes = run_child([sys.executable, "-c", "import torch"])
     results: dict[str, object] = {

@@ -2,7 +2,7 @@
 
 Six passes (two models, three flips) of one image, overlap 0.6, float32, by the engine and by
 ``monai.inferers.sliding_window_inference`` with ``segmentation_models_pytorch.MAnet`` and the same
-weights in eager mode, windows in batches of four as released. One process, all cores, in turn.
+weights in eager mode, windows in batches of four as released. One process, all cores, alternating.
 """
 
 import argparse

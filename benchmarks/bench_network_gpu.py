@@ -6,7 +6,7 @@ In one process on one device: the engine's backend (float16, several batch sizes
 way, ``segmentation_models_pytorch.MAnet`` in eager mode with windows in batches of four, in float32
 (as released) and under float16 autocast; random weights of the full size (mit_b5). Then an
 8415×10496 slide with known cells end to end: the network runs for its time, and maps read off the
-slide take the place of its output, so that labels are real work.
+slide replace its output, so that labels are real work.
 
 A trial without a GPU, in bfloat16, takes a minute:
 
@@ -128,7 +128,7 @@ def compare_networks(
 
 
 class SlideBackend:
-    """Runs the network for its time and gives the maps that are known of the slide."""
+    """Runs the network for its time and returns the known maps of the slide."""
 
     def __init__(self, network: Backend) -> None:
         self._network = network

@@ -1,8 +1,8 @@
 """A generated slide with known cells through the whole path: memory, ids, whole cells.
 
 The real reader, normalisation, windows, flips, merge, stitching and writer; only the network is a
-cheap deterministic one that reads flow and cells off the slide's colours. Each run is a process of
-its own, so that its peak memory is its own.
+cheap deterministic one that reads flow and cells off the slide's colours. Each run is a separate
+process, so its peak memory is its own.
 
     python benchmarks/bench_slide.py --output benchmarks/results/slide.json
 """
@@ -89,7 +89,7 @@ def compare(labels_path: Path, scene: SlideScene) -> dict[str, float]:
     true_id, found_id = keys >> 32, keys & 0xFFFFFFFF
     iou = shared / (true_size[true_id] + found_size[found_id] - shared)
     n_found = int(np.count_nonzero(found_size[1:]))
-    hits = int(np.count_nonzero(iou >= 0.9))  # above 0.5 a pair is the only one of both cells
+    hits = int(np.count_nonzero(iou >= 0.9))  # above 0.5 no other pair has either cell
     return {
         "n_true": n_true,
         "n_found": n_found,
@@ -144,7 +144,7 @@ def run_one(
 
 
 def write_report(args: argparse.Namespace, results: list[dict[str, object]]) -> None:
-    """Write what there is so far; a slide takes minutes."""
+    """Write the results so far; a slide takes minutes."""
     metadata = common.metadata(
         touching=args.touching, network="deterministic decoder, one member, overlap 0.6"
     )

@@ -3,9 +3,9 @@
     python benchmarks/bench_training_run.py --device cuda --precisions float32 float16 bfloat16 \
         --json benchmarks/results/training_run.json
 
-Trains the first stage of a recipe, from random weights, on generated images: what counts is the
-work, and no data set is needed. ``wait_share`` is the part of the time that steps waited for their
-batch; where it is large, give the loader more ``--workers``.
+Trains the first stage of a recipe, from random weights, on generated images: only the amount of
+work matters, so no data set is needed. ``wait_share`` is the share of the time that steps waited
+for their batch; if it is large, give the loader more ``--workers``.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _WARM_UP = 5
 
 
 def build_recipe(args: argparse.Namespace, precision: str) -> Recipe:
-    """One stage of the size of the recipe's first one."""
+    """Build one stage of the size of the recipe's first one."""
     recipe = read_recipe(find_recipe(args.recipe))
     stage = replace(
         recipe.stages[0],
@@ -78,7 +78,7 @@ def measure(args: argparse.Namespace, precision: str, folder: Path) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="pair", help="whose network and first stage are taken")
+    parser.add_argument("--recipe", default="pair", help="network and first stage to use")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precisions", nargs="+", default=["float32"])
     parser.add_argument("--processes", type=int, default=1)

@@ -3,8 +3,8 @@
     python benchmarks/bench_training_step.py --json benchmarks/results/training_step.json
 
 On random crops: forward pass, loss, backward pass and AdamW of the default pair's network, without
-the loader (see ``bench_loader.py``). Kinds of layers take turns in a process; what becomes of freed
-arrays is a choice of the whole process, so that processes take turns.
+the loader (see ``bench_loader.py``). Kinds of layers alternate in a process; what happens to freed
+arrays is set for a whole process, so processes alternate too.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
 
 
 def compare(n_threads: int, args: argparse.Namespace) -> dict[str, object]:
-    """Let processes of both kinds of memory take turns."""
+    """Alternate processes of both kinds of memory."""
     config = read_recipe(find_recipe(args.recipe)).stages[0]
     times: dict[str, list[float]] = defaultdict(list)
     meter = common.Meter()
@@ -104,10 +104,10 @@ def compare(n_threads: int, args: argparse.Namespace) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="pair", help="whose network and first stage are taken")
+    parser.add_argument("--recipe", default="pair", help="network and first stage to use")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument(
-        "--steps", type=int, default=3, help="of each kind and process, after one to warm up"
+        "--steps", type=int, default=3, help="per kind and process, after one to warm up"
     )
     parser.add_argument("--memory", choices=MEMORY, help="measure this kind alone, in this process")
     parser.add_argument("--json", type=Path)

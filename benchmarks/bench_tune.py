@@ -6,10 +6,10 @@ r"""Fine-tuning on ten images of a source that a network has not seen: F1 there 
     python benchmarks/bench_tune.py --table table.csv --start START/windows/weights.safetensors \
         --source oist/Usiigaci --work WORK --json benchmarks/results/tune.json
 
-The start has the shipped size and has seen all training images but those of one source. Ten of
-that source are drawn for the command that users run, with the other training images as memory and
-without any; all others of it, and the held-out images of all other sources, are scored before and
-after, and judge nothing on the way.
+The start weights have the shipped size and were trained on all training images except those of one
+source. Ten of that source are drawn for the command that users run, with the other training images
+as memory and without any; all others of it, and the held-out images of all other sources, are
+scored before and after, and decide nothing on the way.
 """
 
 import argparse
@@ -40,7 +40,7 @@ _HOLD_OUT = 10
 
 
 def write_user_folder(records: list[TrainingImage], folder: Path) -> None:
-    """The ten images as a user has them: NAME.png with NAME_label.tiff beside it."""
+    """Write the ten images as a user has them: NAME.png with NAME_label.tiff beside it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for record in records:
@@ -52,7 +52,7 @@ def write_user_folder(records: list[TrainingImage], folder: Path) -> None:
 def run_tune(
     folder: Path, start: Path, output: Path, more: list[str], *, is_resumed: bool
 ) -> dict[str, object]:
-    """Run the command; how long it trained, and what it printed."""
+    """Run the command; return how long it trained and what it printed."""
     run_path = output.with_suffix(".run")
     output.unlink(missing_ok=True)
     if run_path.exists() and is_resumed:
@@ -92,13 +92,13 @@ def main() -> None:
     parser.add_argument(
         "--start", type=Path, required=True, help="weights that have not seen the source"
     )
-    parser.add_argument("--source", required=True, help="of the table")
+    parser.add_argument("--source", required=True, help="source name in the table")
     parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--recipe", default="finetune", help="of the command")
+    parser.add_argument("--recipe", default="finetune", help="recipe of the command")
     parser.add_argument("--work", type=Path, required=True, help="folder for weights and runs")
-    parser.add_argument("--resume", action="store_true", help="go on with what WORK holds")
+    parser.add_argument("--resume", action="store_true", help="continue with what WORK holds")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     records = read_table(args.table)
@@ -111,7 +111,7 @@ def main() -> None:
     known = select_records(others, LABELLED_ROLES, "val")
     folder, memory = args.work / "images", args.work / "memory.csv"
     write_user_folder(chosen, folder)
-    # The held-out images judge at the end only; the memory holds out some of its own.
+    # The held-out images are used only at the end; the memory holds out some of its own.
     replayed = select_records(others, LABELLED_ROLES, "train")
     write_table(
         [replace(r, split="val") if i % _HOLD_OUT == 0 else r for i, r in enumerate(replayed)],

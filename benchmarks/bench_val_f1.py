@@ -6,7 +6,7 @@ floor. Scores are the challenge's (IoU 0.5, border cells removed), mean over ima
     python benchmarks/bench_val_f1.py --data DIR --weights weights/from_phase1.safetensors \
         weights/from_phase2.safetensors --output benchmarks/results/val_f1.json
 
-``--before`` names another pair, whose rows stand beside.
+``--before`` names another pair to list next to it.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def build_ladder(weights: list[Path], prefix: str = "") -> dict[str, Method]:
 
 
 def build_methods(weights: list[Path], before: list[Path]) -> dict[str, Method]:
-    """The floor, the ladder, the ensemble in bfloat16, and the ladder of the pair before."""
+    """The floor, the ladder, the ensemble in bfloat16, and the ladder of the previous pair."""
     methods = {"otsu + watershed": otsu_watershed} | build_ladder(weights)
     half = EngineConfig(plan=Plan(), runtime=RuntimeConfig(precision="bfloat16"))
     try:
@@ -102,7 +102,7 @@ def summarise(f1s: dict[str, list[list[float]]]) -> dict[str, dict[str, object]]
 
 
 def read_val_rows(data: Path, limit: int | None = None) -> list[dict[str, str]]:
-    """Rows of the manifest for the images that nothing was trained on."""
+    """Rows of the manifest for images that were not used in training."""
     with (data / "manifest.csv").open(newline="") as file:
         return [row for row in csv.DictReader(file) if row["split"] == "val"][:limit]
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: metadata of a run, and how busy the machine was with other work."""
+"""Shared by the benchmarks: metadata of a run, and how busy the machine was with other work."""
 
 import json
 import os
@@ -22,7 +22,7 @@ sys.path.append(str(ROOT / "tests"))
 
 
 def metadata(**more: object) -> dict[str, object]:
-    """Date, commit, machine and versions, and what a benchmark adds."""
+    """Date, commit, machine and versions, plus what a benchmark adds."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
@@ -67,7 +67,7 @@ def _busy_s() -> float:
 
 
 class Meter:
-    """Counts the CPU time that other processes take from now on; children are one's own."""
+    """Counts the CPU time that other processes use from now on; children are not others."""
 
     def __init__(self) -> None:
         self._started, self._busy, self._own = time.perf_counter(), _busy_s(), _own_s()

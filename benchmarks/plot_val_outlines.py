@@ -4,7 +4,7 @@ r"""The best, the median and the worst held-out image of each modality, as true 
         --output benchmarks/results/val_outlines.png
 
 True cells are filled with green, found ones outlined in magenta. ``--with-images`` draws the image
-below instead of white, for looking only: the images are not this project's to pass on.
+below instead of white, for viewing only: the images are not this project's to redistribute.
 """
 
 import argparse
@@ -64,7 +64,9 @@ def draw(image: np.ndarray, true: np.ndarray, found: np.ndarray, *, with_image: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="images/, labels/, manifest.csv")
-    parser.add_argument("--scores", type=Path, required=True, help="made by bench_val_f1.py")
+    parser.add_argument(
+        "--scores", type=Path, required=True, help="file written by bench_val_f1.py"
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--with-images", action="store_true")
     args = parser.parse_args()
