@@ -23,10 +23,9 @@ import torch
 from slides import SlideScene, decode_scene
 
 from mediar_infer import EngineConfig, MaskConfig, Plan
-from mediar_infer.config import ALL_FLIPS
+from mediar_infer.config import ALL_FLIPS, LARGE_IMAGE_BLOCK
 from mediar_infer.devices import usable_cores
 from mediar_infer.images.open import open_image
-from mediar_infer.labels.blocks import PAPER_BLOCK_SIZE
 from mediar_infer.labels.files import write_labels
 from mediar_infer.process import peak_memory_bytes, return_large_blocks
 from mediar_infer.segmenter import Segmenter
@@ -188,7 +187,7 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=[6000, 12000])
     parser.add_argument(
         "--modes", nargs="+",
-        default=["stitched:1000", "stitched:2000", f"paper:{PAPER_BLOCK_SIZE}"],
+        default=["stitched:1000", "stitched:2000", f"paper:{LARGE_IMAGE_BLOCK}"],
     )  # fmt: skip
     parser.add_argument("--flips", type=int, default=3, choices=(1, 2, 3), help="number of passes")
     parser.add_argument("--touching", action="store_true")

@@ -14,7 +14,10 @@ Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 ALL_FLIPS: tuple[FlipName, ...] = ("identity", "horizontal", "vertical")
 LARGE_IMAGE_PIXELS = 5000 * 5000
-"""Images of this many pixels or more are labelled block by block in the released system."""
+"""Images of this many pixels or more are large: the challenge's scorer, and the released system
+after it, divide them into blocks."""
+LARGE_IMAGE_BLOCK = 2000
+"""Side of those blocks in pixels."""
 
 
 def _check(holds: bool, message: str) -> None:

@@ -5,13 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from mediar_infer.arrays import Float32Array, LabelArray
-from mediar_infer.config import LARGE_IMAGE_PIXELS, MaskConfig
+from mediar_infer.config import LARGE_IMAGE_BLOCK, LARGE_IMAGE_PIXELS, MaskConfig
 from mediar_infer.labels.kernels import LabelKernels
 from mediar_infer.labels.masks import compute_labels
 from mediar_infer.labels.stitching import StitchedLabels
 from mediar_infer.stopwatch import Stopwatch
-
-PAPER_BLOCK_SIZE = 2000
 
 
 def gather_rows(bands: Iterator[Float32Array], n_rows: int) -> Iterator[Float32Array]:
@@ -77,7 +75,7 @@ def label_bands(
         for maps in bands:
             yield from stopwatch.each("labels", stitched.add(maps))
     elif config.blocks == "paper" and large:
-        size, n_cells = config.block_size or PAPER_BLOCK_SIZE, 0
+        size, n_cells = config.block_size or LARGE_IMAGE_BLOCK, 0
         for maps in gather_rows(bands, size):
             with stopwatch("labels"):
                 labels, n_cells = _label_row_of_blocks(maps, size, n_cells, config, kernels)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import tifffile
 
 from mediar_infer.arrays import AnyArray
+from mediar_infer.config import LARGE_IMAGE_PIXELS
 from mediar_infer.errors import ImageReadError, OutputError, ShapeError
 from mediar_infer.images.faults import reading
 from mediar_infer.images.label_names import SOFTWARE
@@ -23,8 +24,9 @@ from mediar_infer.images.mha import write_meta_image
 from mediar_infer.images.sources import Geometry
 from mediar_infer.output_files import replacing, to_output_error
 
-TILED_FROM_PIXELS = 25_000_000
-"""Images of this many pixels or more are written in tiles, smaller ones in strips."""
+TILED_FROM_PIXELS = LARGE_IMAGE_PIXELS
+"""Images of this many pixels or more are written in tiles, smaller ones in strips. A choice of the
+file format: a program that opens a large image mostly reads a part of it."""
 _TILE = 256
 _STRIP_BYTES = 2**18
 _BIGTIFF_FROM_BYTES = 4 * 10**9

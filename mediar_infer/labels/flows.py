@@ -1,4 +1,4 @@
-"""Labels → unit flow (the training target over five), and how far a predicted flow is from it.
+"""Labels → unit flow (a fifth of the training target), and the error of a predicted flow.
 
 The method is that of Cellpose (Stringer et al., Nature Methods 18, 2021; BSD-3-Clause, notice in
 LICENSE) as the released MEDIAR runs it; the loops are in ``kernels``.
@@ -36,7 +36,7 @@ def compute_unit_flow(
 
     Args:
         labels: ``(H, W)`` integers, 0 = background. Not modified.
-        kernels: what runs the loops; by default the best for a CPU.
+        kernels: implementation of the loops; by default the fastest one for a CPU.
 
     Returns:
         ``(2, H, W)`` float32, (dy, dx), unit length inside cells, zero outside.
@@ -52,7 +52,7 @@ def compute_unit_flow(
 
 
 def renumber_labels(labels: npt.NDArray[np.integer]) -> tuple[LabelArray, int]:
-    """Give the cells the ids 1 … n, in the order of their ids.
+    """Renumber cells to 1 … n, keeping the order of their ids.
 
     Args:
         labels: ``(H, W)`` integers, 0 = background. Not modified.
@@ -77,12 +77,12 @@ def renumber_labels(labels: npt.NDArray[np.integer]) -> tuple[LabelArray, int]:
 def compute_flow_errors(
     labels: LabelArray, flow: Float32Array, kernels: LabelKernels | None = None
 ) -> Float64Array:
-    """Compute how far the predicted flow of each cell is from its ideal flow.
+    """Compute the flow error of each cell: its predicted flow against its ideal flow.
 
     Args:
         labels: ``(H, W)`` int32, ids 1 … n without gaps.
         flow: ``(2, H, W)`` float32, network scale (five times the unit flow).
-        kernels: what runs the loops; by default the best for a CPU.
+        kernels: implementation of the loops; by default the fastest one for a CPU.
 
     Returns:
         ``(n,)`` float64: mean over the cell's pixels of the squared difference, y and x summed.

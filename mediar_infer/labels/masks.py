@@ -1,7 +1,6 @@
 """Dense maps → instance labels of one image or block: gradient flow tracking.
 
-The steps are small functions, because a slide runs the same ones on a moving band
-(``stitching.py``).
+The steps are small functions because ``stitching.py`` runs the same ones on a moving band.
 
 References:
     Stringer et al., Nature Methods 18, 2021; cellpose/dynamics.py (get_masks), BSD-3-Clause.
@@ -45,7 +44,7 @@ def remove_small(foreground: BoolArray, min_size: int) -> BoolArray:
 
     Args:
         foreground: ``(H, W)``. Not modified.
-        min_size: smallest hole or object that stays.
+        min_size: size in pixels of the smallest hole or object that remains.
 
     Returns:
         ``(H, W)`` bool.
@@ -73,12 +72,12 @@ def compute_labels(
         maps: ``(3, H, W)`` float32: flow y, flow x (network scale), cell-probability logit. Not
             modified.
         config: thresholds; the released ones by default.
-        kernels: what runs the loops; by default the best for a CPU.
+        kernels: implementation of the loops; by default the fastest one for a CPU.
         flow_check: gains the cells that the flow check examined and removed.
 
     Returns:
-        ``(H, W)`` int32 labels 1 … n in the row-major order of their seeds, and n. Without any cell
-        all are zero.
+        ``(H, W)`` int32 labels 1 … n in the row-major order of their seeds, and n. The pixels of a
+        cell may lie in several pieces, as in the released system.
     """
     config, kernels = config or MaskConfig(), kernels or select_kernels()
     height, width = maps.shape[1:]

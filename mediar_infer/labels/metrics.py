@@ -11,14 +11,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mediar_infer.config import LARGE_IMAGE_BLOCK, LARGE_IMAGE_PIXELS
 from mediar_infer.errors import ShapeError
 
 THRESHOLDS: Final = (0.5, 0.6, 0.7, 0.8, 0.9)
 """IoU thresholds that the challenge reports; the ranking uses the first."""
 
 _FRAME = 2
-_LARGE_PIXELS = 25_000_000
-_BLOCK = 2000
 
 _Labels = npt.NDArray[np.integer[Any]]
 
@@ -153,12 +152,12 @@ def compute_inner_labels(labels: _Labels) -> npt.NDArray[np.int64]:
 def _scored_blocks(shape: tuple[int, ...]) -> Iterator[tuple[int, int, int, int]]:
     """Yield (top, left, height, width) of the parts that are scored on their own."""
     height, width = shape
-    if height * width < _LARGE_PIXELS:
+    if height * width < LARGE_IMAGE_PIXELS:
         yield 0, 0, height, width
         return
-    for top in range(0, height, _BLOCK):
-        for left in range(0, width, _BLOCK):
-            yield top, left, _BLOCK, _BLOCK
+    for top in range(0, height, LARGE_IMAGE_BLOCK):
+        for left in range(0, width, LARGE_IMAGE_BLOCK):
+            yield top, left, LARGE_IMAGE_BLOCK, LARGE_IMAGE_BLOCK
 
 
 def _padded(labels: _Labels, block: tuple[int, int, int, int]) -> _Labels:

@@ -1,18 +1,23 @@
 """Labels of large images: a moving band of rows in, finished rows of labels out.
 
-Nothing is cut and nothing is guessed. A track is at most ``REACH`` pixels long, as the flow is
-capped at ``MAX_SPEED`` pixels per step; so which rows are needed to decide a row of end points, of
-seeds, of labels is known beforehand, and every pixel is tracked once, with all that it can meet:
+**Assumption: a track is at most ``REACH`` = 256 pixels long.** It is enforced: flow vectors longer
+than ``MAX_SPEED`` = 1.27 pixels per step are shortened. Trained flow has length 1, so no cell with
+a radius below 200 pixels is affected; of a larger one, the released system does not reach the
+centre either (200 steps).
+
+Cells are neither cut nor estimated. With that assumption, the rows that decide a row of end points,
+of seeds and of labels are known beforehand, and every pixel is tracked once, together with all that
+it can meet:
 
     maps ──clean──► foreground ──track──► end points ──count──► hits ──seeds──► basins
                                               └───────look up───────────────────┘
                                                          ▼
     rows out ◄──final ids── decided cells ◄──errors── warmth ◄──diffuse── complete cells
 
-Each arrow has a row that it has reached; all of them move down together, whatever the number of
-rows given at a time. So the result does not depend on the block size. What the released code takes
-from the whole image or block is taken per cell (the iterations of its pseudo-diffusion) or from the
-whole image (the 90 % rule), and ids follow the row-major order of the seeds, as they do there.
+Each arrow has a row that it has reached; all of them move down together, however many rows arrive
+at a time, so the result does not depend on the block size. Quantities that the released code takes
+from the whole image or block are taken per cell (iterations of the pseudo-diffusion) or from the
+whole image (the 90 % rule), and ids follow the row-major order of the seeds, as in that code.
 """
 
 from collections.abc import Iterator
@@ -31,23 +36,23 @@ from mediar_infer.labels.masks import foreground_of, remove_small
 from mediar_infer.row_buffer import RowBuffer
 
 REACH: Final = 256
-"""No track is longer."""
+"""Longest track in pixels."""
 MAX_SPEED: Final = (REACH - 2) / N_STEPS
-"""Pixels per step; trained flows have unit length, so only outliers are shortened."""
+"""Longest step in pixels; trained flows have unit length, so only outliers are shortened."""
 _TILE_ROWS: Final = 64
 _TILE_COLUMNS: Final = 1024
 _SEED_MARGIN: Final = BASIN_STEPS + 3
 _PIXELS_AT_ONCE: Final = 1 << 21
 _ROWS_AT_ONCE: Final = 64
-"""Each step does so many rows in a round."""
+"""Rows that a step processes in one round."""
 
 
 @dataclass(slots=True)
 class _Cells:
-    """What is known of seeds, indexed by id - base - 1; ids follow the row-major order of seeds."""
+    """Facts about cells, indexed by id - base - 1; ids follow the row-major order of the seeds."""
 
     base: int = 0
-    """Cells that were forgotten because all of their rows are out."""
+    """Number of cells dropped from the tables because all of their rows were returned."""
     row: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     column: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     size: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -91,7 +96,7 @@ class StitchedLabels:
         height: rows of the whole image.
         width: columns of the whole image.
         config: thresholds.
-        kernels: what runs the loops over pixels; by default the best for a CPU.
+        kernels: implementation of the loops; by default the fastest one for a CPU.
         flow_check: gains the cells that the flow check examined and removed.
     """
 
@@ -128,14 +133,14 @@ class StitchedLabels:
         return self._n_final
 
     def add(self, maps: Float32Array) -> Iterator[LabelArray]:
-        """Take the next rows of the maps and give the rows of labels that are finished.
+        """Take the next rows of the maps and yield the rows of labels that are finished.
 
         Args:
-            maps: ``(3, rows, W)``, directly below those given before.
+            maps: ``(3, rows, W)``, directly below those of the call before.
 
         Yields:
-            ``(rows, W)`` int32, directly below those given before; after the last rows of the
-            image, all that are left.
+            ``(rows, W)`` int32, directly below those yielded before; after the last rows of the
+            image, all remaining ones.
         """
         threshold = self._config.cellprob_threshold
         self._raw.append(foreground_of(maps[CELLPROB], threshold))
@@ -145,7 +150,7 @@ class StitchedLabels:
             return
         self._worked_on = self._raw.bottom
         self._clean()
-        # Round by round, so that no step gets far ahead of the ones that let go of its rows.
+        # Round by round: no step gets far ahead of those that free its rows.
         reached: tuple[int, ...] = ()
         while reached != (reached := self._progress()):
             self._track()
@@ -162,7 +167,7 @@ class StitchedLabels:
         return self._tracked, self._seeded, self._labels.bottom, self._measured, self._emitted
 
     def _reached(self, row: int, lag: int) -> int:
-        """Row reached by a step that lags behind another one, which ends at the image's end."""
+        """Row that a step has reached if it lags behind another one, except at the last row."""
         return self._height if row == self._height else max(row - lag, 0)
 
     def _clean(self) -> None:
@@ -191,7 +196,7 @@ class StitchedLabels:
         self._foreground.drop_above(self._tracked - REACH)
 
     def _track_tile(self, top: int, left: int) -> None:
-        # The tile and its surroundings are laid out alike whatever rows were given, so that every
+        # The layout of a tile and its surroundings does not depend on the rows of a call: every
         # track is computed with the same rounding.
         rows, columns = _TILE_ROWS + 2 * REACH, _TILE_COLUMNS + 2 * REACH
         corner = (top - REACH, left - REACH, rows, columns)
@@ -252,7 +257,7 @@ class StitchedLabels:
         self._summed = rows[1]
 
     def _label_pixels(self) -> None:
-        """Give each pixel the basin that it ends in, where all basins in reach are complete."""
+        """Assign to each pixel the basin it ends in, where all basins within reach are complete."""
         start = self._labels.bottom
         complete = self._reached(self._seeded, BASIN_STEPS)
         waits = self._lowest.rows(start, self._tracked).ravel() >= complete
@@ -305,12 +310,12 @@ class StitchedLabels:
             np.copyto(held, warmth[1:-1, 1:-1], where=labels > 0, casting="same_kind")
 
     def _measure_errors(self) -> None:
-        """Add up flow errors in rows in which every cell has diffused, and so have those below."""
+        """Sum flow errors in rows where every cell has diffused, and in the row below too."""
         cells = self._cells
         diffused = cells.first_row_after(self._n_complete, self._labels.bottom)
         start, stop = self._measured, self._reached(diffused, 1)
         if stop < self._height:
-            # Whole chunks, so that errors are summed in the same order for every block size.
+            # Whole chunks: errors are summed in the same order for every block size.
             stop -= stop % _ROWS_AT_ONCE
         if self._config.flow_threshold is not None:
             for top in range(start, stop, _ROWS_AT_ONCE):
@@ -331,7 +336,7 @@ class StitchedLabels:
         self._cells.error += errors[1:]
 
     def _decide(self) -> None:
-        """Give final ids, in order, to complete cells that lie wholly in measured rows."""
+        """Assign final ids, in order, to complete cells that lie entirely in measured rows."""
         cells, config = self._cells, self._config
         first = self._n_decided
         undecided = cells.bottom[first : self._n_complete] >= self._measured
@@ -359,7 +364,7 @@ class StitchedLabels:
         return finished
 
     def _forget_cells(self) -> None:
-        """Drop the first decided cells whose last row is out: tables stay as wide as the band."""
+        """Drop the first decided cells whose last row was returned: tables stay small."""
         in_use = self._cells.bottom[: self._n_decided] >= self._emitted
         n_done = int(in_use.argmax()) if in_use.any() else self._n_decided
         self._cells.forget(n_done)
