@@ -16,6 +16,9 @@ OPTIONS ?=
 # Further options of the build, such as BUILD_OPTIONS="--build-arg TORCH=torch==2.12.0".
 BUILD_OPTIONS ?=
 CHECK_INPUT ?= demo/images
+# make fuzz FUZZ_SEED=7 … reads other files.
+FUZZ_COUNT ?= 10000
+FUZZ_SEED ?= 1
 GC_IMAGE ?= mediar-grand-challenge:latest
 VERSION = $(shell sed -n 's/^__version__.*"\(.*\)"/\1/p' mediar_infer/_version.py)
 LABELS = --label org.opencontainers.image.version=$(VERSION) \
@@ -23,7 +26,8 @@ LABELS = --label org.opencontainers.image.version=$(VERSION) \
 ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(IMAGE))))
 GC_ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(GC_IMAGE))))
 
-.PHONY: help demo smoke test consumers lint docs image image-check submission gc-image gc-test gc-save clean
+.PHONY: help demo smoke test consumers fuzz lint docs image image-check submission \
+    gc-image gc-test gc-save clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +43,9 @@ test: $(VENV)/.ready ## run all tests
 
 consumers: $(VENV)/.ready ## check exports with the programs that read them
 	$(PY) -m pytest tests/consumers
+
+fuzz: $(VENV)/.ready ## read thousands of damaged files of every kind
+	$(PY) tests/fuzz/fuzz_run.py --count $(FUZZ_COUNT) --seed $(FUZZ_SEED) --folder dist/fuzz
 
 lint: $(VENV)/.ready ## check style, types, import contract, spelling and packaging
 	$(VENV)/bin/ruff check

@@ -8,13 +8,12 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import tifffile
 
 from mediar_infer.challenge.launchers import RunOutcome
 from mediar_infer.errors import ImageReadError
 from mediar_infer.folder.ledger import printable_name
-from mediar_infer.images.faults import reading
 from mediar_infer.images.open import open_image
+from mediar_infer.images.tiff_directories import tiff_file
 from mediar_infer.labels.files import label_path, parse_description
 from mediar_infer.tolerance import counted_s, tolerance_s
 
@@ -160,7 +159,7 @@ def check_label_file(
         kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "no file"
         return None, [Finding(image, "file format", f"{path.name} to be {kind}", "a TIFF file")]
     try:
-        with reading(path.name, "label image"), tifffile.TiffFile(path) as tif:
+        with tiff_file(path, "label image") as tif:
             labels = np.asarray(tif.asarray())
             description = str(tif.pages.first.description)
     except ImageReadError as error:

@@ -171,6 +171,7 @@ def run(args: argparse.Namespace) -> int:
             output_dir=args.output,
             plane=args.plane,
             max_pixels=args.max_pixels,
+            apply_orientation=args.apply_orientation,
             label_file=job.labels,
         )
         record = run_image(segmenter, options)

@@ -62,6 +62,11 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-pixels", type=int, metavar="N",
         help="refuse images of more pixels before they are decoded (default: a limit per format)",
     )  # fmt: skip
+    parser.add_argument(
+        "--apply-orientation", action="store_true",
+        help="turn photographs as their EXIF orientation says (default: labels lie on the rows as"
+        " stored, where other programs have theirs)",
+    )  # fmt: skip
 
 
 def add_ledger_argument(parser: argparse.ArgumentParser) -> None:

@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         ledger_dir=to_ledger_dir(args),
         plane=args.plane,
         max_pixels=args.max_pixels,
+        apply_orientation=args.apply_orientation,
         resume=args.resume,
         overlays=args.overlays,
         show_progress=sys.stderr.isatty() and not args.quiet,

@@ -26,6 +26,8 @@ class RunOptions:
     """Index of the plane to take from stacks; none makes a stack an error."""
     max_pixels: int | None = None
     """Largest image that is accepted; none takes the limits of the readers."""
+    apply_orientation: bool = False
+    """Turn images as their EXIF orientation says; otherwise labels lie on the rows as stored."""
     resume: bool = False
     """Skip images that an earlier run with the same weights and settings has done."""
     overlays: bool = False

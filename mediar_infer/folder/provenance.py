@@ -67,8 +67,9 @@ class EngineFacts:
 
 
 def full_plan(facts: EngineFacts, options: RunOptions) -> dict[str, Any]:
-    """Everything that was asked for: :func:`describe_plan`, and the plane of stacks."""
-    return {**facts.plan, "plane": options.plane}
+    """Everything that was asked for: :func:`describe_plan`, and how images are read."""
+    turned = {"apply_orientation": True} if options.apply_orientation else {}
+    return {**facts.plan, "plane": options.plane, **turned}
 
 
 def label_facts(path: Path, facts: EngineFacts, options: RunOptions) -> dict[str, Any]:

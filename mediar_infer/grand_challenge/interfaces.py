@@ -82,7 +82,7 @@ def read_interfaces(path: Path) -> list[Interface]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}), {form}") from error
-    except ValueError as error:  # not UTF-8, or not TOML
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or endlessly nested
         raise UsageError(f"{path}: found no TOML ({error}), {form}") from error
     tables = content.get("interface")
     if content.keys() != {"interface"} or not isinstance(tables, list) or not tables:

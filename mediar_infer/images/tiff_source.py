@@ -18,6 +18,7 @@ from mediar_infer.images.faults import DamagedFile, reading
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.pixel_size import tiff_geometry
 from mediar_infer.images.sources import ImageSource
+from mediar_infer.images.tiff_directories import check_directories
 from mediar_infer.images.tiff_layout import Colour, choose_series, resolve_layout
 from mediar_infer.images.tiff_rows import (
     ContiguousRows,
@@ -58,6 +59,7 @@ class TiffSource(ImageSource):
             with reading(path.name, "TIFF structure"):
                 # a series over several files would be read once per file
                 self._tif = tifffile.TiffFile(path, _multifile=False)
+                check_directories(self._tif)
                 series, found = choose_series(self._tif, path.name)
                 self._layout = resolve_layout(series, plane=options.plane, name=path.name)
                 options.check_size(path.name, self._layout.height, self._layout.width)

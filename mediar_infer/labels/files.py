@@ -18,10 +18,10 @@ import tifffile
 from mediar_infer.arrays import AnyArray
 from mediar_infer.config import LARGE_IMAGE_PIXELS
 from mediar_infer.errors import ImageReadError, OutputError, ShapeError
-from mediar_infer.images.faults import reading
 from mediar_infer.images.label_names import SOFTWARE
 from mediar_infer.images.mha import write_meta_image
 from mediar_infer.images.sources import Geometry
+from mediar_infer.images.tiff_directories import tiff_file
 from mediar_infer.output_files import replacing, to_output_error
 
 TILED_FROM_PIXELS = LARGE_IMAGE_PIXELS
@@ -153,7 +153,7 @@ def read_label_header(path: Path) -> LabelHeader | None:
         None if it is not there or not readable as TIFF.
     """
     try:
-        with reading(path.name, "label image"), tifffile.TiffFile(path) as tif:
+        with tiff_file(path, "label image") as tif:
             page = tif.pages.first
             height, width, text = page.imagelength, page.imagewidth, page.description
     except (OSError, ImageReadError):

@@ -12,8 +12,8 @@ import tifffile
 
 from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ImageReadError
-from mediar_infer.images.faults import reading
 from mediar_infer.images.raster import HEAD_BYTES, decode, find_format, read_header
+from mediar_infer.images.tiff_directories import tiff_file
 
 logger = logging.getLogger(__name__)
 
@@ -65,16 +65,16 @@ def read_labels(path: Path) -> npt.NDArray[np.integer[Any]]:
 
 
 def _read_tiff(path: Path) -> AnyArray:
-    with reading(path.name, "label image"), tifffile.TiffFile(path) as tif:
+    with tiff_file(path, "label image") as tif:
         series = _choose_series(tif, path.name)
         labels: AnyArray = series.asarray()
         axes = series.axes.upper()
-    has_named_axes = {"Y", "X"} <= set(axes)
-    shape = [
-        size
-        for letter, size in zip(axes, labels.shape, strict=True)
-        if size > 1 or (has_named_axes and letter in "YX")
-    ]
+        has_named_axes = {"Y", "X"} <= set(axes)
+        shape = [
+            size
+            for letter, size in zip(axes, labels.shape, strict=True)
+            if size > 1 or (has_named_axes and letter in "YX")
+        ]
     return labels.reshape([1] * (2 - len(shape)) + shape)
 
 
