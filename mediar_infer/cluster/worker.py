@@ -180,7 +180,12 @@ def predict_rows(job: Job, path: Path, scaling: Scaling, rows: tuple[int, int]) 
     options = job.options
     with _AT_WORK:
         segmenter = _prepare(job)
-        with open_image(path, plane=options.plane, max_pixels=options.max_pixels) as source:
+        with open_image(
+            path,
+            plane=options.plane,
+            max_pixels=options.max_pixels,
+            apply_orientation=options.apply_orientation,
+        ) as source:
             bands = predict_bands(
                 source, scaling, segmenter.members, segmenter.config, Stopwatch(), rows
             )

@@ -148,12 +148,20 @@ class ImageRunner:
         assert self._prepare is not None
         limit = min(LARGE_IMAGE_PIXELS, self._options.max_pixels or LARGE_IMAGE_PIXELS)
         with stopwatch("open"):
-            source = open_image(path, plane=self._options.plane, max_pixels=limit)
+            source = self._open(path, limit)
         try:
             return ReadyImage(source, self._prepare(source, stopwatch))
         except BaseException:
             source.close()
             raise
+
+    def _open(self, path: Path, max_pixels: int | None) -> ImageSource:
+        return open_image(
+            path,
+            plane=self._options.plane,
+            max_pixels=max_pixels,
+            apply_orientation=self._options.apply_orientation,
+        )
 
     def fail(self, path: Path, error: str) -> ImageRecord:
         """Remove what an earlier run left of an image that cannot be done, and say why."""
@@ -184,9 +192,7 @@ class ImageRunner:
         try:
             if source is None:
                 with stopwatch("open"):
-                    source = open_image(
-                        path, plane=self._options.plane, max_pixels=self._options.max_pixels
-                    )
+                    source = self._open(path, self._options.max_pixels)
             with source:
                 if source.height * source.width >= (self._below_pixels or sys.maxsize):
                     raise TooLargeHere
