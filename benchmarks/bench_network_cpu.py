@@ -20,10 +20,10 @@ from mediar_infer.config import EngineConfig, RuntimeConfig
 from mediar_infer.demo.scenes import make_scene
 from mediar_infer.engine.bands import count_windows, predict_bands
 from mediar_infer.engine.preprocess import Scaling
+from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ArraySource
 from mediar_infer.network.checkpoints import load_checkpoint
 from mediar_infer.segmenter import Segmenter
-from mediar_infer.stopwatch import Stopwatch
 
 TARGET_RATIO = 4.5
 TOLERANCE = 1e-3
@@ -44,10 +44,8 @@ def make_peer(path: Path) -> LibraryFormer:
 
 def run_ours(segmenter: Segmenter, image: np.ndarray) -> tuple[float, np.ndarray]:
     started = time.perf_counter()
-    bands = predict_bands(
-        ArraySource(image), BYTES, segmenter.members, segmenter.config, Stopwatch()
-    )
-    maps = np.concatenate([band.maps for band in bands], axis=1)
+    bands = predict_bands(ArraySource(image), BYTES, segmenter.members, segmenter.config, Trace())
+    maps = np.concatenate(list(bands), axis=1)
     return time.perf_counter() - started, maps
 
 

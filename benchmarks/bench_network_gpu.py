@@ -31,6 +31,7 @@ from torch import Tensor
 from mediar_infer.config import EngineConfig
 from mediar_infer.devices import describe_device
 from mediar_infer.engine.bands import count_windows
+from mediar_infer.image_trace import Trace
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.reading import read_labels
@@ -40,7 +41,6 @@ from mediar_infer.network.backends.torch_backend import TorchBackend
 from mediar_infer.network.model import MediarFormer
 from mediar_infer.process import peak_memory_bytes, return_large_blocks
 from mediar_infer.segmenter import Segmenter
-from mediar_infer.stopwatch import Stopwatch
 from mediar_infer.tolerance import tolerance_s
 from mediar_infer.training.networks.initialise import initialise_weights
 
@@ -153,13 +153,12 @@ def run_slide(
     write_slide(folder / "slide.tif", scene)
     half = HALF[args.device.type]
     members = [SlideBackend(TorchBackend(model, args.device, half)) for model in models]
-    segmenter, stopwatch = Segmenter(members, EngineConfig()), Stopwatch()
+    segmenter, trace = Segmenter(members, EngineConfig()), Trace()
     if args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(args.device)
     started = time.perf_counter()
-    with open_image(folder / "slide.tif") as source:
-        bands = segmenter.label_bands(source, stopwatch)
-        write_labels(folder / "labels.tiff", bands, height=height, width=width)
+    with open_image(folder / "slide.tif") as source, segmenter.begin(source, trace) as work:
+        write_labels(folder / "labels.tiff", work.labels(), height=height, width=width)
     synchronise(args.device)
     wall_s = time.perf_counter() - started
     gpu = torch.cuda.max_memory_allocated(args.device) if args.device.type == "cuda" else None
@@ -170,7 +169,7 @@ def run_slide(
         "windows": count_windows(height, width, segmenter.config, len(members)),
         "wall_s": wall_s,
         "tolerance_s": tolerance_s(height, width),
-        "stages_s": stopwatch.seconds,
+        "stages_s": trace.stages_s,
         "peak_bytes": peak_memory_bytes(gpu),
         "true_cells": scene.n_cells,
         "found_cells": int(np.unique(found[found > 0]).size),

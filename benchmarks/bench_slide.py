@@ -25,11 +25,11 @@ from slides import SlideScene, decode_scene
 from mediar_infer import EngineConfig, MaskConfig, Plan
 from mediar_infer.config import ALL_FLIPS, LARGE_IMAGE_BLOCK
 from mediar_infer.devices import usable_cores
+from mediar_infer.image_trace import Trace
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.files import write_labels
 from mediar_infer.process import peak_memory_bytes, return_large_blocks
 from mediar_infer.segmenter import Segmenter
-from mediar_infer.stopwatch import Stopwatch
 from mediar_infer.tolerance import tolerance_s
 
 ROWS = 512
@@ -125,17 +125,16 @@ def run_one(
         masks=MaskConfig(blocks=blocks, block_size=block_size),
     )
     torch.set_num_threads(usable_cores())
-    segmenter, stopwatch = Segmenter([DecodedScene()], config), Stopwatch()
+    segmenter, trace = Segmenter([DecodedScene()], config), Trace()
     started = time.perf_counter()
-    with open_image(slide) as source:
-        bands = segmenter.label_bands(source, stopwatch)
-        write_labels(labels, bands, height=source.height, width=source.width)
+    with open_image(slide) as source, segmenter.begin(source, trace) as work:
+        write_labels(labels, work.labels(), height=source.height, width=source.width)
         wall_s = time.perf_counter() - started
         limit_s = tolerance_s(source.height, source.width)
     return {
         "wall_s": wall_s,
         "tolerance_s": limit_s,
-        "stages_s": stopwatch.seconds,
+        "stages_s": trace.stages_s,
         "start_rss_bytes": before,
         "peak_rss_bytes": peak_memory_bytes()["host"],
         "label_file_bytes": labels.stat().st_size,

@@ -20,13 +20,13 @@ _ACCELERATORS = (_NVIDIA, Path("/dev/dxg"), Path("/dev/kfd"))
 
 
 def is_cpu_for_sure(name: str) -> bool:
-    """Tell without torch whether ``select_device`` will take the CPU.
+    """Whether ``select_device`` is certain to choose the CPU, decided without importing torch.
 
     Args:
         name: as for ``select_device``.
 
     Returns:
-        True only if it will; False where torch must be asked.
+        True only if it is certain; False where torch must be asked.
     """
     if name != "auto":
         return name == "cpu"
@@ -34,11 +34,11 @@ def is_cpu_for_sure(name: str) -> bool:
 
 
 def select_device(name: str) -> "torch.device":
-    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` into a device that is there.
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` into a device that exists.
 
     Raises:
-        UsageError: if it is not there, the name is none of these, or ``auto`` finds a GPU that
-            cannot be used: hours on the CPU instead are for the user to choose.
+        UsageError: if it does not exist, the name is none of these, or ``auto`` finds a GPU that
+            cannot be used: whether to spend hours on the CPU instead is the user's choice.
     """
     import torch
 
@@ -137,8 +137,17 @@ def _quota_cores() -> int | None:
         return None
 
 
+def peak_gpu_bytes() -> int | None:
+    """Most memory that this process has held on a CUDA device so far; None if it used none."""
+    import torch
+
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return None
+    return max(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
+
+
 def describe_device(device: "torch.device") -> str:
-    """One line for logs and ledgers: name and memory of the device."""
+    """Describe a device in one line for logs and ledgers: its name and memory."""
     if device.type != "cuda":
         return f"{device.type} ({usable_cores()} cores)"
     import torch

@@ -1,22 +1,21 @@
 """The Python API: weights and settings once, then any number of images."""
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from mediar_infer.arrays import CELLPROB, FLOW_X, FLOW_Y, Float32Array, LabelArray
-from mediar_infer.config import EngineConfig
+from mediar_infer.config import EngineConfig, MaskConfig
 from mediar_infer.devices import describe_device, select_device, select_precision, usable_cores
-from mediar_infer.engine.bands import MapBand, predict_bands
+from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.bands_ahead import BandsAhead
 from mediar_infer.engine.costs import Costs
 from mediar_infer.engine.paced_bands import predict_paced_bands
@@ -24,16 +23,20 @@ from mediar_infer.engine.pacing import Deadline, Pacer
 from mediar_infer.engine.plans import ladder_below
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
 from mediar_infer.errors import CheckpointError, UsageError
+from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ArraySource, ImageSource
 from mediar_infer.labels.blocks import label_bands
+from mediar_infer.labels.kernels import LabelKernels
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.network.backends import Backend
 from mediar_infer.network.backends.graphs import graph_name
 from mediar_infer.network.checkpoints import Checkpoint, build_model
 from mediar_infer.network.pending_weights import PendingWeights
-from mediar_infer.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
+
+Bands = Generator[Float32Array, None, None] | BandsAhead
+"""Bands of merged maps ``(3, rows, W)``; ``close`` ends their computation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Segmentation:
     timings: Mapping[str, float]
     """Seconds per stage."""
     warnings: Sequence[str]
-    """What may make the result differ from what is expected."""
+    """What may make the result differ from what a user expects."""
     budget: Mapping[str, Any] | None = None
     """With ``fit_budget``: the plan that was chosen, why, and what was dropped on the way."""
 
@@ -59,19 +62,80 @@ class Segmentation:
         return int(self.labels.max(initial=0))
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What an image begins with, made before its turn or at its beginning."""
+class ImageWork:
+    """One image being segmented: scaling → bands of maps → labels.
 
-    scaling: Scaling
-    """Its normalisation constants."""
-    bands: BandsAhead | None
-    """Its maps, being predicted by an accelerator already; None where they are not."""
+    Made by ``begin`` of a segmenter and used as a context manager. Leaving it ends what is under
+    way; after success, a time budget has learned from the image.
+
+    Args:
+        source: the image, open for as long as the work lasts.
+        bands: its merged maps ``(3, rows, W)`` from top to bottom, computed as they are taken.
+        masks: how labels are made.
+        kernels: what runs the loops over pixels.
+        trace: gains the stage ``labels``, and the budget at the end.
+        pacer: keeps the image inside its time tolerance, if there is a budget.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        bands: Bands,
+        masks: MaskConfig,
+        kernels: LabelKernels,
+        trace: Trace,
+        pacer: Pacer | None = None,
+    ) -> None:
+        self._source, self._bands, self._trace = source, bands, trace
+        self._masks, self._kernels, self._pacer = masks, kernels, pacer
+
+    def maps(self) -> Iterator[Float32Array]:
+        """Predict the image; to be called once.
+
+        Yields:
+            ``(3, rows, W)`` float32 from top to bottom: flow y, flow x, cell-probability logit.
+
+        Raises:
+            ImageReadError: if the file is damaged.
+            PredictionError: if the network's output is not finite.
+        """
+        return iter(self._bands)
+
+    def labels(self, maps: Iterable[Float32Array] | None = None) -> Iterator[LabelArray]:
+        """Label the image; the network runs as the labels are taken.
+
+        Args:
+            maps: what ``maps`` has yielded, for callers that need both.
+
+        Yields:
+            ``(rows, W)`` int32 labels from top to bottom, ids unique in the whole image.
+
+        Raises:
+            ImageReadError: if the file is damaged.
+            PredictionError: if the network's output is not finite.
+        """
+        height, width = self._source.height, self._source.width
+        bands = self.maps() if maps is None else maps
+        return label_bands(bands, height, width, self._masks, self._kernels, self._trace)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._pacer is not None and exc_type is None:
+            self._pacer.finish()
+        self.close()
 
     def close(self) -> None:
-        """End what was begun."""
-        if self.bands is not None:
-            self.bands.close()
+        """End what is under way, and leave what a budget decided in the trace."""
+        self._bands.close()
+        if self._pacer is not None:
+            self._trace.budget = self._pacer.report()
 
 
 class Segmenter:
@@ -95,8 +159,8 @@ class Segmenter:
         batch = self.config.runtime.batch or self.members[0].batch
         warms_up = is_apart = self.device.type != "cpu"
         self._costs = Costs(len(self.members), batch, warms_up=warms_up)
-        # An accelerator goes on while the CPU makes labels; on a CPU both want the same cores.
-        # Under a time budget each image has the machine for itself.
+        # An accelerator goes on while the CPU makes labels; on a CPU both need the same cores.
+        # Under a time budget each image has the machine to itself.
         runs_ahead = is_apart and self.config.fit_budget is None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="network") if runs_ahead else None
 
@@ -105,24 +169,34 @@ class Segmenter:
         cls,
         weights: Sequence[str | Path] | str | Path = (),
         config: EngineConfig | None = None,
-        loading: PendingWeights | None = None,
     ) -> "Segmenter":
         """Load the models that a plan uses.
 
         Args:
             weights: a folder, or one or two files; by default the pair that comes with the package.
             config: settings; by default the paper's full system.
-            loading: these weights, where a caller has begun to load them with these settings.
 
         Raises:
             CheckpointError: if weights are missing, damaged or of another network.
-            UsageError: if the device is not there.
+            UsageError: if the device does not exist.
         """
-        config = config or EngineConfig()
-        if loading is None:
-            given = [weights] if isinstance(weights, str | Path) else weights
-            loading = PendingWeights([Path(path) for path in given], config)
-        paths = loading.paths
+        given = [weights] if isinstance(weights, str | Path) else weights
+        return cls.from_pending(
+            PendingWeights([Path(path) for path in given], config or EngineConfig())
+        )
+
+    @classmethod
+    def from_pending(cls, loading: PendingWeights) -> "Segmenter":
+        """Build the models from weights that are being loaded.
+
+        Args:
+            loading: the weights, with their settings; closed here.
+
+        Raises:
+            CheckpointError: if weights are damaged, the same twice, or of another network.
+            UsageError: if the device does not exist.
+        """
+        paths, config = loading.paths, loading.config
         if len(paths) == 1 and config.plan.max_members > 1:
             logger.warning("%s: one model only, so there is no ensemble", paths[0])
         device = select_device(config.runtime.device)
@@ -148,98 +222,53 @@ class Segmenter:
         """Where the models run."""
         return self.members[0].device
 
-    def pacer(
-        self,
-        source: ImageSource,
-        stopwatch: Stopwatch,
-        started_s: float,
-        extra_stages: Sequence[str] = (),
-    ) -> Pacer | None:
-        """Make what keeps an image inside its tolerance, if the settings ask for that.
+    def begin(
+        self, source: ImageSource, trace: Trace, *, later_stages: Sequence[str] = ()
+    ) -> ImageWork:
+        """Begin with an image of any size: find its scaling, and start an accelerator on it.
+
+        An accelerator predicts images in the order in which they were begun, so their labels must
+        be taken in that order.
 
         Args:
-            source: the image.
-            stopwatch: the image's stages.
-            started_s: when the image's wall time began, by ``time.perf_counter``.
-            extra_stages: stages behind the labels, ``write`` and ``overlay``.
+            source: the image; nothing else may read it until the work has ended.
+            trace: gains the stages ``read``, ``preprocess``, ``network``, ``labels`` and, with an
+                accelerator, ``wait``; and warnings.
+            later_stages: stages that follow the labels, ``write`` and ``overlay``, whose time a
+                budget sets aside.
+
+        Returns:
+            The work, to be used as a context manager.
+
+        Raises:
+            ImageReadError: if the image cannot be read or has no finite value.
         """
+        with trace.stage("preprocess"):
+            scaling = compute_scaling(source)
+        trace.warn(*scaling.warnings)
+        pacer = self._make_pacer(source, trace, later_stages)
+        kernels = select_kernels(self.device, self.config.runtime.threads)
+        bands = self._predict(source, scaling, trace, pacer)
+        return ImageWork(source, bands, self.config.masks, kernels, trace, pacer)
+
+    def _make_pacer(
+        self, source: ImageSource, trace: Trace, later_stages: Sequence[str]
+    ) -> Pacer | None:
         config = self.config
         if config.fit_budget is None:
             return None
-        return Pacer(
-            ladder_below(config.plan, len(self.members)),
-            self._costs,
-            Deadline(source.name, source.height, source.width, started_s, config.fit_budget),
-            stopwatch,
-            extra_stages=extra_stages,
-        )
+        deadline = Deadline(source.name, source.height, source.width, config.fit_budget)
+        plans = ladder_below(config.plan, len(self.members))
+        return Pacer(plans, self._costs, deadline, trace, later_stages=later_stages)
 
-    def prepare(self, source: ImageSource, stopwatch: Stopwatch) -> Prepared:
-        """Find how an image is normalised; an accelerator begins with it as soon as it is free.
-
-        Args:
-            source: the image; not to be read by anyone else until the maps are complete.
-            stopwatch: gains the stage preprocess, and later read and network.
-
-        Returns:
-            What ``label_bands`` can begin with, in the order in which images were prepared; to be
-            closed.
-
-        Raises:
-            ImageReadError: if the image cannot be read or holds no finite value.
-        """
-        with stopwatch("preprocess"):
-            scaling = compute_scaling(source)
-        if self._pool is None:
-            return Prepared(scaling, None)
-        bands = predict_bands(source, scaling, self.members, self.config, stopwatch)
-        return Prepared(scaling, BandsAhead(bands, self._pool))
-
-    def label_bands(
-        self,
-        source: ImageSource,
-        stopwatch: Stopwatch,
-        see_maps: Callable[[MapBand], None] | None = None,
-        pacer: Pacer | None = None,
-        prepared: Prepared | None = None,
-    ) -> Iterator[LabelArray]:
-        """Segment an image of any size, streaming.
-
-        Args:
-            source: the image.
-            stopwatch: gains the stages read, preprocess, network, labels, and with an accelerator
-                wait.
-            see_maps: called with each band of merged maps as it is finished.
-            pacer: keeps the image inside its tolerance; none computes the whole plan.
-            prepared: what ``prepare`` has made of the image, if it was called before.
-
-        Yields:
-            ``(rows, W)`` int32 labels from top to bottom, ids unique in the whole image.
-
-        Raises:
-            ImageReadError: if the image cannot be read or holds no finite value.
-            PredictionError: if the network's output is not finite.
-        """
-        if prepared is None:
-            with closing(self.prepare(source, stopwatch)) as prepared:
-                yield from self.label_bands(source, stopwatch, see_maps, pacer, prepared)
-            return
-        inputs = (source, prepared.scaling, self.members, self.config, stopwatch)
+    def _predict(
+        self, source: ImageSource, scaling: Scaling, trace: Trace, pacer: Pacer | None
+    ) -> Bands:
+        inputs = (source, scaling, self.members, self.config, trace)
         if pacer is not None:
-            map_bands = predict_paced_bands(*inputs, pacer)
-        else:
-            ahead = prepared.bands
-            map_bands = stopwatch.each("wait", ahead) if ahead else predict_bands(*inputs)
-
-        def maps() -> Iterator[Float32Array]:
-            for band in map_bands:
-                if see_maps is not None:
-                    see_maps(band)
-                yield band.maps
-
-        height, width = source.height, source.width
-        kernels = select_kernels(self.device, self.config.runtime.threads)
-        yield from label_bands(maps(), height, width, self.config.masks, kernels, stopwatch)
+            return predict_paced_bands(*inputs, pacer)
+        bands = predict_bands(*inputs)
+        return bands if self._pool is None else BandsAhead(bands, self._pool, trace)
 
     def segment(self, image: npt.NDArray[Any]) -> Segmentation:
         """Segment an image that is in memory.
@@ -251,25 +280,23 @@ class Segmenter:
             Labels, flow, cell probability and timings.
 
         Raises:
-            ShapeError: if the array is no image.
+            ShapeError: if the array is not an image.
         """
-        source, stopwatch = ArraySource(image), Stopwatch()
-        pacer = self.pacer(source, stopwatch, time.perf_counter())
-        seen: list[Float32Array] = []
-        bands = self.label_bands(source, stopwatch, lambda band: seen.append(band.maps), pacer)
-        labels = np.concatenate(list(bands))
-        if pacer:
-            pacer.finish()
-        maps = np.concatenate(seen, axis=1)
-        # Beyond ±80 float32 holds no other probability than 0 and 1, and exp would overflow.
+        source = ArraySource(image)
+        trace = Trace(source.warnings)
+        with self.begin(source, trace) as work:
+            bands = list(work.maps())
+            labels = np.concatenate(list(work.labels(bands)))
+        maps = np.concatenate(bands, axis=1)
+        # Beyond ±80 the probability is exactly 0 or 1 in float32, and exp would overflow.
         cellprob = np.reciprocal(1 + np.exp(-maps[CELLPROB].clip(-80, 80)))
         return Segmentation(
             labels=labels,
             flow=maps[[FLOW_Y, FLOW_X]],
             cellprob=cellprob,
-            timings=stopwatch.seconds,
-            warnings=tuple(source.warnings),
-            budget=pacer.report() if pacer else None,
+            timings=trace.stages_s,
+            warnings=trace.warnings,
+            budget=trace.budget,
         )
 
 
@@ -307,7 +334,7 @@ def _build_backend(
     if config.runtime.backend == "openvino":
         raise UsageError(
             f"{checkpoint.path}: --backend openvino needs a CPU, float32 or bfloat16, and the"
-            f" file {graph_name(checkpoint.architecture, config.roi_size)} beside the weights;"
+            f" file {graph_name(checkpoint.architecture, config.roi_size)} next to the weights;"
             " make it with 'weights graph'"
         )
     from mediar_infer.network.backends.torch_backend import TorchBackend

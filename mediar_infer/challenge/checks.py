@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mediar_infer.challenge.launchers import RunOutcome
 from mediar_infer.errors import ImageReadError
-from mediar_infer.folder.ledger import printable_name
+from mediar_infer.folder.console import printable_name
 from mediar_infer.images.open import open_image
 from mediar_infer.images.tiff_directories import tiff_file
 from mediar_infer.labels.files import label_path, parse_description

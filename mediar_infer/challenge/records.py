@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from mediar_infer.challenge.checks import Finding, LabelFacts
 from mediar_infer.challenge.launchers import RunOutcome
-from mediar_infer.folder.ledger import lay_out_table, printable_name
+from mediar_infer.folder.console import lay_out_table, printable_name
 from mediar_infer.labels.metrics import Scores, sum_scores
 from mediar_infer.output_files import write_bytes
 from mediar_infer.tolerance import counted_s, tolerance_s

@@ -1,14 +1,14 @@
 """A folder over the workers of a Dask cluster: whole images, and the rows of large ones.
 
-An image below ``spread_from`` pixels is one task: the worker reads, segments and writes it, as a
-run on one machine does (``runner.ImageRunner``). Of a larger one each task predicts the maps of a
-range of rows; they come back in order, a few at a time, and are labelled and written here while
-the ranges below are predicted. Every row is summed over the same windows in the same order as on
-one machine (``engine.predict_bands``), and labels are made by the same stage, so that the label
-files are the same to the byte.
+An image below ``spread_from`` pixels is one task: the worker reads, segments and writes it as a
+run on one machine does (``folder.image_runner``). For a larger image each task predicts the maps
+of a range of rows; they come back in order, a few at a time, and are labelled and written here
+while the ranges below are predicted. Every row is summed over the same windows in the same order
+as on one machine (``engine.bands``), and the same stage makes the labels, so the label files are
+identical to the byte.
 
-A task leaves nothing behind but its result and whole files. So one whose worker dies is run again
-elsewhere, which is Dask's doing, and the ledger is written here alone.
+A task leaves only its result and complete files behind. Dask can therefore run a task again
+elsewhere when its worker dies, and only the client writes the ledger.
 """
 
 import logging
@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from concurrent.futures import Future as SharedFuture
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -30,9 +30,9 @@ from typing import Any, Final
 import torch
 
 from mediar_infer import __version__
-from mediar_infer.arrays import Float32Array, LabelArray
+from mediar_infer.arrays import Float32Array
 from mediar_infer.cluster.worker import (
-    Job,
+    ClusterJob,
     RowMaps,
     describe,
     find_problem,
@@ -43,27 +43,31 @@ from mediar_infer.cluster.worker import (
 from mediar_infer.config import LARGE_IMAGE_PIXELS, EngineConfig
 from mediar_infer.devices import select_device, usable_cores
 from mediar_infer.engine.bands import BAND_ROWS, list_window_rows
-from mediar_infer.engine.pacing import Pacer
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
 from mediar_infer.errors import ClusterError, MediarError, UsageError
-from mediar_infer.folder.image_runner import ImageRunner, Progress, describe_unexpected
-from mediar_infer.folder.ledger import ImageRecord
+from mediar_infer.folder.image_runner import (
+    ImageRunner,
+    Progress,
+    describe_unexpected,
+    fail_image,
+)
+from mediar_infer.folder.image_task import ImageTask
+from mediar_infer.folder.ledger import LedgerEntry
 from mediar_infer.folder.options import OVERLAY_DIR, RunOptions
-from mediar_infer.folder.provenance import EngineFacts
-from mediar_infer.folder.runner import run_images
+from mediar_infer.folder.provenance import Provenance
+from mediar_infer.folder.runner import FolderRun
+from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ImageSource
-from mediar_infer.labels.blocks import label_bands
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.output_files import marking, remove_stale_parts
-from mediar_infer.segmenter import Prepared
-from mediar_infer.stopwatch import Stopwatch
+from mediar_infer.segmenter import ImageWork
 
 logger = logging.getLogger(__name__)
 
 MAX_RANGE_BYTES: Final = 1 << 29
 """About the most that the maps of one range of rows take; a few ranges are held at once."""
 _RANGES_PER_WORKER: Final = 2
-"""Ranges under way or waiting to be labelled: one at work, one to go on with."""
+"""Ranges under way or waiting to be labelled: the one in progress and the next."""
 _POLL_S: Final = 1.0
 _CONNECT_S: Final = 20.0
 _START_S: Final = 120.0
@@ -78,29 +82,30 @@ def run_on_cluster(
     options: RunOptions,
     *,
     spread_from: int = LARGE_IMAGE_PIXELS,
-) -> list[ImageRecord]:
+) -> list[LedgerEntry]:
     """Segment every image of a folder on the workers of a Dask cluster; the ledger is kept here.
 
     Args:
         scheduler: address of a running scheduler, or ``local:N`` for N processes on this machine.
-        weights: a folder, or one or two files; nothing takes each worker's default folder.
+        weights: a folder, or one or two files; without any, each worker's default folder.
         config: settings; no time budget.
         options: folders and switches.
         spread_from: images of this many pixels or more are spread over the workers.
 
     Returns:
-        One record per entry of the folder.
+        One entry per file of the folder.
 
     Raises:
-        UsageError: if Dask is not installed, the scheduler cannot be reached, or there is a budget.
+        UsageError: if Dask is not installed, the scheduler cannot be reached, there is a budget, or
+            the folders do not fit together.
         ClusterError: if a worker cannot do the job, or the cluster is lost.
         CheckpointError: if weights are missing or damaged on a worker.
         OutputError: if the ledger cannot be written.
     """
     if config.fit_budget is not None:
         raise UsageError(
-            f"found --fit-budget and --dask {scheduler}, expected one of them; a budget is that of"
-            " one machine: leave --dask away, or choose a cheaper --plan"
+            f"found --fit-budget and --dask {scheduler}, expected one of them; a time budget"
+            " applies to one machine: drop --dask, or choose a cheaper --plan"
         )
     options = replace(
         options, input_path=options.input_path.absolute(), output_dir=options.output_dir.absolute()
@@ -112,11 +117,16 @@ def run_on_cluster(
             marking(options.output_dir) as mark,
         ):
             config = replace(config, runtime=replace(config.runtime, threads=threads))
-            job = Job(paths, config, options, mark, spread_from, __version__)
+            job = ClusterJob(paths, config, options, mark, spread_from, __version__)
             _check_workers(client, job)
-            return run_images(_ClusterRunner(client, job), options)
+            cluster = _Cluster(client, job)
+            with FolderRun(cluster.provenance, options) as run:
+                with closing(cluster.run_all(run.to_do, run.show_progress)) as entries:
+                    for entry in entries:
+                        run.add(entry)
+                return run.finish()
     finally:
-        # Of workers that died, or were stopped with the run; those still at work keep theirs.
+        # Left by workers that died or were stopped with the run; files being written are locked.
         for folder in (options.output_dir, options.output_dir / OVERLAY_DIR):
             remove_stale_parts(folder)
 
@@ -124,15 +134,16 @@ def run_on_cluster(
 def split_rows(
     window_rows: Sequence[int], height: int, roi_size: int, n_workers: int, max_rows: int
 ) -> list[tuple[int, int]]:
-    """Divide the rows of an image into ranges for workers that are alike.
+    """Divide the rows of an image into ranges for workers of equal speed.
 
-    Windows that reach over a border are predicted on both sides of it. So there are as few ranges
-    as keep all workers at work to the end and their maps small, and each begins with a window.
+    Windows that reach over a border are predicted on both sides of it. There are therefore only as
+    many ranges as keep all workers busy to the end and their maps small, and each begins with a
+    window.
 
     Args:
         window_rows: rows at which windows begin, increasing from 0.
         height: rows of the image.
-        roi_size: side of the windows; shorter ranges would mostly do what others do.
+        roi_size: side of the windows; shorter ranges would mostly repeat the work of others.
         n_workers: number of workers.
         max_rows: about the most rows of a range.
 
@@ -152,7 +163,7 @@ def split_rows(
 
 
 def _n_local_workers(scheduler: str) -> int | None:
-    """N of ``local:N``; none for an address."""
+    """N of ``local:N``; None for an address."""
     if not scheduler.startswith(_LOCAL):
         return None
     number = scheduler.removeprefix(_LOCAL)
@@ -173,7 +184,7 @@ def _connected(scheduler: str, config: EngineConfig) -> Iterator[tuple[Any, int]
             _wait_for_workers(client, scheduler, 1)
             yield client, threads
         return
-    # No limit of memory, as without a cluster; warnings are given here.
+    # No memory limit, as without a cluster; warnings are logged here.
     with (
         distributed.LocalCluster(
             n_workers=n_local, threads_per_worker=1, processes=True, memory_limit=0,
@@ -186,7 +197,7 @@ def _connected(scheduler: str, config: EngineConfig) -> Iterator[tuple[Any, int]
 
 
 def _open_client(distributed: Any, address: str) -> Any:  # noqa: ANN401
-    # Our own errors say what became of the connection.
+    # Our own errors report a lost connection.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         # Maps go from the worker to this process without passing through the scheduler.
@@ -218,29 +229,29 @@ def _lost_scheduler() -> ClusterError:
 
 
 class _Stopped(BaseException):
-    """The run ends early; no fault of the image at work, whose earlier results stay."""
+    """The run ends early, through no fault of the image in progress: its earlier results stay."""
 
 
-class _ClusterRunner:
-    """Does the images of a folder on a cluster, as a ``FolderRunner``."""
+class _Cluster:
+    """Segments the images of a folder on the workers of a cluster."""
 
-    def __init__(self, client: Any, job: Job) -> None:  # noqa: ANN401
+    def __init__(self, client: Any, job: ClusterJob) -> None:  # noqa: ANN401
         self._client, self._job = client, job
         self._stopped = threading.Event()
         self._n_workers = self.count_workers()
         self._last_seen = time.monotonic()
-        self.facts = self._ask_facts()
-        self._job = replace(job, facts=self.facts)
+        self.provenance = self._ask_provenance()
+        self._job = replace(job, provenance=self.provenance)
 
-    def _ask_facts(self) -> EngineFacts:
-        """Let any worker load the weights, and say what they are and where they run."""
+    def _ask_provenance(self) -> Provenance:
+        """Let any worker load the weights and describe them."""
         future = self.submit(describe)
         while not future.done():
             self._watch_workers()
             time.sleep(_POLL_S / 10)
-        facts: EngineFacts = self.result_of("weights", future)
-        logger.info("%d worker(s), the first on %s", self._n_workers, facts.device)
-        return facts
+        provenance: Provenance = self.result_of("weights", future)
+        logger.info("%d worker(s), the first on %s", self._n_workers, provenance.device)
+        return provenance
 
     def count_workers(self) -> int:
         """Number of workers that the cluster has now."""
@@ -249,16 +260,10 @@ class _ClusterRunner:
         except (OSError, TimeoutError, CancelledError) as error:
             raise _lost_scheduler() from error
 
-    def fail(self, path: Path, error: str) -> ImageRecord:
-        """See :class:`mediar_infer.folder.runner.FolderRunner`."""
-        segmenter = _SpreadSegmenter(self, self._job, path)
-        runner = ImageRunner(segmenter, self.facts, self._job.options, time.perf_counter())
-        return runner.fail(path, error)
-
     def run_all(
         self, paths: Sequence[Path], progress: Progress
-    ) -> Generator[ImageRecord, None, None]:
-        """Segment files in any order; one record each, as they finish."""
+    ) -> Generator[LedgerEntry, None, None]:
+        """Segment files in any order; one entry each, as they finish."""
         finished: queue.SimpleQueue[tuple[Path, Any]] = queue.SimpleQueue()
 
         def note(path: Path, future: Any) -> None:  # noqa: ANN401
@@ -280,15 +285,15 @@ class _ClusterRunner:
                     continue
                 futures.pop(path, None)
                 if isinstance(future, SharedFuture):
-                    record = future.result()
+                    entry = future.result()
                 else:
-                    record = self._record_of(path, future)
-                if record is None:
-                    shared = large.submit(self._share_out, path, progress)
-                    shared.add_done_callback(partial(note, path))
+                    entry = self._entry_of(path, future)
+                if entry is None:
+                    spread = large.submit(self._spread, path, progress)
+                    spread.add_done_callback(partial(note, path))
                 else:
                     n_left -= 1
-                    yield record
+                    yield entry
         finally:
             self._stopped.set()
             self._client.cancel(list(futures.values()))
@@ -304,14 +309,14 @@ class _ClusterRunner:
         return self._client.submit(function, self._job, *arguments, pure=False, priority=priority)
 
     def cancel(self, futures: Sequence[Any]) -> None:
-        """Forget tasks; what a worker has begun is finished there and dropped."""
+        """Forget tasks; a task in progress is finished by its worker and its result dropped."""
         self._client.cancel(list(futures))
 
     def result_of(self, name: str, future: Any) -> Any:  # noqa: ANN401
-        """Wait for a task of the image of that name and give its result, or raise its error.
+        """Wait for a task of the image of that name and return its result, or raise its error.
 
         Raises:
-            ClusterError: if the workers that took it died, or the cluster is lost.
+            ClusterError: if every worker that ran it died, or the cluster is lost.
         """
         failure, result = self._wait_for(name, future)
         if failure is not None:
@@ -335,31 +340,34 @@ class _ClusterRunner:
             raise _lost_scheduler() from error
         if isinstance(failure, import_distributed().KilledWorker):
             failure = ClusterError(
-                f"{name}: found dead every worker that took it, expected one to finish; look for"
-                " the reason in their logs; if it is memory, use fewer workers per machine or a"
-                " smaller --batch"
+                f"{name}: every worker that ran it died, expected one to finish; look for the"
+                " reason in their logs; if it is memory, use fewer workers per machine or a smaller"
+                " --batch"
             )
         return failure, None
 
-    def _record_of(self, path: Path, future: Any) -> ImageRecord | None:  # noqa: ANN401
-        """Record of a finished task; none if the image is to be shared out."""
+    def _entry_of(self, path: Path, future: Any) -> LedgerEntry | None:  # noqa: ANN401
+        """Entry of a finished task; None if the image is to be spread over the workers."""
         failure, result = self._wait_for(path.name, future)
-        if isinstance(failure, MediarError):
-            return self.fail(path, str(failure))
         if failure is not None:
-            return self.fail(path, describe_unexpected(path, failure))
-        record: ImageRecord | None = result
-        return record
+            is_known = isinstance(failure, MediarError)
+            error = str(failure) if is_known else describe_unexpected(path, failure)
+            return fail_image(path, error, self.provenance, self._job.options)
+        entry: LedgerEntry | None = result
+        return entry
 
-    def _share_out(self, path: Path, progress: Progress) -> ImageRecord:
-        """Segment a large image, its maps coming from the workers."""
+    def _spread(self, path: Path, progress: Progress) -> LedgerEntry:
+        """Segment a large image whose maps come from the workers."""
         segmenter = _SpreadSegmenter(self, self._job, path)
-        runner = ImageRunner(segmenter, self.facts, self._job.options, time.perf_counter())
-        record = runner.run(path, progress)
-        return replace(record, worker=", ".join(sorted(segmenter.workers)) or None)
+        options, started_s = self._job.options, time.perf_counter()
+        runner = ImageRunner(segmenter, self.provenance, options, started_s)
+        with closing(ImageTask(path, options)) as task:
+            task.trace.on_progress = partial(progress, path)
+            entry = runner.run(task)
+        return replace(entry, worker=", ".join(sorted(segmenter.workers)) or None)
 
     def _watch_workers(self) -> None:
-        """Tell of workers that have gone; give up when there have been none for a while."""
+        """Warn about workers that are gone; give up when there have been none for a while."""
         n_workers = self.count_workers()
         if n_workers < self._n_workers:
             logger.warning(
@@ -378,45 +386,35 @@ class _ClusterRunner:
 
 
 class _SpreadSegmenter:
-    """Stands for a segmenter of one large image, its maps coming from the workers of a cluster."""
+    """Segments one large image whose maps come from the workers of a cluster."""
 
-    def __init__(self, cluster: _ClusterRunner, job: Job, path: Path) -> None:
+    def __init__(self, cluster: _Cluster, job: ClusterJob, path: Path) -> None:
         self._cluster, self._job, self._path = cluster, job, path
-        self.device = _label_device(job.config.runtime.device)
         self.workers: set[str] = set()
+        """Names of the workers that predicted some of its rows."""
 
-    def pacer(
+    def begin(
         self,
         source: ImageSource,
-        stopwatch: Stopwatch,
-        started_s: float,
-        extra_stages: Sequence[str] = (),
-    ) -> Pacer | None:
-        """No budget is kept here."""
-        return None
-
-    def label_bands(
-        self,
-        source: ImageSource,
-        stopwatch: Stopwatch,
+        trace: Trace,
         *,
-        pacer: Pacer | None = None,
-        prepared: Prepared | None = None,
-    ) -> Iterator[LabelArray]:
-        """See :meth:`mediar_infer.segmenter.Segmenter.label_bands`.
+        later_stages: Sequence[str] = (),
+    ) -> ImageWork:
+        """Find the scaling of the image, which every worker needs.
 
         The stage ``network`` is the time spent waiting for maps.
         """
-        with stopwatch("preprocess"):
+        with trace.stage("preprocess"):
             scaling = compute_scaling(source)
-        height, width, config = source.height, source.width, self._job.config
-        kernels = select_kernels(self.device, config.runtime.threads)
-        bands = self._map_bands(source, scaling, stopwatch)
-        yield from label_bands(bands, height, width, config.masks, kernels, stopwatch)
+        trace.warn(*scaling.warnings)
+        runtime = self._job.config.runtime
+        kernels = select_kernels(_label_device(runtime.device), runtime.threads)
+        bands = self._predict(source, scaling, trace)
+        return ImageWork(source, bands, self._job.config.masks, kernels, trace)
 
-    def _map_bands(
-        self, source: ImageSource, scaling: Scaling, stopwatch: Stopwatch
-    ) -> Iterator[Float32Array]:
+    def _predict(
+        self, source: ImageSource, scaling: Scaling, trace: Trace
+    ) -> Generator[Float32Array, None, None]:
         config = self._job.config
         ranges = deque(
             split_rows(
@@ -438,30 +436,30 @@ class _SpreadSegmenter:
                         predict_rows, self._path, scaling, rows, priority=1
                     )
                     under_way.append(future)
-                with stopwatch("network"):
-                    found: RowMaps = self._cluster.result_of(source.name, under_way.popleft())
-                self.workers.add(found.worker)
-                known = set(source.warnings)
-                source.warnings += [each for each in found.warnings if each not in known]
-                for top in range(0, found.maps.shape[1], BAND_ROWS):
-                    yield found.maps[:, top : top + BAND_ROWS]
+                with trace.stage("network"):
+                    result: RowMaps = self._cluster.result_of(source.name, under_way.popleft())
+                self.workers.add(result.worker)
+                trace.warn(*result.warnings)
+                trace.on_progress(result.bottom / source.height)
+                for top in range(0, result.maps.shape[1], BAND_ROWS):
+                    yield result.maps[:, top : top + BAND_ROWS]
         finally:
             self._cluster.cancel(under_way)
 
 
 def _label_device(name: str) -> torch.device:
-    """The device that labels are made on without a cluster, if this machine has it."""
+    """The device on which labels are made without a cluster, if this machine has it."""
     try:
         return select_device(name)
     except UsageError:
         return torch.device("cpu")
 
 
-def _check_workers(client: Any, job: Job) -> None:  # noqa: ANN401
-    """Refuse a cluster of which a worker cannot do the job, naming each.
+def _check_workers(client: Any, job: ClusterJob) -> None:  # noqa: ANN401
+    """Refuse a cluster with workers that cannot do the job, naming each of them.
 
     Raises:
-        ClusterError: if there is one.
+        ClusterError: if there are any.
     """
     answers: Mapping[str, Any] = client.run(find_problem, job, on_error="return")
     present = client.nthreads()

@@ -1,13 +1,14 @@
-"""What the workers of a Dask cluster do: tasks, and what a worker must be told and agree on.
+"""What the workers of a Dask cluster do: tasks, and the job description that all of them share.
 
-A task leaves nothing behind but its result and whole files, so that one whose worker dies can be
-run again elsewhere.
+A task leaves only its result and complete files behind, so a task whose worker dies can run again
+elsewhere.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,37 +22,37 @@ from mediar_infer.config import EngineConfig
 from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.errors import ClusterError, UsageError
-from mediar_infer.folder.image_runner import ImageRunner, TooLargeHere
-from mediar_infer.folder.ledger import ImageRecord
+from mediar_infer.folder.image_runner import ImageRunner
+from mediar_infer.folder.image_task import ImageTask, open_input
+from mediar_infer.folder.ledger import LedgerEntry
 from mediar_infer.folder.options import RunOptions
-from mediar_infer.folder.provenance import EngineFacts
-from mediar_infer.images.open import open_image
+from mediar_infer.folder.provenance import Provenance
+from mediar_infer.image_trace import Trace
 from mediar_infer.network.weight_files import compute_digest, find_weights
 from mediar_infer.segmenter import Segmenter
-from mediar_infer.stopwatch import Stopwatch
 
 _AT_WORK = threading.Lock()
-"""One task at a time in a process: each takes all of the worker's threads, or its GPU."""
+"""One task at a time in a process: each uses all of the worker's threads, or its GPU."""
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ClusterJob:
     """What a worker must know to do any part of a run."""
 
     weights: tuple[Path, ...]
-    """As given: a folder, one or two files, or nothing for the worker's default; absolute."""
+    """As given, absolute: a folder, one or two files, or nothing for the worker's default."""
     config: EngineConfig
-    """Settings; without a number of threads each worker takes its own."""
+    """Settings; without a number of threads each worker uses its own number."""
     options: RunOptions
     """Folders and switches; paths are absolute, and the same on all workers."""
     mark: Path
-    """A file that is there while the run lasts, by which workers know the output folder."""
+    """A file that exists while the run lasts; it shows that workers see the same output folder."""
     spread_from: int
     """Images of this many pixels or more are spread over the workers."""
     version: str
-    """That of this package on the client."""
-    facts: EngineFacts | None = None
-    """What all workers must agree on; unknown until the first has loaded the weights."""
+    """Version of this package on the client."""
+    provenance: Provenance | None = None
+    """What all workers must agree on; None until the first has loaded the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,13 @@ class RowMaps:
     """Merged maps of a range of rows, from a worker."""
 
     maps: Float32Array
-    """``(3, rows, W)``, as in :class:`mediar_infer.engine.bands.MapBand`."""
+    """``(3, rows, W)``, as :func:`mediar_infer.engine.bands.predict_bands` yields them."""
+    bottom: int
+    """Row of the image after the last one."""
     worker: str
     """Its name."""
     warnings: Sequence[str]
-    """About reading the image."""
+    """Warnings of the network."""
 
 
 def import_distributed() -> Any:  # noqa: ANN401 (a module of an optional package)
@@ -82,8 +85,8 @@ def import_distributed() -> Any:  # noqa: ANN401 (a module of an optional packag
     return distributed
 
 
-def find_problem(job: Job) -> str | None:
-    """Say why this worker cannot do the job, if so."""
+def find_problem(job: ClusterJob) -> str | None:
+    """Say why this worker cannot do the job; None if it can."""
     if __version__ != job.version:
         return (
             f"found mediar_infer {__version__}, expected {job.version} as on the client; install"
@@ -97,15 +100,11 @@ def find_problem(job: Job) -> str | None:
     return None
 
 
-def _ignore_progress(path: Path, fraction: float) -> None:
-    """Nobody looks on at a worker."""
-
-
 def _own_worker() -> Any:  # noqa: ANN401
     return import_distributed().get_worker()
 
 
-def _digests_of(job: Job) -> tuple[str, ...]:
+def _digests_of(job: ClusterJob) -> tuple[str, ...]:
     """SHA-256 of the weights that this worker would use."""
     paths = find_weights(job.weights)[: job.config.plan.max_members]
     return tuple(compute_digest(path) for path in paths)
@@ -119,20 +118,20 @@ def _load_segmenter(
     # Errors about a file are in its record.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     segmenter = Segmenter.from_weights(weights, config)
-    found = tuple(segmenter.digests.values())
-    if found != digests:
+    loaded = tuple(segmenter.digests.values())
+    if loaded != digests:
         raise ClusterError(
-            f"found weights {', '.join(d[:16] for d in found)}, expected those of the other workers"
-            f" ({', '.join(d[:16] for d in digests)}); put the same files everywhere"
+            f"found weights {', '.join(d[:16] for d in loaded)}, expected those of the other"
+            f" workers ({', '.join(d[:16] for d in digests)}); put the same files everywhere"
         )
     return segmenter
 
 
-def _prepare(job: Job) -> Segmenter:
-    """The models of this worker, which must do what the others do.
+def _prepare(job: ClusterJob) -> Segmenter:
+    """Load the models of this worker, which must give the same labels as all others.
 
     Raises:
-        ClusterError: if this worker, perhaps one that came late, cannot do the job.
+        ClusterError: if this worker, perhaps a late one, cannot do the job.
     """
     name, config = _own_worker().name, job.config
     problem = find_problem(job)
@@ -141,56 +140,56 @@ def _prepare(job: Job) -> Segmenter:
     if not config.runtime.threads:
         threads = _own_worker().state.nthreads
         config = replace(config, runtime=replace(config.runtime, threads=threads))
-    digests = _digests_of(job) if job.facts is None else tuple(job.facts.digests.values())
+    digests = _digests_of(job) if job.provenance is None else tuple(job.provenance.digests.values())
     segmenter = _load_segmenter(job.weights, digests, config)
-    plan = EngineFacts.of(segmenter).plan
-    if job.facts is not None and plan != job.facts.plan:
-        different = [key for key in plan if plan[key] != job.facts.plan.get(key)]
+    plan = Provenance.of(segmenter, job.options).plan
+    if job.provenance is not None and plan != job.provenance.plan:
+        different = [key for key in plan if plan[key] != job.provenance.plan.get(key)]
         raise ClusterError(
             f"worker {name}: found {', '.join(f'{key} {plan[key]}' for key in different)}, expected"
-            f" {', '.join(f'{key} {job.facts.plan.get(key)}' for key in different)} as on the other"
-            " workers, so that labels do not depend on who makes them; use workers of one kind, or"
-            " set --device, --backend and --precision"
+            f" {', '.join(f'{key} {job.provenance.plan.get(key)}' for key in different)} as on"
+            " the other workers, as labels must not depend on the worker; use workers of one kind,"
+            " or set --device, --backend and --precision"
         )
     return segmenter
 
 
-def describe(job: Job) -> EngineFacts:
-    """Task: load the weights and say what they are."""
+def describe(job: ClusterJob) -> Provenance:
+    """Task: load the weights and describe them."""
     with _AT_WORK:
-        return EngineFacts.of(_prepare(job))
+        return Provenance.of(_prepare(job), job.options)
 
 
-def segment_image(job: Job, path: Path) -> ImageRecord | None:
-    """Task: segment an image and write its labels; none if it is too large for one worker."""
-    with _AT_WORK:
-        segmenter = _prepare(job)
-        runner = ImageRunner(
-            segmenter, EngineFacts.of(segmenter), job.options, time.perf_counter(), job.spread_from
-        )
-        try:
-            record = runner.run(path, _ignore_progress)
-        except TooLargeHere:
+def segment_image(job: ClusterJob, path: Path) -> LedgerEntry | None:
+    """Task: segment an image and write its labels.
+
+    Returns:
+        The image's entry; None if it is so large that its rows are to be spread over the workers.
+
+    Raises:
+        ClusterError: if this worker cannot do the job.
+        ImageReadError: if the image cannot be opened.
+    """
+    with _AT_WORK, closing(ImageTask(path, job.options)) as task:
+        segmenter, started_s = _prepare(job), time.perf_counter()
+        source = task.open()
+        if source.height * source.width >= job.spread_from:
             return None
-    return replace(record, worker=str(_own_worker().name))
+        provenance = Provenance.of(segmenter, job.options)
+        entry = ImageRunner(segmenter, provenance, job.options, started_s).run(task)
+    return replace(entry, worker=str(_own_worker().name))
 
 
-def predict_rows(job: Job, path: Path, scaling: Scaling, rows: tuple[int, int]) -> RowMaps:
+def predict_rows(job: ClusterJob, path: Path, scaling: Scaling, rows: tuple[int, int]) -> RowMaps:
     """Task: predict the merged maps of a range of rows of a large image."""
-    options = job.options
+    trace = Trace()
     with _AT_WORK:
         segmenter = _prepare(job)
-        with open_image(
-            path,
-            plane=options.plane,
-            max_pixels=options.max_pixels,
-            apply_orientation=options.apply_orientation,
-        ) as source:
-            bands = predict_bands(
-                source, scaling, segmenter.members, segmenter.config, Stopwatch(), rows
-            )
+        with open_input(path, job.options) as source:
+            bands = predict_bands(source, scaling, segmenter.members, segmenter.config, trace, rows)
             maps = np.empty((3, rows[1] - rows[0], source.width), dtype=np.float32)
+            first = 0
             for band in bands:
-                first = band.top - rows[0]
-                maps[:, first : first + band.maps.shape[1]] = band.maps
-            return RowMaps(maps, str(_own_worker().name), tuple(source.warnings))
+                maps[:, first : first + band.shape[1]] = band
+                first += band.shape[1]
+            return RowMaps(maps, rows[1], str(_own_worker().name), trace.warnings)

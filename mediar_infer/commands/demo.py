@@ -22,9 +22,10 @@ from mediar_infer.commands.options import add_engine_arguments, to_engine_config
 from mediar_infer.commands.printing import print_summary
 from mediar_infer.demo.scenes import SceneKind, make_scene
 from mediar_infer.errors import UsageError
-from mediar_infer.folder.ledger import LEDGER_NAME, SUMMARY_NAME, ImageRecord, console_table
+from mediar_infer.folder.console import console_table
+from mediar_infer.folder.ledger import LEDGER_NAME, SUMMARY_NAME, LedgerEntry
 from mediar_infer.folder.options import OVERLAY_DIR, RunOptions
-from mediar_infer.folder.runner import exit_code, run_folder
+from mediar_infer.folder.runner import compute_exit_code, run_folder
 from mediar_infer.labels.files import label_path, write_labels
 from mediar_infer.labels.metrics import evaluate_labels
 from mediar_infer.labels.reading import read_labels
@@ -123,7 +124,7 @@ def _count_cells(labels: npt.NDArray[Any]) -> int:
     return int(np.count_nonzero(np.unique(labels)))
 
 
-def _report(records: Sequence[ImageRecord], output_dir: Path) -> str:
+def _report(records: Sequence[LedgerEntry], output_dir: Path) -> str:
     done = {record.file for record in records if record.status == "done"}
     results = output_dir / _RESULTS
     return "\n".join(
@@ -160,4 +161,4 @@ def run(args: argparse.Namespace) -> int:
     records = run_folder(segmenter, options)
     if not args.quiet:
         print_summary(_report(records, args.output))
-    return exit_code(records, strict_budget=False)
+    return compute_exit_code(records, strict_budget=False)

@@ -158,13 +158,9 @@ def run(args: argparse.Namespace) -> int:
         if job.ignored:
             logger.info("not read: input sockets %s", ", ".join(job.ignored))
         segmenter = load_for_process(_find_weights(args), config)
+        from mediar_infer.folder.console import log_entry, log_unknown_pixel_sizes
         from mediar_infer.folder.options import RunOptions
-        from mediar_infer.folder.runner import (
-            exit_code,
-            log_record,
-            log_unknown_pixel_sizes,
-            run_image,
-        )
+        from mediar_infer.folder.runner import compute_exit_code, run_image
 
         options = RunOptions(
             input_path=job.image,
@@ -174,12 +170,12 @@ def run(args: argparse.Namespace) -> int:
             apply_orientation=args.apply_orientation,
             label_file=job.labels,
         )
-        record = run_image(segmenter, options)
-        if record.status == "done":
-            log_record(record)
-        log_unknown_pixel_sizes([record])
+        entry = run_image(segmenter, options)
+        if entry.status == "done":
+            log_entry(entry)
+        log_unknown_pixel_sizes([entry])
         if not args.quiet:
-            print_summary(json.dumps(record.to_dict()))
-    if record.status == "failed":
-        log_record(record)
-    return exit_code([record], strict_budget=False)
+            print_summary(json.dumps(entry.to_dict()))
+    if entry.status == "failed":
+        log_entry(entry)
+    return compute_exit_code([entry], strict_budget=False)

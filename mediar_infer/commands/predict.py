@@ -76,9 +76,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.input.exists():
         raise UsageError(f"{args.input}: no such folder or file; name it with --input")
     segmenter = load_for_process(args.weights, config) if args.dask is None else None
-    from mediar_infer.folder.ledger import console_table
+    from mediar_infer.folder.console import console_table
     from mediar_infer.folder.options import RunOptions
-    from mediar_infer.folder.runner import exit_code, run_folder
+    from mediar_infer.folder.runner import compute_exit_code, run_folder
 
     options = RunOptions(
         input_path=args.input,
@@ -101,4 +101,4 @@ def run(args: argparse.Namespace) -> int:
         records = run_folder(segmenter, options)
     if not args.quiet:
         print_summary(f"{console_table(records)}\nresults in {args.output}")
-    return exit_code(records, strict_budget=args.strict_budget)
+    return compute_exit_code(records, strict_budget=args.strict_budget)

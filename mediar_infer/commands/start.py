@@ -49,4 +49,4 @@ def load_for_process(weights: Sequence[Path], config: EngineConfig) -> "Segmente
         from mediar_infer.folder import runner  # noqa: F401
         from mediar_infer.segmenter import Segmenter
 
-        return Segmenter.from_weights(weights, config, loading)
+        return Segmenter.from_pending(loading)

@@ -1,13 +1,16 @@
-"""Models x flips x windows → finished rows of merged maps, streaming from top to bottom.
+"""Models × flips × windows → bands of merged maps, streaming from top to bottom.
 
-All passes go down the image together and add into one ring of ``roi_size`` rows: every window's
+All passes move down the image together and add into one ring of ``roi_size`` rows: every window's
 weights are divided beforehand by the sum over its own pass (``windows.py``), so the sum over
-passes, over their number, is the released result. A row leaves the ring when no later window of
-any pass touches it. Memory therefore grows with the width of the image, never with its height.
+passes divided by their number is the released result. A row leaves the ring when no later window
+of any pass touches it. Memory therefore grows with the width of the image, never with its height.
+
+A band is a ``(3, rows, W)`` float32 array: FLOW_Y, FLOW_X (network scale), CELLPROB (mean logit).
+Bands come without gaps, so their place in the image follows from their order.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -23,30 +26,20 @@ from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.engine.tta import flip_inputs, unflip_logits
 from mediar_infer.engine.windows import WindowGrid, normalised_importance
 from mediar_infer.errors import PredictionError
+from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.network.backends import Backend
 from mediar_infer.row_buffer import RowBuffer
-from mediar_infer.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
 
 BAND_ROWS: Final = 64
-"""Most rows of a band: what is made of one is held beside the rows that wait."""
+"""Most rows of a band: what is computed from one is held next to the rows that wait."""
 _ROWS_READ_AT_ONCE: Final = 16
 _MAX_BLANK = 4
-"""Colours whose logits are kept for further windows of one colour; 3 MiB each."""
+"""Colours whose logits are kept for later windows of that single colour; 3 MiB each."""
 _WindowKey = tuple[int, ...] | int
-"""Colour of a window that has one only, else its place in the batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class MapBand:
-    """Finished rows of the merged maps."""
-
-    top: int
-    """Image row of the first row."""
-    maps: Float32Array
-    """``(3, rows, W)``: FLOW_Y, FLOW_X (network scale), CELLPROB (mean logit)."""
+"""Colour of a window of a single colour, otherwise its place in the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,41 +53,54 @@ class Window:
 
 
 class InputRows:
-    """Normalised rows of the image from ``top`` on, each read and normalised once."""
+    """Normalised rows of an image, each read and normalised once, from top to bottom.
 
-    def __init__(
-        self, source: ImageSource, scaling: Scaling, stopwatch: Stopwatch, top: int = 0
-    ) -> None:
-        self._source, self._scaling, self._stopwatch = source, scaling, stopwatch
+    Args:
+        source: the image.
+        scaling: its normalisation constants.
+        trace: gains the stages ``read`` and ``preprocess``.
+        top: first row that is needed.
+    """
+
+    def __init__(self, source: ImageSource, scaling: Scaling, trace: Trace, top: int = 0) -> None:
+        self._source, self._scaling, self._trace = source, scaling, trace
         normalised = scaling.apply(np.zeros((0, source.width, 3), source.dtype))
         self._rows = RowBuffer((3, source.width), normalised.dtype, top)
 
     def move_to(self, top: int, bottom: int) -> None:
-        """Hold rows ``top`` … ``bottom`` of the image; must not move up."""
+        """Hold rows ``top`` … ``bottom - 1`` of the image; never moves up."""
         self._rows.drop_above(top)
         for first in range(self._rows.bottom, bottom, _ROWS_READ_AT_ONCE):
-            with self._stopwatch("read"):
+            with self._trace.stage("read"):
                 fresh = self._source.read_rows(first, min(first + _ROWS_READ_AT_ONCE, bottom))
-            with self._stopwatch("preprocess"):
+            with self._trace.stage("preprocess"):
                 self._rows.append(self._scaling.apply(fresh).transpose(2, 0, 1))
 
     def crop(self, window: Window) -> Tensor:
-        """``(3, roi, roi)`` uint8, zero outside the image."""
+        """Copy the pixels of a window: ``(3, roi, roi)`` uint8, zero outside the image."""
         size = window.grid.roi_size
         return torch.from_numpy(self._rows.crop(window.top, window.left, size, size))
 
 
 class RingOfRows:
-    """Accumulator ``(channels, roi_size, W)``; image row y lies at y modulo roi_size."""
+    """Accumulator of ``roi_size`` rows on a device; image row y lies at y modulo ``roi_size``.
+
+    Args:
+        roi_size: side of the windows: the number of rows held.
+        height: rows of the image.
+        width: columns of the image.
+        device: where the sums are kept.
+        n_channels: values per pixel.
+    """
 
     def __init__(
-        self, roi_size: int, width: int, device: torch.device, n_channels: int = 3
+        self, roi_size: int, height: int, width: int, device: torch.device, n_channels: int = 3
     ) -> None:
-        self._size = roi_size
+        self._size, self._height, self._width = roi_size, height, width
         self._sums = torch.zeros(n_channels, roi_size, width, dtype=torch.float32, device=device)
 
     def _pieces(self, top: int, bottom: int) -> Iterator[tuple[slice, slice]]:
-        """Rows ``top`` … ``bottom`` as (ring rows, rows counted from ``top``)."""
+        """Rows ``top`` … ``bottom - 1`` as (ring rows, rows counted from ``top``)."""
         row = top
         while row < bottom:
             place = row % self._size
@@ -102,16 +108,34 @@ class RingOfRows:
             yield slice(place, place + n), slice(row - top, row - top + n)
             row += n
 
-    def add(self, window: Window, weighted: Tensor, height: int, width: int) -> None:
-        """Add ``(channels, roi, roi)`` of a window, leaving out what lies outside the image."""
-        top, bottom = max(window.top, 0), min(window.top + self._size, height)
-        left, right = max(window.left, 0), min(window.left + self._size, width)
+    def add(self, window: Window, weighted: Tensor) -> None:
+        """Add a window to the sums; the part outside the image is ignored.
+
+        The rows of the window inside the image must be in the ring: not taken yet, and fewer than
+        ``roi_size`` below the first row that is not.
+
+        Args:
+            window: where the values lie.
+            weighted: ``(channels, roi_size, roi_size)`` float32 on the ring's device, logits
+                times importance weights. Not modified.
+        """
+        top, bottom = max(window.top, 0), min(window.top + self._size, self._height)
+        left, right = max(window.left, 0), min(window.left + self._size, self._width)
         inside = weighted[:, top - window.top :, left - window.left : right - window.left]
         for ring, rows in self._pieces(top, bottom):
             self._sums[:, ring, left:right] += inside[:, rows]
 
     def take(self, top: int, bottom: int) -> Float32Array:
-        """Rows ``top`` … ``bottom``, which are zero afterwards."""
+        """Take finished rows out of the ring and make room for the rows below.
+
+        Args:
+            top: first image row.
+            bottom: row after the last one; at most ``roi_size`` rows.
+
+        Returns:
+            ``(channels, bottom - top, W)`` float32 sums on the host, a new array owned by the
+            caller. In the ring these rows are zero afterwards.
+        """
         n_channels, _, width = self._sums.shape
         taken = np.empty((n_channels, bottom - top, width), dtype=np.float32)
         for ring, rows in self._pieces(top, bottom):
@@ -138,97 +162,147 @@ def _windows_by_top(height: int, width: int, config: EngineConfig) -> dict[int, 
 
 
 def list_window_rows(height: int, width: int, config: EngineConfig) -> list[int]:
-    """Image rows at which windows of any pass begin, increasing; the first one is 0.
+    """List the image rows at which windows of any pass begin.
 
-    A range of rows between two of them is finished by :func:`predict_bands` with the fewest
-    windows that it shares with other ranges.
+    Ranges of rows that end there share the fewest windows with each other, which makes these rows
+    the best places to split an image between workers.
+
+    Args:
+        height: rows of the image.
+        width: columns of the image.
+        config: flips, overlap and window size.
+
+    Returns:
+        Rows in increasing order; the first one is 0, as a window that starts above the image
+        counts from its first row.
     """
     return sorted({max(top, 0) for top in _windows_by_top(height, width, config)})
 
 
 def count_windows(height: int, width: int, config: EngineConfig, n_members: int) -> int:
-    """Number of single-window forward passes that an image takes."""
+    """Count the single-window forward passes that an image takes.
+
+    Args:
+        height: rows of the image.
+        width: columns of the image.
+        config: flips, overlap and window size.
+        n_members: number of models.
+    """
     grid = WindowGrid.of_image(height, width, config.roi_size, config.plan.overlap)
     return len(grid.tops) * len(grid.lefts) * len(config.plan.flips) * n_members
 
 
-class Members:
-    """The ensemble: predicts windows in batches that fit the device, weighted for the sum.
+class Ensemble:
+    """All members on one device: predicts windows of one image in batches that fit the device.
 
-    ``n_predicted`` counts the windows that went through the network; the others were of one colour
-    and known.
+    Args:
+        members: the models.
+        config: batch and window size.
+        trace: gains a warning where device memory forces a smaller batch.
     """
 
-    def __init__(self, members: Sequence[Backend], config: EngineConfig) -> None:
+    def __init__(self, members: Sequence[Backend], config: EngineConfig, trace: Trace) -> None:
         self.device = members[0].device
         self.batch = config.runtime.batch or members[0].batch
-        self._members = members
+        """Windows per call; halved when device memory is full."""
         self.n_predicted = 0
+        """Windows that went through the network; the others were of a single, known colour."""
+        self._members, self._trace = members, trace
         self._blank: dict[_WindowKey, Tensor] = {}
-        # Most windows of an image lie alike among their neighbours: few maps serve all.
-        self._weights = lru_cache(maxsize=64)(self._make_weights)
-
-    def _make_weights(
-        self, roi_size: int, rows: tuple[int, ...], columns: tuple[int, ...]
-    ) -> Tensor:
-        return torch.from_numpy(normalised_importance(roi_size, rows, columns)).to(self.device)
 
     def predict(
-        self, windows: Sequence[Window], rows: InputRows, source: ImageSource
+        self, windows: Sequence[Window], rows: InputRows
     ) -> Iterator[tuple[Window, Tensor]]:
-        """Weighted logits ``(3, roi, roi)`` of each window, summed over the members."""
-        for window, logits in self.predict_logits(windows, rows, source):
-            neighbours = window.grid.neighbours(window.top, window.left)
-            yield window, logits * self._weights(window.grid.roi_size, *neighbours)
+        """Predict windows, batch by batch.
 
-    def predict_logits(
-        self, windows: Sequence[Window], rows: InputRows, source: ImageSource
-    ) -> Iterator[tuple[Window, Tensor]]:
-        """Logits ``(3, roi, roi)`` of each window as it lies, summed over the members."""
+        Args:
+            windows: windows of any pass.
+            rows: holds all image rows that the windows touch.
+
+        Yields:
+            Each window, in the given order, with its logits summed over the members:
+            ``(3, roi, roi)`` float32 on the device, unflipped, not weighted. Tensors may share
+            memory and must not be modified.
+
+        Raises:
+            torch.OutOfMemoryError: if device memory does not suffice for a single window.
+        """
         first = 0
         while first < len(windows):
             group = windows[first : first + self.batch]
+            crops = [rows.crop(window) for window in group]
+            # Windows of a single colour are the same to the network wherever they lie and however
+            # they are flipped: each colour is predicted once. All others are known by their place.
+            keys: list[_WindowKey] = [_only_colour(crop) or i for i, crop in enumerate(crops)]
+            fresh = {key: keys.index(key) for key in keys if key not in self._blank}
+            logits = self._blank.copy()
             try:
-                logits = self._predict_group(group, rows)
+                if fresh:
+                    inputs = self._to_inputs(crops, group, list(fresh.values()))
+                    # All are started before the first is waited for, so that no core is idle.
+                    sums = _wait_for_sum([member.start(inputs) for member in self._members])
+                    logits.update(zip(fresh, sums, strict=True))
+                    self.n_predicted += len(inputs)
+                outputs = [
+                    unflip_logits(logits[key][None], window.flip)[0]
+                    for key, window in zip(keys, group, strict=True)
+                ]
+                self._keep_blank({key: logits[key] for key in fresh if isinstance(key, tuple)})
             except torch.OutOfMemoryError:
                 if len(group) == 1:
                     raise
+                logits.clear()  # frees device memory for the smaller batch
                 self.batch = len(group) // 2
-                source.warnings.append(f"device memory is full; batch is now {self.batch}")
+                self._trace.warn(f"device memory is full; batch is now {self.batch}")
                 continue
             first += len(group)
-            yield from zip(group, logits, strict=True)
+            yield from zip(group, outputs, strict=True)
 
-    def _predict_group(self, group: Sequence[Window], rows: InputRows) -> Tensor:
-        crops = [rows.crop(window) for window in group]
-        # Windows of one colour are the same to the network, wherever they lie and however they are
-        # flipped: each colour is predicted once. All others are known by their place.
-        keys: list[_WindowKey] = [_only_colour(crop) or i for i, crop in enumerate(crops)]
-        fresh = {key: keys.index(key) for key in keys if key not in self._blank}
-        found = self._blank.copy()
-        if fresh:
-            places = list(fresh.values())
-            inputs = torch.stack([crops[i] for i in places]).to(self.device, torch.float32) / 255
-            flips = [group[i].flip for i in places]
-            inputs = torch.stack(
-                [flip_inputs(x[None], f)[0] for x, f in zip(inputs, flips, strict=True)]
-            )
-            found.update(zip(fresh, self._predict_sum(inputs), strict=True))
-        self._blank |= {key: found[key].clone() for key in fresh if isinstance(key, tuple)}
-        for key in list(self._blank)[:-_MAX_BLANK]:
-            del self._blank[key]
+    def _to_inputs(
+        self, crops: Sequence[Tensor], group: Sequence[Window], places: Sequence[int]
+    ) -> Tensor:
+        """Flip and stack some of the crops: ``(n, 3, roi, roi)`` float32 in [0, 1]."""
+        inputs = torch.stack([crops[i] for i in places]).to(self.device, torch.float32) / 255
+        flips = [group[i].flip for i in places]
         return torch.stack(
-            [unflip_logits(found[key][None], w.flip)[0] for key, w in zip(keys, group, strict=True)]
+            [flip_inputs(x[None], flip)[0] for x, flip in zip(inputs, flips, strict=True)]
         )
 
-    def _predict_sum(self, inputs: Tensor) -> Tensor:
-        self.n_predicted += len(inputs)
-        # All are started before the first is waited for, so that none leaves a core idle.
-        first, *others = [member.start(inputs) for member in self._members]
-        logits = first()
-        for finish in others:
-            logits += finish()
-        return logits
+    def _keep_blank(self, logits: Mapping[_WindowKey, Tensor]) -> None:
+        """Keep logits of single colours for later windows, the latest few."""
+        self._blank |= {colour: tensor.clone() for colour, tensor in logits.items()}
+        for colour in list(self._blank)[:-_MAX_BLANK]:
+            del self._blank[colour]
+
+
+class NormalisedWeights:
+    """Importance weights of windows, normalised over all windows of a pass.
+
+    Args:
+        device: where the weights are kept.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        # Most windows of an image lie alike among their neighbours: few maps serve all.
+        self._cached = lru_cache(maxsize=64)(self._make)
+
+    def _make(self, roi_size: int, rows: tuple[int, ...], columns: tuple[int, ...]) -> Tensor:
+        return torch.from_numpy(normalised_importance(roi_size, rows, columns)).to(self._device)
+
+    def of_window(self, window: Window) -> Tensor:
+        """Look up the weights of a window: ``(roi, roi)`` float32, not to be modified."""
+        neighbours = window.grid.neighbours(window.top, window.left)
+        return self._cached(window.grid.roi_size, *neighbours)
+
+
+def _wait_for_sum(running: Sequence[Callable[[], Tensor]]) -> Tensor:
+    """Wait for the members' logits and add them up."""
+    first, *others = running
+    logits = first()
+    for finish in others:
+        logits += finish()
+    return logits
 
 
 def _only_colour(crop: Tensor) -> tuple[int, ...] | None:
@@ -245,32 +319,33 @@ def predict_bands(
     scaling: Scaling,
     members: Sequence[Backend],
     config: EngineConfig,
-    stopwatch: Stopwatch,
+    trace: Trace,
     rows: tuple[int, int] | None = None,
-) -> Iterator[MapBand]:
+) -> Generator[Float32Array, None, None]:
     """Predict the merged maps of an image, or of some of its rows, band by band.
 
-    A row is always summed over the same windows in the same order, so that its maps are the same to
-    the last bit whatever rows are asked for.
+    A row is always summed over the same windows in the same order, so its maps are the same to the
+    last bit whatever rows are asked for.
 
     Args:
         source: the image.
         scaling: its normalisation constants.
         members: the models of the ensemble, all on one device.
         config: plan (flips, overlap) and window size.
-        stopwatch: gains the stages ``read``, ``preprocess`` and ``network``.
+        trace: gains the stages ``read``, ``preprocess`` and ``network``, and the progress.
         rows: first row and row after the last one; by default all.
 
     Yields:
-        Bands from top to bottom without gaps; together they cover the rows.
+        Bands ``(3, rows, W)`` from top to bottom without gaps; together they cover the rows.
 
     Raises:
         PredictionError: if the network's output is not finite.
     """
     height, width = source.height, source.width
     start, stop = rows or (0, height)
-    ensemble = Members(members, config)
-    ring = RingOfRows(config.roi_size, width, ensemble.device)
+    ensemble = Ensemble(members, config, trace)
+    weights = NormalisedWeights(ensemble.device)
+    ring = RingOfRows(config.roi_size, height, width, ensemble.device)
     by_top = {
         top: windows
         for top, windows in _windows_by_top(height, width, config).items()
@@ -281,21 +356,22 @@ def predict_bands(
     n_passes = len(members) * len(config.plan.flips)
     tops = [max(top, 0) for top in by_top]
     done = tops[0]
-    inputs = InputRows(source, scaling, stopwatch, done)
+    inputs = InputRows(source, scaling, trace, done)
     for (top, windows), end in zip(by_top.items(), [*tops[1:], stop], strict=True):
         inputs.move_to(max(top, 0), min(top + config.roi_size, height))
-        with stopwatch("network"):
-            for window, weighted in ensemble.predict(windows, inputs, source):
-                ring.add(window, weighted, height, width)
+        with trace.stage("network"):
+            for window, logits in ensemble.predict(windows, inputs):
+                ring.add(window, logits * weights.of_window(window))
         while done < end:
             bottom = min(done + BAND_ROWS, end)
-            with stopwatch("network"):
+            with trace.stage("network"):
                 maps = ring.take(done, bottom)[:, max(start - done, 0) :]
                 maps /= n_passes
             done = bottom
             if maps.shape[1]:
                 check_finite(maps, source.name, done - maps.shape[1])
-                yield MapBand(done - maps.shape[1], maps)
+                trace.on_progress((done - start) / (stop - start))
+                yield maps
 
 
 def check_finite(maps: npt.NDArray[np.float32], name: str, top: int) -> None:

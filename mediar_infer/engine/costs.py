@@ -1,34 +1,34 @@
-"""What things cost on this machine, in seconds: measured as it works, guessed until then."""
+"""What the stages cost on this machine, in seconds: measured as it works, guessed until then."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 END_S: Final = 0.5
 """From the last label file to the end of the process: summary and table.
-Measured 0.2 to 0.5 s on two cores; the process cannot measure it for itself."""
+Measured 0.2 to 0.5 s on two cores; a process cannot measure its own end."""
 STAGE_PRIORS: Final[Mapping[str, float]] = {"labels": 0.4, "write": 0.05, "overlay": 0.2}
-"""Seconds per megapixel of the stages behind the network, before any image is done. Labels were
+"""Seconds per megapixel of the stages after the network, before any image is done. Labels were
 measured at 0.13 (780 cells per megapixel, two cores) to 0.18 (one core); giant cells take more."""
 
 _LEAST_MEGAPIXELS = 0.1
 _SHARE_OF_LATEST = 1 / 2
-"""Of one batch in the mean. Less would drop fewer passes for a short delay, but see a machine that
-has become slower later."""
+"""Weight of the latest batch in the mean. A smaller one would drop fewer passes after a short
+delay, but would notice later that the machine has become slower."""
 _N_EARLY = 2
-"""Full batches before anything is decided, where that does no harm."""
+"""Full batches that are timed before a decision, where waiting does no harm."""
 
 
 class WindowRate:
     """Seconds per window of one model.
 
-    The first calls hold what happens once (allocation, loading of kernels), and a call of few
-    windows leaves cores idle. So the first call counts only until there is another one, later
-    calls are taken together until they make a full batch, and the first batch counts only until
+    The first calls include one-time work (allocation, loading of kernels), and a call of few
+    windows leaves cores idle. The first call therefore counts only until there is another one,
+    later calls are combined until they make a full batch, and the first batch counts only until
     there is a second one; the mean of the last batches then follows a machine that becomes slower.
 
     Args:
-        batch: windows that suit the model at once.
-        warms_up: the very first call says nothing, as on accelerators, where it takes seconds.
+        batch: windows of a full call.
+        warms_up: the very first call is ignored, as on accelerators, where it takes seconds.
     """
 
     def __init__(self, batch: int, *, warms_up: bool = False) -> None:
@@ -39,7 +39,7 @@ class WindowRate:
         self._n_batches = 0
 
     def add(self, n_windows: int, seconds: float) -> None:
-        """Note how long a call took."""
+        """Record how long a call took."""
         if self._warms_up:
             self._warms_up = False
             return
@@ -57,17 +57,17 @@ class WindowRate:
 
     @property
     def is_early(self) -> bool:
-        """Whether what is known holds the cost of a start, and is too slow rather than too fast."""
+        """Whether the rate still includes the cost of starting up, and is too slow if anything."""
         return self._n_batches < _N_EARLY
 
     @property
     def is_first_guess(self) -> bool:
-        """Whether the first call is all there is."""
+        """Whether only the first call has been timed."""
         return self._steady is None and self._n_pending == 0
 
     @property
     def seconds(self) -> float | None:
-        """Seconds per window; none before the first call."""
+        """Seconds per window; None before the first call."""
         if self._steady is None and self._n_pending:
             return self._pending_s / self._n_pending
         return self._first if self._steady is None else self._steady
@@ -78,8 +78,8 @@ class Costs:
 
     Args:
         n_members: number of models.
-        batch: windows that suit them at once.
-        warms_up: they run on an accelerator.
+        batch: windows of a full call.
+        warms_up: the models run on an accelerator.
     """
 
     def __init__(self, n_members: int, batch: int, *, warms_up: bool = False) -> None:
@@ -89,16 +89,23 @@ class Costs:
 
     @property
     def is_known(self) -> bool:
-        """Whether any window has been timed that tells something."""
+        """Whether any window has been timed that counts."""
         return any(rate.seconds is not None for rate in self.rates)
 
     @property
     def is_early(self) -> bool:
-        """Whether no model has been timed for long enough to be judged by it."""
+        """Whether no model has been timed for long enough to decide."""
         return all(rate.is_early for rate in self.rates)
 
     def window_s(self, member: int) -> float:
-        """Seconds per window of a model; that of the others while they are known better.
+        """Estimate the seconds per window of one model.
+
+        While the model's only timing is its first call, which is slower than later ones, the mean
+        over the models with more than one timed call is used in its place; without any, the mean
+        over all first calls.
+
+        Args:
+            member: index of the model in the ensemble, from 0.
 
         Raises:
             ValueError: if no window has been timed.
@@ -112,7 +119,7 @@ class Costs:
         return sum(known) / len(known)
 
     def network_s(self, n_windows: Sequence[int]) -> float:
-        """Seconds for a number of windows per model."""
+        """Estimate the seconds for a number of windows of each model."""
         return sum(n * self.window_s(member) for member, n in enumerate(n_windows) if n)
 
     def stage_s_per_megapixel(self, stage: str) -> float:
@@ -122,7 +129,11 @@ class Costs:
     def learn(self, stages_s: Mapping[str, float], megapixels: float) -> None:
         """Move half-way to what the stages of a finished image took.
 
-        Images of less than a tenth of a megapixel tell little: what they take is mostly constant.
+        Images of less than a tenth of a megapixel are ignored: their times are mostly constant.
+
+        Args:
+            stages_s: seconds by stage.
+            megapixels: size of the image.
         """
         if megapixels < _LEAST_MEGAPIXELS:
             return

@@ -1,7 +1,14 @@
-"""The richest plan that finishes in time: chosen once windows are timed, watched until the end."""
+"""The richest plan that finishes in time: chosen once windows are timed, watched until the end.
+
+Words:
+    tolerance: seconds that the challenge grants for an image: 10 per megapixel, at least 10.
+    budget: the run's setting to stay inside the tolerance; its scale is the fraction to aim at.
+    aim: scale × tolerance, the predicted seconds that a plan is chosen for.
+    limit: half-way from aim to tolerance; beyond it the plan is replaced on the way.
+    plan: which models, flips and overlap are used; the steps of a ladder go from rich to cheap.
+"""
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +16,7 @@ from typing import Any
 from mediar_infer.config import Plan
 from mediar_infer.engine.costs import END_S, Costs
 from mediar_infer.engine.plans import describe_passes, name_dropped
-from mediar_infer.stopwatch import Stopwatch
+from mediar_infer.image_trace import Trace
 from mediar_infer.tolerance import tolerance_s
 
 logger = logging.getLogger(__name__)
@@ -20,7 +27,7 @@ _WORTHWHILE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """One image's size, and the time there is for it."""
+    """One image's size, and the time that it may take."""
 
     name: str
     """File name, for messages."""
@@ -28,8 +35,6 @@ class Deadline:
     """Rows in pixels."""
     width: int
     """Columns in pixels."""
-    started_s: float
-    """Clock time from which the image's wall time counts."""
     scale: float
     """Fraction of the tolerance that plans are chosen for, in (0, 1]."""
 
@@ -50,7 +55,7 @@ class Deadline:
 
     @property
     def limit_s(self) -> float:
-        """Predicted seconds from which on the plan is made cheaper; predictions may waver a bit."""
+        """Predicted seconds beyond which a cheaper plan is taken; leaves room for fluctuations."""
         return (self.aim_s + self.tolerance_s) / 2
 
 
@@ -63,7 +68,7 @@ class Work:
     n_rows_to_read: int
     """Rows that have not been read yet."""
     n_windows: Callable[[Plan], Sequence[int]]
-    """Windows per model that a plan would still predict."""
+    """Plan → windows per model that it would still predict."""
 
 
 @dataclass(slots=True)
@@ -85,9 +90,9 @@ class Pacer:
         plans: from richest to cheapest, see :func:`mediar_infer.engine.plans.ladder_below`.
         costs: what is known of this machine; learns from this image.
         deadline: size and time of the image.
-        stopwatch: stages of the image so far.
-        extra_stages: stages behind the labels: ``write``, ``overlay``.
-        clock: the clock of ``deadline.started_s``.
+        trace: stages of the image so far, its clock and the start of its wall time; gains a
+            warning for each change of plan.
+        later_stages: stages after the labels: ``write``, ``overlay``.
     """
 
     def __init__(
@@ -95,27 +100,31 @@ class Pacer:
         plans: Sequence[Plan],
         costs: Costs,
         deadline: Deadline,
-        stopwatch: Stopwatch,
+        trace: Trace,
         *,
-        extra_stages: Sequence[str] = (),
-        clock: Callable[[], float] = time.perf_counter,
+        later_stages: Sequence[str] = (),
     ) -> None:
         self.plan = plans[0]
         self.costs = costs
-        self.warnings: list[str] = []
-        self._plans, self._deadline, self._stopwatch = plans, deadline, stopwatch
-        self._extra_stages, self._clock = extra_stages, clock
+        self._plans, self._deadline, self._trace = plans, deadline, trace
+        self._later_stages = later_stages
         self._scan_s: float | None = None
         self._choice: _Choice | None = None
         self._n_windows = 0
         self._is_warned = False
 
     def now(self) -> float:
-        """Time on the pacer's clock."""
-        return self._clock()
+        """The time on the clock of the image's trace."""
+        return self._trace.now()
 
     def note_windows(self, member: int, n_windows: int, seconds: float) -> None:
-        """Take note of a call of the network."""
+        """Record one batch of windows that a member has predicted.
+
+        Args:
+            member: index of the model in the ensemble, from 0.
+            n_windows: windows that went through the network in this batch.
+            seconds: time that all of them took together.
+        """
         self._n_windows += n_windows
         self.costs.rates[member].add(n_windows, seconds)
 
@@ -123,11 +132,11 @@ class Pacer:
         """Choose a plan, or a cheaper one if the rest no longer fits; sets ``plan``."""
         if self._scan_s is None:
             # Finding the normalisation reads every row once, about as long as reading them again.
-            stages_s = self._stopwatch.seconds
+            stages_s = self._trace.stages_s
             self._scan_s = stages_s.get("read", 0.0) + stages_s.get("preprocess", 0.0)
         if not self.costs.is_known:
             return
-        elapsed_s = self._clock() - self._deadline.started_s
+        elapsed_s = self._trace.now() - self._trace.started_s
         fixed_s = elapsed_s + self._stages_s(work)
         predictions = [
             fixed_s + self.costs.network_s(work.n_windows(plan))
@@ -156,7 +165,7 @@ class Pacer:
             return
         self.plan, predicted = self._plans[best], predictions[best]
         names = [plan.name for plan in self._plans]
-        told = ", ".join(
+        listed = ", ".join(
             f"{name} {seconds:.1f} s"
             for name, seconds in zip(names[: best + 1], predictions, strict=False)
         )
@@ -165,7 +174,7 @@ class Pacer:
             plan=self.plan,
             predicted_s=predicted,
             predictions_s=dict(zip(names, predictions, strict=True)),
-            reason=f"{told}: {verdict} {aim_s:.1f} s",
+            reason=f"{listed}: {verdict} {aim_s:.1f} s",
             window_s=self.costs.window_s(0),
         )
         logger.info(
@@ -180,7 +189,7 @@ class Pacer:
             self._warn_too_slow(predicted)
 
     def _go_down(self, predictions: Sequence[float], row: int) -> float:
-        """Take a cheaper plan, if that helps; return the seconds predicted from then on."""
+        """Take a cheaper plan if that helps; return the seconds predicted from then on."""
         assert self._choice is not None
         best, expected = self._best(predictions), predictions[0]
         # At the end of an image most of a pass has been paid for, and dropping it saves nothing.
@@ -198,7 +207,7 @@ class Pacer:
                 "reason": f"{before.name} would take {expected:.1f} s",
             }
         )
-        self.warnings.append(
+        self._trace.warn(
             f"from row {row} on plan {self.plan.name} in place of {before.name}, which would take"
             f" {expected:.1f} s of {self._deadline.tolerance_s:.1f} s; dropped:"
             f" {', '.join(dropped)}"
@@ -209,15 +218,15 @@ class Pacer:
         if self._is_warned:
             return
         self._is_warned = True
-        self.warnings.append(
+        self._trace.warn(
             f"{predicted:.1f} s predicted for plan {self.plan.name}, the cheapest that is left,"
-            f" expected at most {self._deadline.tolerance_s:.1f} s; the image may be late on this"
-            " machine"
+            f" expected at most {self._deadline.tolerance_s:.1f} s; the image may miss the time"
+            " limit"
         )
 
     def _stages_s(self, work: Work) -> float:
-        """Seconds that stages other than the network will still take."""
-        megapixels, spent_s = self._deadline.megapixels, self._stopwatch.seconds
+        """Predict the seconds that stages other than the network will still take."""
+        megapixels, spent_s = self._deadline.megapixels, self._trace.stages_s
         reading_s = (self._scan_s or 0.0) * work.n_rows_to_read / self._deadline.height
         share_done = work.row / self._deadline.height
         rate = self.costs.stage_s_per_megapixel("labels")
@@ -227,22 +236,22 @@ class Pacer:
             measured_s = spent_s["labels"] / share_done
             labels_s += (measured_s - labels_s) * share_done
         labels_s = max(0.0, labels_s - spent_s.get("labels", 0.0))
-        extra = [self.costs.stage_s_per_megapixel(stage) for stage in self._extra_stages]
+        extra = [self.costs.stage_s_per_megapixel(stage) for stage in self._later_stages]
         return reading_s + labels_s + (sum(extra) * megapixels + END_S) * self._slowdown
 
     @property
     def _slowdown(self) -> float:
-        """How much slower than at the choice the machine is; stages to come suffer too."""
+        """How much slower the machine is than at the choice; later stages slow down as well."""
         if self._choice is None or self._choice.window_s == 0:
             return 1.0
         return max(1.0, self.costs.window_s(0) / self._choice.window_s)
 
     def finish(self) -> None:
-        """Learn from the stages of the image, which is done."""
-        self.costs.learn(self._stopwatch.seconds, self._deadline.megapixels)
+        """Learn from the stages of the finished image."""
+        self.costs.learn(self._trace.stages_s, self._deadline.megapixels)
 
     def report(self) -> dict[str, Any] | None:
-        """What was chosen, predicted and changed, ready for JSON; none if it never came so far."""
+        """What was chosen, predicted and changed, ready for JSON; None before a choice."""
         if self._choice is None:
             return None
         choice = self._choice

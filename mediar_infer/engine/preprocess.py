@@ -36,6 +36,8 @@ class Scaling:
     """99.5th percentile of the non-zero values; maps to 255."""
     lut: npt.NDArray[np.uint8] | None
     """Result for every value of an 8- or 16-bit image, indexed by its bits; None otherwise."""
+    warnings: tuple[str, ...] = ()
+    """What was unusual about the values, one sentence each."""
 
     def apply(self, rows: _Array) -> npt.NDArray[np.uint8]:
         """Normalise rows of the image.
@@ -186,8 +188,7 @@ def _first_digits(source: ImageSource) -> tuple[npt.NDArray[np.int64], int]:
 def compute_scaling(source: ImageSource) -> Scaling:
     """Find the normalisation constants of an image by reading it row band by row band.
 
-    NaN and infinite values are left out and later read as the lowest intensity, with a warning on
-    the source.
+    NaN and infinite values are ignored and later read as the lowest intensity, with a warning.
 
     Args:
         source: the image; bool, integer or float of up to 64 bits.
@@ -205,8 +206,9 @@ def compute_scaling(source: ImageSource) -> Scaling:
             f"{source.name}: found no finite pixel (all {source.height}x{source.width} are NaN or"
             " infinite), expected intensities; check how the file was exported"
         )
+    warnings = []
     if n_bad:
-        source.warnings.append(
+        warnings.append(
             f"{n_bad} of {n_pixels} pixels are NaN or infinite; read as the lowest intensity"
         )
     low = high = 0.0
@@ -218,4 +220,4 @@ def compute_scaling(source: ImageSource) -> Scaling:
     if source.dtype.itemsize <= 2:
         every = np.arange(1 << (8 * source.dtype.itemsize)).astype(f"u{source.dtype.itemsize}")
         lut = _rescale(every.view(source.dtype), low, high)
-    return Scaling(low=low, high=high, lut=lut)
+    return Scaling(low=low, high=high, lut=lut, warnings=tuple(warnings))

@@ -1,8 +1,8 @@
-"""Sliding windows: where they lie, and how much each pixel of each counts.
+"""Sliding windows: where they lie, and the weight of each of their pixels.
 
 Results equal MONAI's ``sliding_window_inference(mode="gaussian", sigma_scale=0.125)``, but each
 window's weights are divided by the sum of all windows' weights before they are used. So one
-accumulator serves any number of flips and models, and a row is done as soon as no window will
+accumulator serves any number of flips and models, and a row is finished as soon as no window will
 touch it again, without a second pass or a canvas of weights.
 
 References:
@@ -30,7 +30,7 @@ def window_starts(size: int, roi_size: int, overlap: float) -> list[int]:
 
     Returns:
         First pixels of the windows, increasing. An image shorter than a window gets one window that
-        starts before it: the image lies in its middle, the odd pixel of padding behind it.
+        starts before it: the image lies in its middle, the odd pixel of padding after it.
     """
     if size <= roi_size:
         return [-((roi_size - size) // 2)]
@@ -40,7 +40,7 @@ def window_starts(size: int, roi_size: int, overlap: float) -> list[int]:
 
 
 def continued_starts(last: int, size: int, roi_size: int, overlap: float) -> list[int]:
-    """Place the windows behind one that is there, up to the far edge, at an overlap of its own."""
+    """Place the windows after the one at ``last``, up to the far edge, at another overlap."""
     far = size - roi_size
     stride = max(1, int(roi_size * (1 - overlap)))
     n_strides = max(0, -(-(far - last) // stride))
@@ -121,7 +121,16 @@ class WindowGrid:
         )
 
     def neighbours(self, top: int, left: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Row and column offsets from the window at ``(top, left)`` to those that overlap it."""
+        """List the offsets from a window to the windows that overlap it, itself included.
+
+        Args:
+            top: first row of the window, one of ``tops``.
+            left: its first column, one of ``lefts``.
+
+        Returns:
+            Row offsets and column offsets, each in increasing order (negative above and to the
+            left) with 0 for the window itself; all pairs of them are the overlapping windows.
+        """
         return (
             tuple(t - top for t in self.tops if abs(t - top) < self.roi_size),
             tuple(x - left for x in self.lefts if abs(x - left) < self.roi_size),

@@ -14,18 +14,18 @@ MAX_OVERLAY_PIXELS: Final = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What to do with a folder, beside how to segment."""
+    """What to do with a folder, apart from how to segment."""
 
     input_path: Path
     """Folder of images, or one image."""
     output_dir: Path
-    """Folder of results; made if need be."""
+    """Folder of results; created if necessary."""
     ledger_dir: Path | None = None
-    """Folder of ledger and summary; none writes neither."""
+    """Folder of ledger and summary; None writes neither."""
     plane: int | None = None
-    """Index of the plane to take from stacks; none makes a stack an error."""
+    """Index of the plane to take from stacks; None makes a stack an error."""
     max_pixels: int | None = None
-    """Largest image that is accepted; none takes the limits of the readers."""
+    """Largest image that is accepted; None takes the limits of the readers."""
     apply_orientation: bool = False
     """Turn images as their EXIF orientation says; otherwise labels lie on the rows as stored."""
     resume: bool = False
@@ -35,7 +35,7 @@ class RunOptions:
     show_progress: bool = False
     """Show a progress bar."""
     label_file: Path | None = None
-    """Where the labels of a single image go, ``.tif`` or ``.mha``; none names them after it."""
+    """Where the labels of a single image go, ``.tif`` or ``.mha``; None: named after the image."""
 
     def __post_init__(self) -> None:
         if self.plane is not None and self.plane < 0:
@@ -53,5 +53,9 @@ class RunOptions:
         return self.output_dir / OVERLAY_DIR / name
 
     def has_overlay(self, height: int, width: int) -> bool:
-        """Whether an image of this size shall have an overlay."""
+        """Whether an image of this size gets an overlay."""
         return self.overlays and height * width <= MAX_OVERLAY_PIXELS
+
+    def list_result_stages(self, height: int, width: int) -> list[str]:
+        """List the stages that follow the labels of an image of this size."""
+        return ["write", "overlay"] if self.has_overlay(height, width) else ["write"]

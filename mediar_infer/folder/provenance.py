@@ -28,12 +28,7 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def describe_plan(segmenter: Segmenter) -> dict[str, Any]:
-    """Everything that decides the labels of an image, ready for JSON.
-
-    Under a time budget this is what was asked for; what was done with an image is in the field
-    ``budget`` of its record.
-    """
+def _describe_plan(segmenter: Segmenter, options: RunOptions) -> dict[str, Any]:
     config = segmenter.config
     budget = {} if config.fit_budget is None else {"fit_budget": config.fit_budget}
     return budget | {
@@ -45,43 +40,52 @@ def describe_plan(segmenter: Segmenter) -> dict[str, Any]:
         "precision": segmenter.members[0].precision,
         "backend": segmenter.members[0].name,
         "masks": asdict(config.masks),
+        "plane": options.plane,
+        **({"apply_orientation": True} if options.apply_orientation else {}),
     }
 
 
 @dataclass(frozen=True, slots=True)
-class EngineFacts:
-    """What the ledger tells of the models and settings that made labels."""
+class Provenance:
+    """Models and settings that labels were made with, as ledger and label files name them."""
 
     plan: Mapping[str, Any]
-    """See :func:`describe_plan`."""
+    """Everything that decides the labels of an image, ready for JSON.
+
+    Under a time budget this is what was requested; what was done with an image is in the field
+    ``budget`` of its ledger entry.
+    """
     digests: Mapping[str, str]
     """Weight file → SHA-256."""
     device: str
     """Where the network runs."""
 
     @classmethod
-    def of(cls, segmenter: Segmenter) -> "EngineFacts":
-        """Facts of models that are loaded in this process."""
+    def of(cls, segmenter: Segmenter, options: RunOptions) -> "Provenance":
+        """Describe models that are loaded in this process.
+
+        Args:
+            segmenter: models and settings.
+            options: how images are read.
+        """
         device = describe_device(segmenter.device)
-        return cls(describe_plan(segmenter), segmenter.digests, device)
+        return cls(_describe_plan(segmenter, options), segmenter.digests, device)
 
 
-def full_plan(facts: EngineFacts, options: RunOptions) -> dict[str, Any]:
-    """Everything that was asked for: :func:`describe_plan`, and how images are read."""
-    turned = {"apply_orientation": True} if options.apply_orientation else {}
-    return {**facts.plan, "plane": options.plane, **turned}
+def describe_labels(path: Path, provenance: Provenance) -> dict[str, Any]:
+    """Describe what a label file is made of: the same for the same input and settings.
 
-
-def label_facts(path: Path, facts: EngineFacts, options: RunOptions) -> dict[str, Any]:
-    """What a label file says that it was made of: the same for the same input and settings.
+    Args:
+        path: the image.
+        provenance: models and settings.
 
     Raises:
-        OSError: if the image is not there.
+        OSError: if the image does not exist.
     """
     return {
         "mediar_infer": __version__,
         "image": path.name,
         "image_bytes": path.stat().st_size,
-        "plan": full_plan(facts, options),
-        "weights": dict(facts.digests),
+        "plan": dict(provenance.plan),
+        "weights": dict(provenance.digests),
     }

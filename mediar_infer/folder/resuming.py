@@ -5,20 +5,30 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mediar_infer.folder.ledger import ImageRecord, Ledger, LedgerContent, timestamp
+from mediar_infer.folder.ledger import Ledger, LedgerContent, LedgerEntry, timestamp
 from mediar_infer.folder.options import RunOptions
-from mediar_infer.folder.provenance import EngineFacts, label_facts
+from mediar_infer.folder.provenance import Provenance, describe_labels
 from mediar_infer.labels.files import label_path, read_label_header
 
 logger = logging.getLogger(__name__)
 
 
 def find_finished(
-    ledger: Ledger | None, facts: EngineFacts, images: Iterable[Path], options: RunOptions
-) -> dict[Path, ImageRecord]:
-    """Images whose label files say that they were made of them with the same weights and plan.
+    ledger: Ledger | None, provenance: Provenance, images: Iterable[Path], options: RunOptions
+) -> dict[Path, LedgerEntry]:
+    """Find images whose label files say that they were made with the same weights and plan.
 
-    What else the ledger knows of such an image is carried over.
+    Args:
+        ledger: entries of earlier runs; what they add to a label file's words is carried over.
+        provenance: models and settings of this run.
+        images: the input files.
+        options: where results are, and which are expected.
+
+    Returns:
+        Image → the entry of a resumed image.
+
+    Raises:
+        OutputError: if the ledger exists but cannot be read.
     """
     content = ledger.read() if ledger else LedgerContent((), ())
     for problem in content.problems:
@@ -29,8 +39,8 @@ def find_finished(
         if header is None:
             continue
         try:
-            expected = label_facts(path, facts, options)
-        except OSError:  # a broken link, or removed meanwhile
+            expected = describe_labels(path, provenance)
+        except OSError:  # a broken link, or removed in the meantime
             continue
         lacks_overlay = (
             options.has_overlay(header.height, header.width)
@@ -48,5 +58,5 @@ def find_finished(
         if all(known.get(name) == value for name, value in fields.items()):
             fields = known
         now = {"file": path.name, "status": "resumed", "started_at": timestamp(), "wall_s": 0.0}
-        finished[path] = ImageRecord.from_dict({**fields, **now, "stages_s": {}})
+        finished[path] = LedgerEntry.from_dict({**fields, **now, "stages_s": {}})
     return finished

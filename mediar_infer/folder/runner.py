@@ -2,21 +2,24 @@
 
 import logging
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Self
 
 from tqdm import tqdm
 
 from mediar_infer.errors import UsageError
-from mediar_infer.folder.image_runner import ImageRunner, Progress
-from mediar_infer.folder.ledger import ImageRecord, Ledger, summarise, timestamp, write_summary
+from mediar_infer.folder.console import log_entry, log_unknown_pixel_sizes
+from mediar_infer.folder.image_runner import ImageRunner, fail_image
+from mediar_infer.folder.image_task import ImageTask
+from mediar_infer.folder.ledger import Ledger, LedgerEntry, summarise, timestamp, write_summary
 from mediar_infer.folder.options import OVERLAY_DIR, RunOptions
-from mediar_infer.folder.provenance import EngineFacts, package_versions
+from mediar_infer.folder.provenance import Provenance, package_versions
 from mediar_infer.folder.resuming import find_finished
 from mediar_infer.images.open import SkippedFile, list_images
-from mediar_infer.labels.files import UNKNOWN_PIXEL_MM, check_collisions, label_path
+from mediar_infer.labels.files import check_collisions, label_path
 from mediar_infer.output_files import refuse_link_as_root, remove_stale_parts
 from mediar_infer.process import process_start_s
 from mediar_infer.segmenter import Segmenter
@@ -24,26 +27,7 @@ from mediar_infer.segmenter import Segmenter
 logger = logging.getLogger(__name__)
 
 
-class FolderRunner(Protocol):
-    """What does the images of a folder: one after the other here, or many at once elsewhere."""
-
-    @property
-    def facts(self) -> EngineFacts:
-        """What the ledger tells of it."""
-        ...
-
-    def run_all(
-        self, paths: Sequence[Path], progress: Progress
-    ) -> Generator[ImageRecord, None, None]:
-        """Segment files; one record each, as they finish."""
-        ...
-
-    def fail(self, path: Path, error: str) -> ImageRecord:
-        """Remove what an earlier run left of an image that cannot be done, and say why."""
-        ...
-
-
-def run_folder(segmenter: Segmenter, options: RunOptions) -> list[ImageRecord]:
+def run_folder(segmenter: Segmenter, options: RunOptions) -> list[LedgerEntry]:
     """Segment every image of a folder and keep a ledger of it.
 
     Args:
@@ -51,16 +35,23 @@ def run_folder(segmenter: Segmenter, options: RunOptions) -> list[ImageRecord]:
         options: folders and switches.
 
     Returns:
-        One record per entry of the folder.
+        One entry per file of the folder.
 
     Raises:
         UsageError: if the input folder does not exist.
         OutputError: if the ledger cannot be written.
     """
-    return run_images(_runner_of_process(segmenter, options), options)
+    provenance = Provenance.of(segmenter, options)
+    # The first image is charged with the start of the process, as the challenge does.
+    runner = ImageRunner(segmenter, provenance, options, process_start_s())
+    with FolderRun(provenance, options) as run:
+        with closing(runner.run_all(run.to_do, run.show_progress)) as entries:
+            for entry in entries:
+                run.add(entry)
+        return run.finish()
 
 
-def run_image(segmenter: Segmenter, options: RunOptions) -> ImageRecord:
+def run_image(segmenter: Segmenter, options: RunOptions) -> LedgerEntry:
     """Segment one image without a ledger.
 
     Args:
@@ -68,59 +59,116 @@ def run_image(segmenter: Segmenter, options: RunOptions) -> ImageRecord:
         options: the image, where its labels go, and switches.
 
     Returns:
-        Its record; an error is in there.
+        Its entry; an error is in there.
     """
-    runner = _runner_of_process(segmenter, options)
-    return runner.run(options.input_path, lambda _path, _fraction: None)
+    provenance = Provenance.of(segmenter, options)
+    runner = ImageRunner(segmenter, provenance, options, process_start_s())
+    with closing(ImageTask(options.input_path, options)) as task:
+        return runner.run(task)
 
 
-def _runner_of_process(segmenter: Segmenter, options: RunOptions) -> ImageRunner:
-    # The first image is charged with the start of the process, as the challenge does.
-    facts, started_s = EngineFacts.of(segmenter), process_start_s()
-    return ImageRunner(segmenter, facts, options, started_s, prepare=segmenter.prepare)
+class FolderRun:
+    """One run over a folder: what there is to do, and what became of it.
 
+    Used as a context manager. Whoever processes ``to_do`` adds an entry for each of its files, in
+    any order, and calls ``finish``.
 
-def run_images(runner: FolderRunner, options: RunOptions) -> list[ImageRecord]:
-    """Do the images of a folder that are left to do, and keep a ledger; see :func:`run_folder`."""
-    images, skipped = list_images(options.input_path)
-    _check_folders(options, images)
-    for folder in (options.output_dir, options.output_dir / OVERLAY_DIR):
-        remove_stale_parts(folder)
-    ledger = None if options.ledger_dir is None else Ledger(options.ledger_dir)
-    records = [_skipped_record(entry) for entry in skipped]
-    if ledger:
-        for record in records:
-            ledger.append(record)
-    done = find_finished(ledger, runner.facts, images, options) if options.resume else {}
-    collisions = {path: paths for paths in check_collisions(images).values() for path in paths}
-    to_do = [path for path in images if path not in collisions and path not in done]
-    with _progress_bar(len(images), options) as bar:
+    Args:
+        provenance: models and settings of this run.
+        options: folders and switches.
 
-        def show(path: Path, fraction: float) -> None:
-            bar.set_description(path.name[:40], refresh=False)
-            bar.n = len(records) - len(skipped) + fraction
-            bar.refresh()
+    Raises:
+        UsageError: if the input folder does not exist, or is the output folder.
+        OutputError: if the ledger cannot be written.
+    """
 
-        with closing(runner.run_all(to_do, show)) as results:
-            for path in images:
-                # Collisions first: an input may have come since the other one was done.
-                if path in collisions:
-                    record = _collision(runner, path, collisions[path])
-                else:
-                    record = done[path] if path in done else next(results)
-                # Logged first: on a full disk the ledger fails too, and the reason must be seen.
-                log_record(record)
-                if ledger:
-                    ledger.append(record)
-                records.append(record)
-                show(path, 0.0)
-    log_unknown_pixel_sizes(records)
-    order = {path.name: number for number, path in enumerate(images)}
-    records[len(skipped) :] = sorted(records[len(skipped) :], key=lambda r: order[r.file])
-    if options.ledger_dir:
-        summary = summarise(records, config=runner.facts.plan, versions=package_versions())
-        write_summary(options.ledger_dir, summary)
-    return records
+    def __init__(self, provenance: Provenance, options: RunOptions) -> None:
+        self._provenance, self._options = provenance, options
+        self._images, skipped = list_images(options.input_path)
+        _check_folders(options, self._images)
+        for folder in (options.output_dir, options.output_dir / OVERLAY_DIR):
+            remove_stale_parts(folder)
+        self._ledger = None if options.ledger_dir is None else Ledger(options.ledger_dir)
+        self._skipped = [_skipped_entry(file) for file in skipped]
+        self._entries: list[LedgerEntry] = []
+        collisions = check_collisions(self._images)
+        clashing = {path for paths in collisions.values() for path in paths}
+        finished = (
+            find_finished(self._ledger, provenance, self._images, options) if options.resume else {}
+        )
+        self.to_do = [path for path in self._images if path not in clashing | finished.keys()]
+        """Images that are left to do, in order."""
+        self._bar = _progress_bar(len(self._images), options)
+        for entry in self._skipped:
+            self._append(entry)
+        for paths in collisions.values():
+            for path in paths:
+                self.add(self._collide(path, paths))
+        for path, entry in finished.items():
+            # An input may have come since the other one was done.
+            if path not in clashing:
+                self.add(entry)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def add(self, entry: LedgerEntry) -> None:
+        """Log and record what became of an image.
+
+        Raises:
+            OutputError: if the ledger cannot be written.
+        """
+        # Logged first: on a full disk the ledger fails too, and the reason must be seen.
+        log_entry(entry)
+        self._append(entry)
+        self._entries.append(entry)
+        self.show_progress(Path(entry.file), 0.0)
+
+    def finish(self) -> list[LedgerEntry]:
+        """Write the summary.
+
+        Returns:
+            One entry per file of the folder: those that were skipped, then images in order.
+
+        Raises:
+            OutputError: if the summary cannot be written.
+        """
+        order = {path.name: number for number, path in enumerate(self._images)}
+        images = sorted(self._entries, key=lambda entry: order[entry.file])
+        entries = [*self._skipped, *images]
+        if self._options.ledger_dir:
+            config, versions = self._provenance.plan, package_versions()
+            summary = summarise(entries, config=config, versions=versions)
+            write_summary(self._options.ledger_dir, summary)
+        log_unknown_pixel_sizes(entries)
+        return entries
+
+    def show_progress(self, path: Path, fraction: float) -> None:
+        """Show that a fraction in [0, 1] of an image is done, after those that are finished."""
+        self._bar.set_description(path.name[:40], refresh=False)
+        self._bar.n = len(self._entries) + fraction
+        self._bar.refresh()
+
+    def _append(self, entry: LedgerEntry) -> None:
+        if self._ledger:
+            self._ledger.append(entry)
+
+    def _collide(self, path: Path, paths: Sequence[Path]) -> LedgerEntry:
+        """Entry of an input whose output name is also that of other inputs."""
+        others = ", ".join(sorted(other.name for other in paths if other != path))
+        error = (
+            f"{path.name}: maps to {label_path(Path(), path)}, and so does {others}; expected one"
+            " image per name up to the first dot; rename one of them"
+        )
+        return fail_image(path, error, self._provenance, self._options)
 
 
 def _progress_bar(n_images: int, options: RunOptions) -> "tqdm[Any]":
@@ -130,68 +178,30 @@ def _progress_bar(n_images: int, options: RunOptions) -> "tqdm[Any]":
     )  # fmt: skip
 
 
-def _collision(runner: FolderRunner, path: Path, others: Sequence[Path]) -> ImageRecord:
-    """Record of an input whose output name is also that of another one."""
-    names = ", ".join(sorted(other.name for other in others if other != path))
-    error = (
-        f"{path.name}: maps to {label_path(Path(), path)}, and so does {names}; expected one"
-        " image per name up to the first dot; rename one of them"
-    )
-    return runner.fail(path, error)
-
-
 def _check_folders(options: RunOptions, images: Sequence[Path]) -> None:
     source = options.input_path if options.input_path.is_dir() else options.input_path.parent
     if options.output_dir.resolve() == source.resolve():
         raise UsageError(
-            f"{options.output_dir}: is both input and output folder, expected two; label files"
-            " would become inputs of the next run; choose another output folder"
+            f"{options.output_dir}: input and output folder are the same, expected two different"
+            " folders; label files would become inputs of the next run; choose another output"
+            " folder"
         )
     refuse_link_as_root(options.output_dir / OVERLAY_DIR)
     if not images:
         logger.warning("%s: found no image", options.input_path)
 
 
-def log_record(record: ImageRecord) -> None:
-    """Log what became of an image: an error, or warnings and one line."""
-    if record.status == "failed":
-        logger.error("%s", record.error)
-        return
-    for warning in record.warnings:
-        logger.warning("%s: %s", record.file, warning)
-    logger.info(
-        "%s: %sx%s, %s cells, %.1f s of %.1f s (%s)",
-        record.file,
-        record.height,
-        record.width,
-        record.n_cells,
-        record.wall_s,
-        record.tolerance_s or 0.0,
-        record.status,
+def _skipped_entry(file: SkippedFile) -> LedgerEntry:
+    return LedgerEntry(
+        file=file.path.name, status="skipped", started_at=timestamp(), error=file.reason
     )
 
 
-def log_unknown_pixel_sizes(records: Iterable[ImageRecord]) -> None:
-    """Log once which pixel size label files state where the images state none."""
-    done = [record for record in records if record.status == "done"]
-    if n_unknown := sum(record.pixel_size_mm is None for record in done):
-        logger.info(
-            "%d of %d images state no pixel size; their label files state %g mm",
-            n_unknown, len(done), UNKNOWN_PIXEL_MM,
-        )  # fmt: skip
-
-
-def _skipped_record(entry: SkippedFile) -> ImageRecord:
-    return ImageRecord(
-        file=entry.path.name, status="skipped", started_at=timestamp(), error=entry.reason
-    )
-
-
-def exit_code(records: Iterable[ImageRecord], *, strict_budget: bool) -> int:
+def compute_exit_code(entries: Iterable[LedgerEntry], *, strict_budget: bool) -> int:
     """0 if every image was done (and, if strict, in time), else 1."""
-    for record in records:
-        if record.status == "failed":
+    for entry in entries:
+        if entry.status == "failed":
             return 1
-        if strict_budget and record.status == "done" and record.within_tolerance is False:
+        if strict_budget and entry.status == "done" and entry.within_tolerance is False:
             return 1
     return 0

@@ -52,7 +52,7 @@ class ImageSource(ABC):
     """Number of columns."""
     dtype: np.dtype[Any]
     """Data type of the rows, native byte order; bool is read as uint8 0/1."""
-    warnings: list[str]
+    warnings: tuple[str, ...]
     """What was decided in reading that a user may want to know, one sentence each."""
     geometry: Geometry | None
     """Place in space, of formats that labels are written back to with it."""
@@ -74,7 +74,7 @@ class ImageSource(ABC):
         self.height = height
         self.width = width
         self.dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
-        self.warnings = list(warnings)
+        self.warnings = tuple(warnings)
         self.geometry = geometry
         self.nodata = nodata
 

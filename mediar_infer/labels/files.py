@@ -122,8 +122,7 @@ def write_labels(
             negative or not integers.
         ShapeError: if the bands do not add up to ``(height, width)``.
     """
-    failures: list[OSError] = []
-    checked = _CheckedBands(path.name, _watched(bands, failures), height=height, width=width)
+    checked = _CheckedBands(path.name, bands, height=height, width=width)
     description = None if facts is None else _describe(facts, n_cells=None)
     try:
         with replacing(path) as file:
@@ -137,7 +136,7 @@ def write_labels(
                 if facts is not None:
                     _describe_again(file, _describe(facts, n_cells=checked.largest))
     except OSError as exc:
-        if exc in failures:  # making the labels failed, not writing them
+        if exc is checked.failure:  # making the labels failed, not writing them
             raise
         raise to_output_error(path, exc) from exc
     return checked.largest
@@ -185,51 +184,48 @@ def parse_description(text: str) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _watched(bands: Iterable[npt.ArrayLike], failures: list[OSError]) -> Iterator[npt.ArrayLike]:
-    """The same bands; an ``OSError`` from making them is noted, to tell it from a full disk."""
-    try:
-        yield from bands
-    except OSError as exc:
-        failures.append(exc)
-        raise
-
-
 class _CheckedBands:
-    """Bands of labels that are what they should be; knows the largest one that went by."""
+    """Bands of labels that are what they should be; knows the largest label so far."""
 
     def __init__(
         self, name: str, bands: Iterable[npt.ArrayLike], *, height: int, width: int
     ) -> None:
         self.largest = 0
+        self.failure: OSError | None = None
+        """What went wrong while the bands were made, to tell it from a full disk."""
         self._name, self._bands, self._height, self._width = name, bands, height, width
 
     def __iter__(self) -> Iterator[AnyArray]:
         n_rows = 0
-        for item in self._bands:
-            band = np.asarray(item)
-            if band.ndim != 2 or band.shape[1] != self._width or n_rows + len(band) > self._height:
-                raise ShapeError(
-                    f"{self._name}: found a band of shape {band.shape} at row {n_rows}, expected "
-                    f"(rows, {self._width}) within {self._height} rows"
-                )
-            if band.dtype.kind not in "iu":
-                raise OutputError(
-                    f"{self._name}: found labels of type {band.dtype}, expected integers"
-                )
-            if len(band) == 0:
-                continue
-            largest = int(band.max())
-            if band.min() < 0 or largest > np.iinfo(np.uint32).max:
-                raise OutputError(
-                    f"{self._name}: found labels from {band.min()} to {largest}, expected 0 to"
-                    " 2³² - 1"
-                )
-            self.largest = max(self.largest, largest)
-            n_rows += len(band)
-            yield band
+        try:
+            for item in self._bands:
+                band = np.asarray(item)
+                self._check(band, n_rows)
+                if len(band) == 0:
+                    continue
+                self.largest = max(self.largest, int(band.max()))
+                n_rows += len(band)
+                yield band
+        except OSError as exc:
+            self.failure = exc
+            raise
         if n_rows != self._height:
             raise ShapeError(
                 f"{self._name}: found {n_rows} rows of labels, expected {self._height}"
+            )
+
+    def _check(self, band: AnyArray, n_rows: int) -> None:
+        if band.ndim != 2 or band.shape[1] != self._width or n_rows + len(band) > self._height:
+            raise ShapeError(
+                f"{self._name}: found a band of shape {band.shape} at row {n_rows}, expected "
+                f"(rows, {self._width}) within {self._height} rows"
+            )
+        if band.dtype.kind not in "iu":
+            raise OutputError(f"{self._name}: found labels of type {band.dtype}, expected integers")
+        if len(band) and (band.min() < 0 or band.max() > np.iinfo(np.uint32).max):
+            raise OutputError(
+                f"{self._name}: found labels from {band.min()} to {band.max()}, expected 0 to"
+                " 2³² - 1"
             )
 
 

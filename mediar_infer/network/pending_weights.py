@@ -31,7 +31,7 @@ class PendingWeights:
 
     def __init__(self, weights: Sequence[Path], config: EngineConfig) -> None:
         self.paths = find_weights(weights)[: config.plan.max_members]
-        self._config = config
+        self.config = config
         self._pool = ThreadPoolExecutor(len(self.paths), thread_name_prefix="weights")
         self._checkpoints = [self._pool.submit(read_checkpoint, path) for path in self.paths]
         self._graphs: list[Future[Any]] = []
@@ -53,7 +53,7 @@ class PendingWeights:
         checkpoint = reading.result()
         path = find_graph(
             checkpoint.architecture,
-            self._config.roi_size,
+            self.config.roi_size,
             [checkpoint.path.parent, *weights_dirs()],
         )
         if path is None:
@@ -67,7 +67,7 @@ class PendingWeights:
             return None
         from mediar_infer.network.backends.openvino_graph import compile_graph
 
-        runtime = self._config.runtime
+        runtime = self.config.runtime
         precision = "float32" if runtime.precision == "auto" else runtime.precision
         return compile_graph(graph, runtime.threads or usable_cores(), precision)
 

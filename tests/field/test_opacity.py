@@ -87,5 +87,5 @@ def test_image_whose_samples_are_all_marked_as_opacity_keeps_them(tmp_path):
 
 
 def test_array_marked_with_opacity_follows_the_same_rule():
-    assert ArraySource(PAIR, has_alpha=True).warnings[:] == [KEPT, TWO]
+    assert ArraySource(PAIR, has_alpha=True).warnings == (KEPT, TWO)
     assert list(ArraySource(np.dstack([FIRST, OPAQUE]), has_alpha=True).warnings) == []

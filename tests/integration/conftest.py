@@ -34,10 +34,11 @@ def _restore_process_state():
 def perfect_network(monkeypatch):
     """Put a network that knows the generated slides in place of any weights."""
 
-    def from_weights(weights=(), config=None, loading=None):
-        return Segmenter([FunctionBackend(decode_scene)], config, {"perfect.safetensors": "0" * 64})
+    def from_pending(loading):
+        digests = {"perfect.safetensors": "0" * 64}
+        return Segmenter([FunctionBackend(decode_scene)], loading.config, digests)
 
-    monkeypatch.setattr(Segmenter, "from_weights", from_weights)
+    monkeypatch.setattr(Segmenter, "from_pending", from_pending)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from folder_helpers import ROOT, latest_records, names_of, read_ledger, slide, write_image
-from preload_perfect_network import perfect_from_weights
+from preload_perfect_network import perfect_from_pending
 
 from mediar_infer.cluster import client as scale_out
 from mediar_infer.cluster import worker as cluster_worker
@@ -21,6 +21,7 @@ from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.runner import run_folder
 from mediar_infer.labels.reading import read_labels
+from mediar_infer.network.pending_weights import PendingWeights
 from mediar_infer.segmenter import Segmenter
 
 pytest.importorskip("distributed")
@@ -128,7 +129,7 @@ def inputs(tmp_path):
 def expected(inputs, tmp_path, weights_dir):
     """Label files of one process, by name."""
     outputs = tmp_path / "expected"
-    segmenter = perfect_from_weights([weights_dir], CONFIG)
+    segmenter = perfect_from_pending(PendingWeights([weights_dir], CONFIG))
     run_folder(segmenter, RunOptions(inputs, outputs))
     assert read_labels(outputs / "large_label.tiff").max() == slide(9, 1000, 300)[1].max() > 0
     return {path.name: path.read_bytes() for path in outputs.glob("*_label.tiff")}
@@ -186,7 +187,7 @@ def test_death_of_one_of_two_workers_loses_nothing(
 def test_faults_resume_and_overlays_are_as_in_one_process(
     cluster, predict, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(Segmenter, "from_weights", perfect_from_weights)
+    monkeypatch.setattr(Segmenter, "from_pending", perfect_from_pending)
     for name in ("good.png", "twice.a.png", "twice.b.png"):
         write_image(tmp_path / "in" / name)
     (tmp_path / "in" / "bad.png").write_bytes(b"")
@@ -237,7 +238,7 @@ def job(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "mark").touch()
     options = RunOptions(tmp_path / "in", tmp_path / "out")
-    return cluster_worker.Job((), CONFIG, options, tmp_path / "mark", SPREAD_FROM, "0.0")
+    return cluster_worker.ClusterJob((), CONFIG, options, tmp_path / "mark", SPREAD_FROM, "0.0")
 
 
 @pytest.mark.parametrize(

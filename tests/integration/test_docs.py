@@ -16,7 +16,7 @@ import mediar_infer
 from mediar_infer import cli, errors
 from mediar_infer.config import PLANS
 from mediar_infer.engine.plans import LADDER
-from mediar_infer.folder.ledger import ImageRecord
+from mediar_infer.folder.ledger import LedgerEntry
 from mediar_infer.grand_challenge.interfaces import read_interfaces
 from mediar_infer.images.open import EXTENSIONS
 from mediar_infer.training import __main__ as training
@@ -179,10 +179,10 @@ def test_table_of_sockets_is_read(tmp_path):
 
 
 def test_table_lists_the_fields_of_the_ledger_in_order():
-    record = ImageRecord(file="a", status="done", started_at="")
+    record = LedgerEntry(file="a", status="done", started_at="")
     listed = _names(row[0] for row in _table("docs/outputs.md", "Ledger fields"))
     assert sorted(listed) == sorted(record.to_dict())
-    stored = [field.name for field in dataclasses.fields(ImageRecord)]
+    stored = [field.name for field in dataclasses.fields(LedgerEntry)]
     assert [name for name in listed if name in stored] == stored
 
 

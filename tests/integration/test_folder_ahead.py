@@ -19,7 +19,7 @@ from mediar_infer.folder.ledger import Ledger
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.runner import run_folder
 from mediar_infer.labels.reading import read_labels
-from mediar_infer.segmenter import Segmenter
+from mediar_infer.segmenter import ImageWork, Segmenter
 
 CONFIG = EngineConfig(plan=PLANS["single"], roi_size=64)
 
@@ -79,14 +79,14 @@ def test_network_ahead_gives_the_same_files_and_records(inputs, tmp_path, monkey
 
 def test_labels_that_fail_free_the_network_for_the_next_image(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(bands_ahead, "MAX_WAITING_BYTES", 0)
-    plain = Segmenter.label_bands
+    plain = ImageWork.labels
 
-    def label_bands(self, source, *args, **kwargs):
-        if source.name == "1.png":
+    def labels(self):
+        if self._source.name == "1.png":
             raise MemoryError("labels")
-        return plain(self, source, *args, **kwargs)
+        return plain(self)
 
-    monkeypatch.setattr(Segmenter, "label_bands", label_bands)
+    monkeypatch.setattr(ImageWork, "labels", labels)
     records = run(inputs, tmp_path / "out", is_apart=True)
     done = [record.file for record in records if record.status == "done"]
     assert done == ["0.png", "2.png", "2b.png", "3.png"]
@@ -112,7 +112,7 @@ def test_stop_in_the_middle_ends_all_threads(inputs, tmp_path, monkeypatch, is_a
 
 
 def test_large_images_are_not_read_ahead_but_done(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr("mediar_infer.folder.image_runner.LARGE_IMAGE_PIXELS", 10_000)
+    monkeypatch.setattr("mediar_infer.folder.image_task.LARGE_IMAGE_PIXELS", 10_000)
     expected = run(inputs, tmp_path / "plain", is_apart=False)
     found = run(inputs, tmp_path / "ahead", is_apart=True)
     assert [record.status for record in found] == [record.status for record in expected]

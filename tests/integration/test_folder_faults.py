@@ -13,7 +13,7 @@ from folder_helpers import latest_records, make_read_only, names_of, noise, slid
 
 from mediar_infer.folder import options as run_options
 from mediar_infer.labels.reading import read_labels
-from mediar_infer.segmenter import Segmenter
+from mediar_infer.segmenter import ImageWork
 
 pytestmark = pytest.mark.usefixtures("perfect_network")
 
@@ -193,17 +193,18 @@ def test_read_only_output_is_named(predict, inputs, mount_tmpfs, capsys, left_ov
 @pytest.fixture
 def noisy_labels(monkeypatch):
     """Labels of ``noisy*`` images that do not compress, so that their file is large."""
-    plain = Segmenter.label_bands
+    plain = ImageWork.labels
 
-    def label_bands(self, source, stopwatch, see_maps=None, pacer=None, prepared=None):
+    def labels(self):
+        source = self._source
         if not source.name.startswith("noisy"):
-            yield from plain(self, source, stopwatch, see_maps, prepared=prepared)
+            yield from plain(self)
             return
         rng = np.random.default_rng(0)
         for _ in range(source.height):
             yield rng.integers(0, 2**31, (1, source.width), np.int32)
 
-    monkeypatch.setattr(Segmenter, "label_bands", label_bands)
+    monkeypatch.setattr(ImageWork, "labels", labels)
 
 
 @pytest.mark.usefixtures("noisy_labels")
@@ -251,14 +252,14 @@ def test_file_size_limit_is_met_like_a_full_disk(predict, inputs, tmp_path):
 
 def _raise_on(monkeypatch, name, error):
     """Make the segmentation of one image fail."""
-    plain = Segmenter.label_bands
+    plain = ImageWork.labels
 
-    def label_bands(self, source, stopwatch, see_maps=None, pacer=None, prepared=None):
-        if source.name == name:
+    def labels(self):
+        if self._source.name == name:
             raise error
-        return plain(self, source, stopwatch, see_maps, prepared=prepared)
+        return plain(self)
 
-    monkeypatch.setattr(Segmenter, "label_bands", label_bands)
+    monkeypatch.setattr(ImageWork, "labels", labels)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
@@ -295,7 +296,7 @@ def test_verbose_shows_where_an_unforeseen_error_came_from(
 
 def test_seventy_thousand_cells_are_written_as_uint32(predict, inputs, tmp_path, monkeypatch):
     ids = np.arange(1, 300 * 300 + 1, dtype=np.int32).reshape(300, 300)
-    monkeypatch.setattr(Segmenter, "label_bands", lambda *_, **__: iter([ids[:100], ids[100:]]))
+    monkeypatch.setattr(ImageWork, "labels", lambda _: iter([ids[:100], ids[100:]]))
     write_image(inputs / "good.png", noise(300, 300))
     assert predict(inputs, tmp_path / "out") == 0
     labels = read_labels(tmp_path / "out" / "good_label.tiff")

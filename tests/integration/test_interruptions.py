@@ -13,7 +13,7 @@ from mediar_infer.folder import image_runner
 from mediar_infer.folder import options as run_options
 from mediar_infer.folder.ledger import Ledger
 from mediar_infer.labels.reading import read_labels
-from mediar_infer.segmenter import Segmenter
+from mediar_infer.segmenter import ImageWork
 
 _DEADLINE_S = 120
 
@@ -77,11 +77,11 @@ def test_unfinished_file_of_a_killed_run_is_removed_and_said_once(
 def test_interrupt_key_ends_with_130_and_without_partial_file(
     predict, small_inputs, tmp_path, monkeypatch, capsys
 ):
-    def label_bands(_self, source, *_, **__):
-        yield np.zeros((5, source.width), np.int32)
+    def labels(_self):
+        yield np.zeros((5, 150), np.int32)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Segmenter, "label_bands", label_bands)
+    monkeypatch.setattr(ImageWork, "labels", labels)
     assert predict(small_inputs, tmp_path / "out") == 130
     assert "interrupted; finished images are in the output folder" in capsys.readouterr().err
     assert names_of(tmp_path / "out") == []
@@ -198,7 +198,7 @@ def test_resume_reads_past_a_torn_ledger_line(predict, small_inputs, tmp_path, c
     ledger = tmp_path / "out" / "ledger.jsonl"
     ledger.write_bytes(ledger.read_bytes()[:-50])
     assert predict(small_inputs, tmp_path / "out", "--resume") == 0
-    assert "line 2 is not a record" in capsys.readouterr().err
+    assert "line 2 is not a ledger entry" in capsys.readouterr().err
     content = Ledger(tmp_path / "out").read()
     assert len(content.problems) == 1
     assert {name: record.status for name, record in content.latest.items()} == {
@@ -238,7 +238,7 @@ def test_resume_redoes_an_image_that_was_replaced(predict, small_inputs, tmp_pat
     predict(small_inputs, tmp_path / "out")
     write_image(small_inputs / "a.png", noise(50, 60))
     assert predict(small_inputs, tmp_path / "out", "--resume") == 0
-    assert _statuses(tmp_path / "out") == ["done"] * 3 + ["resumed"]
+    assert _statuses(tmp_path / "out") == ["done", "done", "resumed", "done"]
     assert read_labels(tmp_path / "out" / "a_label.tiff").shape == (50, 60)
 
 

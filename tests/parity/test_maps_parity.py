@@ -11,11 +11,11 @@ from mediar_infer.config import ALL_FLIPS, EngineConfig, Plan
 from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.engine.windows import MIN_IMPORTANCE, SIGMA_SCALE, importance_map, window_starts
+from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ArraySource
 from mediar_infer.network.architecture import ENCODERS, Architecture
 from mediar_infer.network.backends.torch_backend import TorchBackend
 from mediar_infer.network.model import MediarFormer
-from mediar_infer.stopwatch import Stopwatch
 
 pytest.importorskip("monai", reason="extra: training")
 
@@ -59,10 +59,8 @@ def position_dependent(inputs, gain=1.0):
 
 
 def merged_maps(image, scaling, members, config):
-    bands = list(predict_bands(ArraySource(image), scaling, members, config, Stopwatch()))
-    tops = [band.top for band in bands]
-    assert tops == [0, *np.cumsum([band.maps.shape[1] for band in bands])[:-1]]
-    return np.concatenate([band.maps for band in bands], axis=1)
+    bands = list(predict_bands(ArraySource(image), scaling, members, config, Trace()))
+    return np.concatenate(bands, axis=1)
 
 
 def random_image(rng, height, width):

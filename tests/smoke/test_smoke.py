@@ -13,6 +13,7 @@ import pytest
 import tifffile
 import torch
 from fakes import FunctionBackend, agreement, normalise_image
+from mediar_infer.stopwatch import Stopwatch
 
 from mediar_infer.config import EngineConfig, Plan
 from mediar_infer.demo.scenes import make_scene
@@ -21,7 +22,6 @@ from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.images.sources import ArraySource
 from mediar_infer.labels.masks import compute_labels
 from mediar_infer.labels.metrics import evaluate_labels
-from mediar_infer.stopwatch import Stopwatch
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -21,6 +21,7 @@ import numpy as np
 from mediar_infer._version import __version__
 from mediar_infer.arrays import LabelArray
 from mediar_infer.errors import DataError, UsageError
+from mediar_infer.image_trace import Trace
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.metrics import Scores, evaluate_labels
@@ -29,7 +30,6 @@ from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.weight_files import compute_digest
 from mediar_infer.output_files import write_bytes
 from mediar_infer.segmenter import Segmenter
-from mediar_infer.stopwatch import Stopwatch
 from mediar_infer.training.augmentation.contact_sheet import join_tiles
 from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.stages.recipe import Recipe
@@ -76,8 +76,8 @@ def predict_labels(segmenter: Segmenter, record: TrainingImage) -> LabelArray:
     Raises:
         ImageReadError: if it cannot be read.
     """
-    with open_image(record.image_path) as source:
-        return np.concatenate(list(segmenter.label_bands(source, Stopwatch())))
+    with open_image(record.image_path) as source, segmenter.begin(source, Trace()) as work:
+        return np.concatenate(list(work.labels()))
 
 
 def decide(image_id: str, labels: LabelArray, predicted: LabelArray, min_f1: float) -> Decision:

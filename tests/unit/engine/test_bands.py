@@ -11,8 +11,8 @@ from mediar_infer.engine import bands as engine
 from mediar_infer.engine.bands import count_windows, list_window_rows, predict_bands
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.errors import PredictionError
+from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ArraySource
-from mediar_infer.stopwatch import Stopwatch
 
 BYTES = Scaling(low=0, high=255, lut=np.arange(256, dtype=np.uint8))
 SIZES = [(1, 1), (1, 70), (70, 1), (31, 33), (32, 32), (33, 31), (45, 44), (101, 64), (31, 500)]
@@ -46,11 +46,11 @@ def config_of(flips=("identity",), overlap=0.6, batch=0):
 
 def bands_of(image, members, config, source=None):
     source = source or ArraySource(image, "cells.png")
-    return list(predict_bands(source, BYTES, members, config, Stopwatch()))
+    return list(predict_bands(source, BYTES, members, config, Trace()))
 
 
 def maps_of(image, members, config):
-    return np.concatenate([band.maps for band in bands_of(image, members, config)], axis=1)
+    return np.concatenate(bands_of(image, members, config), axis=1)
 
 
 def as_maps(image):
@@ -102,10 +102,9 @@ def test_bands_cover_the_image_without_gaps(rng, height, width):
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     row = 0
     for band in bands_of(image, [FunctionBackend(identity)], config_of(ALL_FLIPS)):
-        assert band.top == row
-        assert band.maps.shape[0::2] == (3, width)
-        assert 0 < band.maps.shape[1] <= 32
-        row += band.maps.shape[1]
+        assert band.shape[0::2] == (3, width)
+        assert 0 < band.shape[1] <= 32
+        row += band.shape[1]
     assert row == height
 
 
@@ -125,9 +124,10 @@ class WatchedSource(ArraySource):
 
 def test_every_row_is_read_once_and_no_earlier_than_needed(image):
     source = WatchedSource(image)
-    members = [FunctionBackend(identity)]
-    for band in predict_bands(source, BYTES, members, config_of(ALL_FLIPS), Stopwatch()):
-        assert source.read_to <= band.top + 2 * 32
+    members, row = [FunctionBackend(identity)], 0
+    for band in predict_bands(source, BYTES, members, config_of(ALL_FLIPS), Trace()):
+        assert source.read_to <= row + 2 * 32
+        row += band.shape[1]
     assert (source.n_reads == 1).all()
 
 
@@ -136,13 +136,11 @@ def test_bands_are_low_and_leave_no_row_out(monkeypatch, image, rows):
     monkeypatch.setattr(engine, "BAND_ROWS", 5)
     bands = list(
         predict_bands(
-            ArraySource(image), BYTES, [FunctionBackend(identity)], config_of(), Stopwatch(), rows
+            ArraySource(image), BYTES, [FunctionBackend(identity)], config_of(), Trace(), rows
         )
     )
-    assert max(band.maps.shape[1] for band in bands) == 5
-    tops = [band.top for band in bands]
-    assert [*tops[1:], rows[1]] == [band.top + band.maps.shape[1] for band in bands]
-    found = np.concatenate([band.maps for band in bands], axis=1)
+    assert max(band.shape[1] for band in bands) == 5
+    found = np.concatenate(bands, axis=1)
     np.testing.assert_allclose(found, as_maps(image)[:, slice(*rows)], rtol=0, atol=TOLERANCE)
 
 
@@ -187,10 +185,10 @@ def test_counted_windows_are_those_that_are_predicted(rng, height, width):
 
 
 def test_stages_are_timed(image):
-    stopwatch = Stopwatch()
+    trace = Trace()
     members = [FunctionBackend(identity)]
-    list(predict_bands(ArraySource(image), BYTES, members, config_of(), stopwatch))
-    assert list(stopwatch.seconds) == ["read", "preprocess", "network"]
+    list(predict_bands(ArraySource(image), BYTES, members, config_of(), trace))
+    assert list(trace.stages_s) == ["read", "preprocess", "network"]
 
 
 def test_image_is_not_modified(image):
@@ -254,11 +252,12 @@ def test_full_device_memory_halves_the_batch_and_gives_the_same_maps(image, room
     reference = maps_of(image, [FunctionBackend(equivariant)], config_of(ALL_FLIPS))
     backend = SmallMemoryBackend(equivariant, room=room, batch=16)
     source = ArraySource(image, "cells.png")
-    bands = bands_of(image, [backend], config_of(ALL_FLIPS), source)
-    found = np.concatenate([band.maps for band in bands], axis=1)
+    trace = Trace()
+    bands = list(predict_bands(source, BYTES, [backend], config_of(ALL_FLIPS), trace))
+    found = np.concatenate(bands, axis=1)
     np.testing.assert_allclose(found, reference, rtol=0, atol=1e-6)
     assert backend.n_windows == count_windows(101, 77, config_of(ALL_FLIPS), 1)
-    assert source.warnings[0].startswith("device memory is full; batch is now")
+    assert trace.warnings[0].startswith("device memory is full; batch is now")
 
 
 def test_second_model_out_of_memory_does_not_count_the_first_twice(image):
@@ -303,9 +302,9 @@ def test_rows_before_a_broken_window_are_delivered(image):
     image[90] = 255
     bands = predict_bands(
         ArraySource(image, "cells.png"), BYTES, [FunctionBackend(broken_below)], config_of(),
-        Stopwatch(),
+        Trace(),
     )  # fmt: skip
-    assert next(bands).top == 0
+    assert next(bands).shape[1] > 0
     with pytest.raises(PredictionError, match=r"from row \d+ on"):
         list(bands)
 
@@ -315,15 +314,14 @@ def test_rows_before_a_broken_window_are_delivered(image):
 def test_maps_of_some_rows_are_those_of_the_whole_image_to_the_last_bit(image, flips, rows):
     config, members = config_of(flips), [FunctionBackend(equivariant), FunctionBackend(plus_one)]
     whole = maps_of(image, members, config)
-    bands = list(predict_bands(ArraySource(image), BYTES, members, config, Stopwatch(), rows=rows))
-    assert bands[0].top == rows[0]
-    found = np.concatenate([band.maps for band in bands], axis=1)
+    bands = list(predict_bands(ArraySource(image), BYTES, members, config, Trace(), rows=rows))
+    found = np.concatenate(bands, axis=1)
     assert np.array_equal(found, whole[:, slice(*rows)])
 
 
 def test_rows_between_two_starts_of_windows_share_the_fewest_windows(image):
     config, backend = config_of(overlap=0.5), FunctionBackend(identity)
     assert list_window_rows(*image.shape[:2], config) == [0, 16, 32, 48, 64, 69]
-    list(predict_bands(ArraySource(image), BYTES, [backend], config, Stopwatch(), rows=(32, 64)))
+    list(predict_bands(ArraySource(image), BYTES, [backend], config, Trace(), rows=(32, 64)))
     # Windows at 16, 32 and 48; four in each row of windows.
     assert backend.n_windows == 3 * 4

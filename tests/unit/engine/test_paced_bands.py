@@ -14,8 +14,8 @@ from mediar_infer.engine.pacing import Deadline, Pacer
 from mediar_infer.engine.plans import ladder_below
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.errors import PredictionError
+from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ArraySource
-from mediar_infer.stopwatch import Stopwatch
 from mediar_infer.tolerance import tolerance_s
 
 BYTES = Scaling(low=0, high=255, lut=np.arange(256, dtype=np.uint8))
@@ -54,7 +54,7 @@ def as_maps(image):
 
 
 def join(bands):
-    return np.concatenate([band.maps for band in bands], axis=1)
+    return np.concatenate(list(bands), axis=1)
 
 
 class Run:
@@ -64,24 +64,25 @@ class Run:
         self, image, members, clock, *, top=None, costs=None, age_s=0.0, scale=0.85, labels_s=0.0
     ):
         height, width = image.shape[:2]
-        self.members, self.clock, self.started_s = members, clock, clock.now - age_s
+        self.members, self.clock = members, clock
         self.costs = costs or Costs(len(members), members[0].batch)
-        self.source, self.stopwatch = ArraySource(image, "cells.png"), Stopwatch(clock)
+        self.trace = Trace(clock=clock)
+        self.trace.started_s -= age_s
         self.pacer = Pacer(
             ladder_below(top or Plan(), len(members)),
             self.costs,
-            Deadline("cells.png", height, width, self.started_s, scale),
-            self.stopwatch,
-            clock=clock,
+            Deadline("cells.png", height, width, scale),
+            self.trace,
         )
-        bands = predict_paced_bands(self.source, BYTES, members, CONFIG, self.stopwatch, self.pacer)
+        source = ArraySource(image, "cells.png")
+        bands = predict_paced_bands(source, BYTES, members, CONFIG, self.trace, self.pacer)
         self.bands = list(bands)
         self.maps = join(self.bands)
-        with self.stopwatch("labels"):
+        with self.trace.stage("labels"):
             clock.pass_s(labels_s)
         self.pacer.finish()
         self.report = self.pacer.report()
-        self.wall_s = clock.now - self.started_s + END_S
+        self.wall_s = clock.now - self.trace.started_s + END_S
         self.n_windows = sum(member.n_windows for member in members)
 
 
@@ -101,7 +102,7 @@ class ScriptedPacer:
 
     def __init__(self, plan, script):
         self.plan, self.script, self.rows = plan, dict(script), {}
-        self.costs, self.warnings, self.n_windows = Costs(2, 4), [], 0
+        self.costs, self.n_windows = Costs(2, 4), 0
 
     def now(self):
         return 0.0
@@ -120,7 +121,7 @@ def scripted(image, plan, script, function=uneven):
     members = [FunctionBackend(function), FunctionBackend(lambda x: 2 * function(x) - 1)]
     pacer = ScriptedPacer(plan, script)
     source = ArraySource(image)
-    bands = predict_paced_bands(source, BYTES, members, CONFIG, Stopwatch(), pacer)
+    bands = predict_paced_bands(source, BYTES, members, CONFIG, Trace(), pacer)
     return join(bands), pacer
 
 
@@ -128,7 +129,7 @@ def unpaced(image, plan, function=uneven):
     members = [FunctionBackend(function), FunctionBackend(lambda x: 2 * function(x) - 1)]
     config = EngineConfig(plan=plan, roi_size=32)
     members = members[: plan.max_members]
-    return join(predict_bands(ArraySource(image), BYTES, members, config, Stopwatch()))
+    return join(predict_bands(ArraySource(image), BYTES, members, config, Trace()))
 
 
 # Maps
@@ -186,7 +187,7 @@ def test_windows_of_every_flip_and_model_can_move_apart():
     image = image_of(149, 101)
     members = [FunctionBackend(lambda x: torch.ones_like(x))] * 2
     pacer = ScriptedPacer(Plan(), {100: Plan("lower", 2, ALL_FLIPS, 0.1)})
-    bands = predict_paced_bands(ArraySource(image), BYTES, members, CONFIG, Stopwatch(), pacer)
+    bands = predict_paced_bands(ArraySource(image), BYTES, members, CONFIG, Trace(), pacer)
     # Ones from every pass: flips turn the sign of one flow each.
     expected = np.float32([1 / 3, 1 / 3, 1])[:, None, None]
     np.testing.assert_allclose(join(bands), np.broadcast_to(expected, (3, 149, 101)), atol=1e-5)
@@ -199,9 +200,7 @@ def test_windows_further_apart_are_fewer():
             Plan("single", 1, ("identity",)), {after: Plan("tiles", 1, ("identity",), 0.0)}
         )
         backend = FunctionBackend(identity)
-        bands = predict_paced_bands(
-            ArraySource(image), BYTES, [backend], CONFIG, Stopwatch(), pacer
-        )
+        bands = predict_paced_bands(ArraySource(image), BYTES, [backend], CONFIG, Trace(), pacer)
         assert join(bands).shape == (3, 149, 101)
         counts.append(backend.n_windows)
     assert counts == sorted(counts)
@@ -214,8 +213,8 @@ def test_bands_cover_the_image_without_gaps(height, width):
     run = timed_run(image_of(height, width), ROOMY)
     row = 0
     for band in run.bands:
-        assert band.top == row
-        row += band.maps.shape[1]
+        assert band.shape[0::2] == (3, width)
+        row += band.shape[1]
     assert row == height
 
 
@@ -240,7 +239,7 @@ def test_full_device_memory_halves_the_batch_and_gives_the_same_maps():
     run = Run(image, [SmallMemoryBackend(uneven, batch=16)], Clock())
     expected = unpaced(image, Plan(max_members=1))
     np.testing.assert_allclose(run.maps, expected, rtol=0, atol=TOLERANCE)
-    assert run.source.warnings[0].startswith("device memory is full; batch is now")
+    assert run.trace.warnings[0].startswith("device memory is full; batch is now")
 
 
 # Choice
@@ -260,7 +259,7 @@ def test_richest_plan_that_fits_is_chosen_and_finishes_as_predicted(window_s, na
     assert run.wall_s <= 0.86 * tolerance_s(300, 200)
     assert run.report["predicted_s"] == pytest.approx(run.wall_s, abs=0.1)
     assert run.report["n_windows"] == run.n_windows
-    assert run.source.warnings == []
+    assert run.trace.warnings == ()
 
 
 def test_plan_that_fits_gives_its_own_maps():
@@ -271,12 +270,12 @@ def test_plan_that_fits_gives_its_own_maps():
     members = [FunctionBackend(uneven), FunctionBackend(uneven)]
     assert run.report["plan"]["name"] == "overlap-25"
     config = EngineConfig(plan=Plan(overlap=0.25), roi_size=32)
-    expected = join(predict_bands(ArraySource(image), BYTES, members, config, Stopwatch()))
+    expected = join(predict_bands(ArraySource(image), BYTES, members, config, Trace()))
     np.testing.assert_allclose(run.maps, expected, rtol=0, atol=TOLERANCE)
 
 
 def test_larger_images_have_more_time():
-    deadline = Deadline("large.png", 2000, 2000, 0.0, 0.5)
+    deadline = Deadline("large.png", 2000, 2000, 0.5)
     assert (deadline.tolerance_s, deadline.aim_s, deadline.limit_s) == (40.0, 20.0, 30.0)
 
 
@@ -329,7 +328,7 @@ def test_nothing_fits_is_a_warning_and_the_cheapest_plan():
     assert run.report["plan"]["name"] == "tiles"
     assert not run.report["fits"]
     assert run.n_windows == 10 * 7
-    (warning,) = run.source.warnings
+    (warning,) = run.trace.warnings
     assert "s predicted for plan tiles, the cheapest that is left" in warning
 
 
@@ -385,10 +384,10 @@ def test_dropped_passes_are_told_with_their_row():
     assert 0 < change["row"] < 300
     assert "model 1 vertical" in change["dropped"]
     assert "paper would take" in change["reason"]
-    assert run.source.warnings[0].startswith(f"from row {change['row']} on plan")
+    assert run.trace.warnings[0].startswith(f"from row {change['row']} on plan")
     above = slice(0, change["row"])
     expected = join(
-        predict_bands(ArraySource(image), BYTES, [FunctionBackend(uneven)] * 2, CONFIG, Stopwatch())
+        predict_bands(ArraySource(image), BYTES, [FunctionBackend(uneven)] * 2, CONFIG, Trace())
     )
     np.testing.assert_allclose(run.maps[:, above], expected[:, above], rtol=0, atol=TOLERANCE)
 
@@ -402,7 +401,7 @@ def test_too_slow_for_anything_half_way_is_a_warning():
     run = timed_run(image_of(300, 200), 0.02, slow_after=100, slowdown=50)
     assert run.report["fits"]
     assert run.report["changes"][-1]["plan"]["overlap"] < 0.25
-    assert any("the image may be late" in warning for warning in run.source.warnings)
+    assert any("the image may miss the time limit" in warning for warning in run.trace.warnings)
 
 
 def test_nothing_is_dropped_that_has_been_paid_for():

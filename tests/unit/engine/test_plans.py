@@ -1,4 +1,4 @@
-"""The ladder of plans: each rung does a part of the one above it."""
+"""The ladder of plans: each step does a part of the one above it."""
 
 from itertools import pairwise
 

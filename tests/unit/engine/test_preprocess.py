@@ -90,7 +90,7 @@ def test_black_image_maps_to_zeros_without_a_warning(dtype):
     source = ArraySource(np.zeros((5, 7), dtype=dtype))
     scaling = compute_scaling(source)
     assert not scaling.apply(source.read_rows(0, 5)).any()
-    assert source.warnings == []
+    assert scaling.warnings == ()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
@@ -125,8 +125,8 @@ def test_values_that_are_not_finite_are_left_out_read_as_lowest_and_reported(rng
     scaling = compute_scaling(source)
     expected = compute_scaling(ArraySource(clean))
     assert (scaling.low, scaling.high) == (expected.low, expected.high)
-    assert len(source.warnings) == 1
-    assert "2 of 400 pixels are NaN or infinite; read as the lowest" in source.warnings[0]
+    assert len(scaling.warnings) == 1
+    assert "2 of 400 pixels are NaN or infinite; read as the lowest" in scaling.warnings[0]
     found = scaling.apply(source.read_rows(0, 20))
     np.testing.assert_array_equal(found, normalise_image(clean))
 
@@ -185,9 +185,8 @@ def test_values_that_are_not_finite_are_read_as_the_lowest_of_negative_ones_too(
 def test_pixels_are_counted_once_however_many_of_their_channels_are_not_finite():
     image = np.ones((4, 5, 3), np.float32)
     image[0, 0], image[1, 1, 2] = np.nan, np.inf
-    source = ArraySource(image)
-    compute_scaling(source)
-    assert source.warnings[0].startswith("2 of 20 pixels are NaN or infinite")
+    scaling = compute_scaling(ArraySource(image))
+    assert scaling.warnings[0].startswith("2 of 20 pixels are NaN or infinite")
 
 
 def test_one_blank_channel_does_not_make_an_image_blank():

@@ -1,64 +1,38 @@
+"""The ledger: every line survives, or is named."""
+
 import errno
 import json
 import os
 from dataclasses import replace
 
 import pytest
+from ledger_entries import DONE, FAILED, LATE
 
 from mediar_infer.errors import OutputError
 from mediar_infer.folder.ledger import (
-    ImageRecord,
     Ledger,
-    console_table,
+    LedgerEntry,
     summarise,
     write_summary,
 )
 from mediar_infer.output_files import write_bytes
 
-DONE = ImageRecord(
-    file="nuclei.tif",
-    status="done",
-    started_at="2026-01-02T03:04:05+00:00",
-    height=2000,
-    width=1500,
-    dtype="uint16",
-    plan={"name": "paper", "flips": ["identity", "horizontal", "vertical"], "overlap": 0.6},
-    stages_s={"read": 0.25, "network": 20.0},
-    wall_s=24.5,
-    budget={"scale": 0.85, "plan": {"name": "single", "flips": ["identity"]}, "changes": []},
-    n_cells=310,
-    warnings=("2 channels: a third of zeros was added",),
-    weights={"a.safetensors": "ab" * 32},
-    versions={"torch": "2.11.0"},
-    device="cpu",
-    peak_memory_bytes={"host": 1_000_000_000},
-    output="nuclei_label.tiff",
-)
-FAILED = ImageRecord(
-    file="torn.tif",
-    status="failed",
-    started_at="2026-01-02T03:05:05+00:00",
-    wall_s=0.1,
-    error="torn.tif: 0 bytes",
-)
-LATE = replace(DONE, file="late.png", height=100, width=100, wall_s=14.0)
 
-
-def test_record_knows_its_budget():
+def test_entry_knows_its_budget():
     assert (DONE.tolerance_s, DONE.margin_s, DONE.counted_s) == (30.0, 5.5, 0.0)
     assert DONE.within_tolerance
     assert (LATE.tolerance_s, LATE.margin_s, LATE.counted_s) == (10.0, -4.0, 4.0)
     assert LATE.within_tolerance is False
 
 
-def test_record_of_unknown_size_has_no_budget():
+def test_entry_of_unknown_size_has_no_budget():
     assert FAILED.tolerance_s is FAILED.margin_s is FAILED.counted_s is None
     assert FAILED.within_tolerance is None
 
 
-def test_record_survives_json():
-    for record in (DONE, FAILED, LATE):
-        assert ImageRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+def test_entry_survives_json():
+    for entry in (DONE, FAILED, LATE):
+        assert LedgerEntry.from_dict(json.loads(json.dumps(entry.to_dict()))) == entry
 
 
 def test_line_holds_every_field_of_the_contract(tmp_path):
@@ -72,19 +46,19 @@ def test_line_holds_every_field_of_the_contract(tmp_path):
 
 def test_ledger_returns_what_was_appended(tmp_path):
     ledger = Ledger(tmp_path / "new" / "folder")
-    assert ledger.read().records == ()
+    assert ledger.read().entries == ()
     ledger.append(DONE)
     Ledger(tmp_path / "new" / "folder").append(FAILED)
     content = ledger.read()
-    assert content.records == (DONE, FAILED)
+    assert content.entries == (DONE, FAILED)
     assert content.problems == ()
 
 
-def test_latest_record_of_a_file_wins(tmp_path):
+def test_latest_entry_of_a_file_wins(tmp_path):
     ledger = Ledger(tmp_path)
     retried = replace(FAILED, status="done", error=None)
-    for record in (FAILED, DONE, retried):
-        ledger.append(record)
+    for entry in (FAILED, DONE, retried):
+        ledger.append(entry)
     assert ledger.read().latest == {"torn.tif": retried, "nuclei.tif": DONE}
 
 
@@ -95,15 +69,15 @@ def test_torn_last_line_is_reported_and_closed_by_the_next_append(tmp_path, n_lo
     ledger.append(LATE)
     whole = ledger.path.read_bytes()
     ledger.path.write_bytes(whole[:-n_lost])
-    # Without its newline alone, the last record is still complete.
+    # Without its newline alone, the last entry is still complete.
     kept = (DONE, LATE) if n_lost == 1 else (DONE,)
     content = ledger.read()
-    assert content.records == kept
+    assert content.entries == kept
     assert len(content.problems) == 2 - len(kept)
     ledger.append(FAILED)
     after = ledger.read()
-    assert after.records == (*kept, FAILED)
-    assert all("line 2 is not a record" in problem for problem in after.problems)
+    assert after.entries == (*kept, FAILED)
+    assert all("line 2 is not a ledger entry" in problem for problem in after.problems)
 
 
 @pytest.mark.parametrize(
@@ -115,23 +89,22 @@ def test_foreign_lines_are_reported_not_raised(tmp_path, line):
     ledger.path.write_bytes(line + b"\n")
     ledger.append(DONE)
     content = ledger.read()
-    assert content.records == (DONE,)
+    assert content.entries == (DONE,)
     assert len(content.problems) == 1
-    assert "line 1 is not a record" in content.problems[0]
+    assert "line 1 is not a ledger entry" in content.problems[0]
 
 
 def test_unknown_status_is_refused():
     fields = DONE.to_dict() | {"status": "perhaps"}
     with pytest.raises(ValueError, match="'perhaps' is none of done, failed"):
-        ImageRecord.from_dict(fields)
+        LedgerEntry.from_dict(fields)
 
 
 def test_file_name_with_any_bytes_is_kept(tmp_path):
     odd = replace(DONE, file=os.fsdecode(b"caf\xe9 \xe2\x98\x83\n.tif"))
     ledger = Ledger(tmp_path)
     ledger.append(odd)
-    assert ledger.read().records == (odd,)
-    assert "caf? ☃?.tif" in console_table([odd])
+    assert ledger.read().entries == (odd,)
 
 
 def test_folder_that_is_a_file_is_an_output_error(tmp_path):
@@ -179,12 +152,12 @@ def test_full_disk_is_an_output_error(tmp_path, monkeypatch):
 def test_line_written_in_part_is_an_output_error(tmp_path, monkeypatch):
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:10]))
-    with pytest.raises(OutputError, match=r"10 of .* bytes of a record were written"):
+    with pytest.raises(OutputError, match=r"10 of .* bytes of an entry were written"):
         Ledger(tmp_path).append(DONE)
     monkeypatch.undo()
     ledger = Ledger(tmp_path)
     ledger.append(LATE)
-    assert ledger.read().records == (LATE,)
+    assert ledger.read().entries == (LATE,)
 
 
 def test_failed_rewrite_keeps_the_old_file(tmp_path, monkeypatch):
@@ -198,7 +171,7 @@ def test_failed_rewrite_keeps_the_old_file(tmp_path, monkeypatch):
 
 
 def test_summary_counts_and_names_what_matters(tmp_path):
-    skipped = ImageRecord(file="notes.txt", status="skipped", started_at=DONE.started_at)
+    skipped = LedgerEntry(file="notes.txt", status="skipped", started_at=DONE.started_at)
     resumed = replace(DONE, file="old.tif", status="resumed", wall_s=0.0)
     summary = summarise(
         [DONE, FAILED, LATE, skipped, resumed], config={"plan": "paper"}, versions={"torch": "2"}
@@ -215,37 +188,6 @@ def test_summary_counts_and_names_what_matters(tmp_path):
     assert [each["file"] for each in summary["missed_tolerance"]] == ["late.png"]
     assert summary["failed"] == [{"file": "torn.tif", "error": "torn.tif: 0 bytes"}]
     assert (summary["config"], summary["versions"]) == ({"plan": "paper"}, {"torch": "2"})
-
-
-def test_console_table_is_aligned():
-    assert console_table([DONE, FAILED, LATE]).splitlines() == [
-        "file             size  cells  seconds  tolerance  margin  status",
-        "----------  ---------  -----  -------  ---------  ------  ----------------",
-        "nuclei.tif  2000×1500    310     24.5       30.0     5.5  done",
-        "torn.tif            -      -      0.1          -       -  failed",
-        "late.png      100×100    310     14.0       10.0    -4.0  done",
-        "----------  ---------  -----  -------  ---------  ------  ----------------",
-        "3 files                  620     38.6             1 late  2 done, 1 failed",
-    ]
-
-
-def test_console_table_of_nothing_has_totals():
-    assert console_table([]).splitlines()[-1].split() == [
-        "0",
-        "files",
-        "0",
-        "0.0",
-        "0",
-        "late",
-        "none",
-    ]
-
-
-def test_long_and_wide_names_do_not_break_the_columns():
-    long, wide = replace(DONE, file="x" * 80), replace(DONE, file="細胞.tif")
-    lines = console_table([long, wide]).splitlines()
-    assert "x" * 39 + "…  2000×1500" in lines[2]
-    assert lines[3].startswith("細胞.tif" + " " * 32 + "  2000×1500")
 
 
 @pytest.mark.parametrize(
@@ -270,6 +212,6 @@ def test_fields_of_another_type_make_a_line_a_problem(tmp_path, name, value):
     ledger.path.write_text(json.dumps(DONE.to_dict() | {name: value}) + "\n")
     ledger.append(LATE)
     content = ledger.read()
-    assert content.records == (LATE,)
+    assert content.entries == (LATE,)
     (problem,) = content.problems
-    assert f"line 1 is not a record ({name} is of type {type(value).__name__}" in problem
+    assert f"line 1 is not a ledger entry ({name} is of type {type(value).__name__}" in problem

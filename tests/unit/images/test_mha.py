@@ -41,7 +41,7 @@ def test_grey_image_of_every_type_comes_back(tmp_path, dtype, compressed):
     path = write_mha(tmp_path / "a.mha", pixels, compressed=compressed)
     image, source = read_all(path)
     np.testing.assert_array_equal(image, three(pixels))
-    assert (image.dtype, source.warnings) == (np.dtype(dtype), [])
+    assert (image.dtype, source.warnings) == (np.dtype(dtype), ())
 
 
 def test_big_endian_pixels_are_read_as_numbers(tmp_path):
@@ -60,7 +60,7 @@ def test_colours_come_back_and_a_fourth_channel_is_dropped(tmp_path, compressed)
     path = write_mha(tmp_path / "rgba.mha", with_alpha, is_vector=True, compressed=compressed)
     image, source = read_all(path)
     np.testing.assert_array_equal(image, RGB)
-    assert source.warnings == ["4 channels found: the first 3 are used"]
+    assert source.warnings == ("4 channels found: the first 3 are used",)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -85,14 +85,14 @@ def test_plane_of_four_dimensions_counts_along_the_flattened_axes(tmp_path):
 
 def test_plane_has_no_effect_on_a_plain_image_and_is_noted(tmp_path):
     _, source = read_all(write_mha(tmp_path / "a.mha", GREY), plane=1)
-    assert source.warnings == ["the image has one plane only: --plane 1 has no effect"]
+    assert source.warnings == ("the image has one plane only: --plane 1 has no effect",)
 
 
 def test_content_decides_not_the_extension(tmp_path):
     path = write_mha(tmp_path / "a.mha", GREY).rename(tmp_path / "a.tif")
     image, source = read_all(path)
     np.testing.assert_array_equal(image, three(GREY))
-    assert source.warnings == ["mislabelled: extension .tif but MHA content, read as MHA"]
+    assert source.warnings == ("mislabelled: extension .tif but MHA content, read as MHA",)
 
 
 def test_folder_lists_mha(tmp_path):

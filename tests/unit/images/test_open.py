@@ -19,7 +19,7 @@ def read_all(path, **options):
         assert rows.shape == (source.height, source.width, 3)
         assert rows.dtype == source.dtype
         assert rows.flags.c_contiguous
-        return rows, source.warnings
+        return rows, list(source.warnings)
 
 
 def smooth(height=33, width=47):
@@ -281,11 +281,11 @@ def test_rows_outside_the_image_are_refused():
 
 
 def test_array_source_tells_which_channels_are_used():
-    assert ArraySource(np.zeros((4, 4, 2))).warnings == [
-        "2 channels found: read as red and green, blue is zero"
-    ]
-    assert ArraySource(np.zeros((4, 4, 4))).warnings == ["4 channels found: the first 3 are used"]
-    assert ArraySource(np.zeros((4, 4, 4)), has_alpha=True).warnings == []
+    assert ArraySource(np.zeros((4, 4, 2))).warnings == (
+        "2 channels found: read as red and green, blue is zero",
+    )
+    assert ArraySource(np.zeros((4, 4, 4))).warnings == ("4 channels found: the first 3 are used",)
+    assert ArraySource(np.zeros((4, 4, 4)), has_alpha=True).warnings == ()
 
 
 def test_folder_is_listed_in_natural_order_with_reasons_for_the_rest(tmp_path):

@@ -38,7 +38,7 @@ def read_all(path, **options):
         assert rows.dtype == source.dtype
         assert rows.dtype.isnative
         assert rows.flags.c_contiguous
-        return rows, source.warnings
+        return rows, list(source.warnings)
 
 
 def assert_reads(path, expected, warnings=(), **options):

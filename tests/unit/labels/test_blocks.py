@@ -6,11 +6,11 @@ from fakes import draw_ellipses, maps_of_labels
 
 from mediar_infer.arrays import CELLPROB
 from mediar_infer.config import MaskConfig
+from mediar_infer.image_trace import Trace
 from mediar_infer.labels import blocks
 from mediar_infer.labels.blocks import gather_rows, label_bands
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.labels.masks import compute_labels
-from mediar_infer.stopwatch import Stopwatch
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def in_bands(maps, rows):
 def labelled(maps, config, rows=50):
     _, height, width = maps.shape
     bands = list(
-        label_bands(in_bands(maps, rows), height, width, config, select_kernels(), Stopwatch())
+        label_bands(in_bands(maps, rows), height, width, config, select_kernels(), Trace())
     )
     labels = np.concatenate(bands)
     assert labels.shape == (height, width)
@@ -156,15 +156,15 @@ def test_padding_at_the_far_edges_is_background(crossing):
 def test_labels_are_timed_and_the_making_of_maps_is_not(crossing, mode):
     _, maps = crossing
     ticks = iter(range(10_000))
-    stopwatch = Stopwatch(clock=lambda: next(ticks))
+    trace = Trace(clock=lambda: next(ticks))
 
     def slow_bands():
         for band in in_bands(maps, 64):
-            with stopwatch("network"):
+            with trace.stage("network"):
                 for _ in range(1000):
                     next(ticks)
             yield band
 
     config = MaskConfig(blocks=mode, block_size=64)
-    list(label_bands(slow_bands(), 128, 128, config, select_kernels(), stopwatch))
-    assert stopwatch.seconds["labels"] < 100 < stopwatch.seconds["network"]
+    list(label_bands(slow_bands(), 128, 128, config, select_kernels(), trace))
+    assert trace.stages_s["labels"] < 100 < trace.stages_s["network"]

@@ -1,0 +1,168 @@
+"""The images of a folder, each opened and begun while the one before is still being processed."""
+
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from itertools import zip_longest
+from pathlib import Path
+from typing import Protocol
+
+from mediar_infer.config import LARGE_IMAGE_PIXELS
+from mediar_infer.folder.options import RunOptions
+from mediar_infer.image_trace import Trace
+from mediar_infer.images.open import open_image
+from mediar_infer.images.sources import ImageSource
+from mediar_infer.segmenter import ImageWork
+
+
+class ImageSegmenter(Protocol):
+    """What segments images: a :class:`Segmenter`, or the workers of a cluster."""
+
+    def begin(
+        self, source: ImageSource, trace: Trace, *, later_stages: Sequence[str] = ()
+    ) -> ImageWork:
+        """Begin with an image: find its scaling, and start what runs ahead of its labels.
+
+        Args:
+            source: the image; nothing else may read it until the work has ended.
+            trace: gains stages and warnings.
+            later_stages: stages that follow the labels, ``write`` and ``overlay``.
+
+        Returns:
+            The work, to be used as a context manager.
+
+        Raises:
+            ImageReadError: if the image cannot be read or has no finite value.
+        """
+        ...
+
+
+def open_input(path: Path, options: RunOptions, max_pixels: int | None = None) -> ImageSource:
+    """Open an image as the options say.
+
+    Args:
+        path: the image file.
+        options: how it is read.
+        max_pixels: largest image that is accepted; by default the limit of the options.
+
+    Raises:
+        ImageReadError: if it cannot be read as one image, or is too large.
+    """
+    return open_image(
+        path,
+        plane=options.plane,
+        max_pixels=options.max_pixels if max_pixels is None else max_pixels,
+        apply_orientation=options.apply_orientation,
+    )
+
+
+class ImageTask:
+    """One image file of a run, from its opening to its closing.
+
+    Args:
+        path: the image file.
+        options: how it is read, and which results are written.
+    """
+
+    def __init__(self, path: Path, options: RunOptions) -> None:
+        self.path, self._options = path, options
+        self.trace = Trace()
+        """Stages and warnings of the image."""
+        self.source: ImageSource | None = None
+        """The open file; None until it is opened."""
+        self._work: ImageWork | None = None
+        self._failure: Exception | None = None
+
+    def open(self, max_pixels: int | None = None) -> ImageSource:
+        """Open the file, unless it is open.
+
+        Args:
+            max_pixels: largest image that is accepted; by default the limit of the options.
+
+        Raises:
+            ImageReadError: if it cannot be read as one image, or is too large.
+        """
+        if self.source is None:
+            with self.trace.stage("open"):
+                self.source = open_input(self.path, self._options, max_pixels)
+            self.trace.warn(*self.source.warnings)
+        return self.source
+
+    def begin(self, segmenter: ImageSegmenter, max_pixels: int | None = None) -> ImageWork:
+        """Open the image and begin with it, unless that is done.
+
+        Args:
+            segmenter: makes the labels.
+            max_pixels: as for ``open``.
+
+        Returns:
+            The work, to be used as a context manager.
+
+        Raises:
+            Exception: whatever is wrong with the image; the same again in later calls.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._work is None:
+            try:
+                source = self.open(max_pixels)
+                stages = self._options.list_result_stages(source.height, source.width)
+                self._work = segmenter.begin(source, self.trace, later_stages=stages)
+            except Exception as failure:
+                self._failure = failure
+                raise
+        return self._work
+
+    def close(self) -> None:
+        """End what was begun, and close the file."""
+        if self._work is not None:
+            self._work.close()
+        if self.source is not None:
+            self.source.close()
+
+
+def begin_in_order(
+    paths: Sequence[Path], segmenter: ImageSegmenter, options: RunOptions
+) -> Generator[ImageTask, None, None]:
+    """Begin with images one after the other, each while the one before is being processed.
+
+    Args:
+        paths: image files.
+        segmenter: makes their labels.
+        options: how images are read.
+
+    Yields:
+        Tasks in the order of the files, each open until the next one is taken. What is wrong with
+        an image is raised by its ``begin``.
+    """
+    ahead: Future[ImageTask | None] | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        try:
+            for path, following in zip_longest(paths, paths[1:]):
+                task, ahead = ahead.result() if ahead else None, None
+                if task is None:
+                    task = ImageTask(path, options)
+                    with suppress(Exception):
+                        task.begin(segmenter)
+                # Not before: images are predicted in the order in which they are begun.
+                if following is not None:
+                    ahead = pool.submit(_begin_ahead, following, segmenter, options)
+                with closing(task):
+                    yield task
+        finally:
+            if ahead and not ahead.cancel() and (task := ahead.result()):
+                task.close()
+
+
+def _begin_ahead(path: Path, segmenter: ImageSegmenter, options: RunOptions) -> ImageTask | None:
+    """Begin with an image that may be held in memory next to another one.
+
+    Returns:
+        None if that fails, for whatever reason: the image is tried again in its turn.
+    """
+    task = ImageTask(path, options)
+    with suppress(Exception):
+        task.begin(segmenter, min(LARGE_IMAGE_PIXELS, options.max_pixels or LARGE_IMAGE_PIXELS))
+        return task
+    task.close()
+    return None
