@@ -91,6 +91,12 @@ def test_target_of_make_exists(command):
     assert done.returncode == 0, done.stderr
 
 
+def test_help_lists_every_target_of_make():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert re.findall(r"^([a-z-]+):.* ## .", makefile, re.MULTILINE) == phony.split()
+
+
 def test_every_other_command_is_known():
     others = set(COMMANDS) - set(_starting_with(INFERENCE, TRAINING, "make ", "docker ", "podman "))
     assert others == {
