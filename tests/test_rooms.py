@@ -31,7 +31,7 @@ LONG_MODULES = {
     "mediar_infer.training.stages.runner",
     "mediar_infer.training.tuning.tune",
 }
-REPEATED_NAMES = {"check_label_file", "summarise", "read_image_manifest", "read_header"}
+REPEATED_NAMES = {"check_label_file", "summarise", "read_image_manifest"}
 
 
 def modules():

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mediar_infer.engine.contrast import contrast_warnings
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.sources import ImageSource
 
@@ -22,6 +23,8 @@ HIGH_PERCENTILE = 99.5
 
 _Array = npt.NDArray[Any]
 _DIGIT_BITS = 16
+_MIN_DIGITS = 16
+"""Fewest leading digits in the range of an image by which its contrast can be judged."""
 # cv2 counts in float32, which is exact up to here.
 _COUNTED_AT_ONCE = 1 << 24
 
@@ -89,14 +92,17 @@ def _to_keys(values: _Array) -> _Array:
     return keys
 
 
-def _from_key(key: int, dtype: np.dtype[Any]) -> float:
+def _from_keys(keys: _Array, dtype: np.dtype[Any]) -> _Array:
+    """The values that ``_to_keys`` maps to these keys."""
+    sign = keys.dtype.type(1 << (8 * dtype.itemsize - 1))
     if dtype.kind == "u":
-        return float(key)
-    bits, sign = np.dtype(f"u{dtype.itemsize}").type(key), 1 << (8 * dtype.itemsize - 1)
-    if dtype.kind == "i":
-        return float(key - sign)
-    bits = bits & bits.dtype.type(sign - 1) if key & sign else ~bits
-    return float(bits.view(dtype))
+        bits = keys
+    elif dtype.kind == "i":
+        bits = keys ^ sign
+    else:
+        bits = np.where(keys & sign, keys ^ sign, ~keys)
+    values: _Array = bits.view(dtype)
+    return values
 
 
 def _count_digits(digits: _Array, n_bins: int) -> npt.NDArray[np.int64]:
@@ -162,7 +168,8 @@ def _search_ranks(
                 counts[i] += _count_digits(digits.astype(np.uint16), 1 << digit_bits)
         for i, search in enumerate(searches):
             search.narrow(counts[i], digit_bits)
-    return [_from_key(search.prefix, source.dtype) for search in searches]
+    keys = np.array([search.prefix for search in searches], f"u{source.dtype.itemsize}")
+    return [float(value) for value in _from_keys(keys, source.dtype)]
 
 
 def _first_digits(source: ImageSource) -> tuple[npt.NDArray[np.int64], int]:
@@ -185,10 +192,26 @@ def _first_digits(source: ImageSource) -> tuple[npt.NDArray[np.int64], int]:
     return counts, n_bad
 
 
+def _contrast_warnings(
+    counts: npt.NDArray[np.int64], dtype: np.dtype[Any], low: float, high: float
+) -> tuple[str, ...]:
+    """Judge contrast by the leading digits of the values, where these are fine enough."""
+    bits = 8 * dtype.itemsize
+    shift = max(0, bits - _DIGIT_BITS)
+    if dtype.kind != "f" and high > low and 1 << shift > (high - low) / _MIN_DIGITS:
+        return ()
+    keys = np.arange(len(counts)).astype(f"u{dtype.itemsize}") << np.dtype(
+        f"u{dtype.itemsize}"
+    ).type(shift)
+    levels = _rescale(_from_keys(keys, dtype), low, high)
+    return contrast_warnings(levels, counts, low, high)
+
+
 def compute_scaling(source: ImageSource) -> Scaling:
     """Find the normalisation constants of an image by reading it row band by row band.
 
-    NaN and infinite values are ignored and later read as the lowest intensity, with a warning.
+    NaN and infinite values are ignored and later read as the lowest intensity, with a warning. Hardly
+    any contrast gets a warning too.
 
     Args:
         source: the image; bool, integer or float of up to 64 bits.
@@ -216,6 +239,7 @@ def compute_scaling(source: ImageSource) -> Scaling:
         rank, fraction = _high_rank(n_counted)
         low, below, above = _search_ranks(source, counts, [0, rank, min(rank + 1, n_counted - 1)])
         high = _interpolate(below, above, fraction)
+    warnings += _contrast_warnings(counts, source.dtype, low, high)
     lut = None
     if source.dtype.itemsize <= 2:
         every = np.arange(1 << (8 * source.dtype.itemsize)).astype(f"u{source.dtype.itemsize}")

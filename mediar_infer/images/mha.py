@@ -17,7 +17,7 @@ import numpy as np
 from mediar_infer.arrays import AnyArray
 from mediar_infer.images.faults import DamagedFile, reading
 from mediar_infer.images.limits import ReadOptions
-from mediar_infer.images.mha_header import MetaHeader, format_header, read_header
+from mediar_infer.images.mha_header import MetaHeader, format_header, read_meta_header
 from mediar_infer.images.sources import ArraySource, Geometry, choose_plane
 
 _AXES = "XYZTUVW"
@@ -43,7 +43,7 @@ def open_meta_image(path: Path, options: ReadOptions, notes: tuple[str, ...]) ->
         ImageReadError: if the file is damaged, incomplete, too large or not one 2-D image.
     """
     with reading(path.name, "MHA data"), path.open("rb") as file:
-        header = read_header(file)
+        header = read_meta_header(file)
         width, height, *stack = header.sizes
         plane_items = height * width * header.n_channels
         options.check_decoded(path.name, height, width, plane_items * header.dtypes[-1].itemsize)

@@ -55,7 +55,7 @@ class MetaHeader:
         return math.prod(self.sizes) * self.n_channels
 
 
-def read_header(file: IO[bytes]) -> MetaHeader:
+def read_meta_header(file: IO[bytes]) -> MetaHeader:
     """Read the header at the beginning of a file.
 
     Args:

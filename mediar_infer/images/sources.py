@@ -56,8 +56,6 @@ class ImageSource(ABC):
     """What was decided in reading that a user may want to know, one sentence each."""
     geometry: Geometry | None
     """Place in space, of formats that labels are written back to with it."""
-    nodata: float | None
-    """Value of pixels that hold no measurement; they do not count for the normalisation."""
 
     def __init__(
         self,
@@ -68,7 +66,6 @@ class ImageSource(ABC):
         dtype: np.dtype[Any],
         warnings: Iterable[str] = (),
         geometry: Geometry | None = None,
-        nodata: float | None = None,
     ) -> None:
         self.name = name
         self.height = height
@@ -76,7 +73,6 @@ class ImageSource(ABC):
         self.dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
         self.warnings = tuple(warnings)
         self.geometry = geometry
-        self.nodata = nodata
 
     def read_rows(self, top: int, bottom: int) -> AnyArray:
         """Read the rows ``top`` … ``bottom - 1``.

@@ -54,6 +54,7 @@ class TiffSource(ImageSource):
             self._file = FileBytes(path)
         self._tif: Any = None
         self._planes: dict[int, PlaneRows] = {}
+        self._nodata: np.generic | None = None
         self._pool = ThreadPoolExecutor(_n_workers(), thread_name_prefix="tiff")
         try:
             with reading(path.name, "TIFF structure"):
@@ -72,7 +73,10 @@ class TiffSource(ImageSource):
                     self._keep_channels(3)
                 is_palette = colour is Colour.PALETTE
                 self._palette = _to_rgb8(series.keyframe.colormap) if is_palette else None
-                nodata = _nodata(series.keyframe) if colour is Colour.AS_STORED else None
+                if colour is Colour.AS_STORED:
+                    self._nodata = _nodata(series.keyframe, np.dtype(series.dtype))
+                if self._nodata is not None:
+                    found.append(f"no-data value {self._nodata:g}: such pixels are read as missing")
             super().__init__(
                 path.name,
                 height=self._layout.height,
@@ -80,7 +84,6 @@ class TiffSource(ImageSource):
                 dtype=np.dtype(np.uint8) if is_palette else np.dtype(series.dtype),
                 warnings=(*notes, *found, *_orientation_note(series.keyframe, options)),
                 geometry=tiff_geometry(self._tif, series.keyframe),
-                nodata=nodata,
             )
         except BaseException:
             self.close()
@@ -219,6 +222,10 @@ class TiffSource(ImageSource):
                 # OpenCV wants Cr before Cb
                 swapped = np.ascontiguousarray(image[:, :, [0, 2, 1]])
                 return np.asarray(cv2.cvtColor(swapped, cv2.COLOR_YCrCb2RGB))
+            case _ if self._nodata is not None:
+                # neither NaN nor 0 counts for the normalisation, and both become its lowest level
+                missing = np.nan if image.dtype.kind == "f" else 0
+                return np.where(image == self._nodata, image.dtype.type(missing), image)
             case _:
                 return image
 
@@ -229,14 +236,18 @@ def _to_rgb8(colormap: AnyArray) -> AnyArray:
     return (colormap >> shift).astype(np.uint8).T
 
 
-def _nodata(page: Any) -> float | None:  # noqa: ANN401
-    """The value that GDAL wrote for pixels without a measurement."""
-    text = page.tags.valueof(_GDAL_NODATA)
-    try:
-        value = float(str(text).strip("\0 "))
-    except ValueError:
+def _nodata(page: Any, dtype: np.dtype[Any]) -> np.generic | None:  # noqa: ANN401
+    """The value that GDAL wrote for pixels without a measurement; ``None`` if it cannot occur."""
+    if dtype.kind == "b":
         return None
-    return value if math.isfinite(value) else None  # what is not finite does not count anyway
+    try:
+        value = float(str(page.tags.valueof(_GDAL_NODATA)).strip("\0 "))
+        with np.errstate(over="ignore"):
+            found = dtype.type(value if dtype.kind == "f" else int(value))
+    except (ValueError, OverflowError):
+        return None
+    is_exact = dtype.kind == "f" or int(value) == value
+    return found if is_exact and math.isfinite(found) and found != 0 else None
 
 
 def _orientation_note(page: Any, options: ReadOptions) -> Iterable[str]:  # noqa: ANN401

@@ -86,11 +86,11 @@ def test_outliers_are_clipped():
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16, np.int32, np.float32, np.float64])
-def test_black_image_maps_to_zeros_without_a_warning(dtype):
+def test_black_image_maps_to_zeros_with_a_warning(dtype):
     source = ArraySource(np.zeros((5, 7), dtype=dtype))
     scaling = compute_scaling(source)
     assert not scaling.apply(source.read_rows(0, 5)).any()
-    assert scaling.warnings == ()
+    assert scaling.warnings == ("all pixels are 0: there is nothing to see",)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
