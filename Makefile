@@ -26,8 +26,7 @@ LABELS = --label org.opencontainers.image.version=$(VERSION) \
 ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(IMAGE))))
 GC_ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(GC_IMAGE))))
 
-.PHONY: help demo smoke test consumers fuzz lint docs image image-check submission \
-    gc-image gc-test gc-save clean
+.PHONY: help demo smoke test consumers fuzz lint docs image image-check submission gc-image gc-test gc-save clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -200,9 +200,8 @@ def _contrast_warnings(
     shift = max(0, bits - _DIGIT_BITS)
     if dtype.kind != "f" and high > low and 1 << shift > (high - low) / _MIN_DIGITS:
         return ()
-    keys = np.arange(len(counts)).astype(f"u{dtype.itemsize}") << np.dtype(
-        f"u{dtype.itemsize}"
-    ).type(shift)
+    unsigned = np.dtype(f"u{dtype.itemsize}")
+    keys = np.arange(len(counts)).astype(unsigned) << unsigned.type(shift)
     levels = _rescale(_from_keys(keys, dtype), low, high)
     return contrast_warnings(levels, counts, low, high)
 
@@ -210,8 +209,8 @@ def _contrast_warnings(
 def compute_scaling(source: ImageSource) -> Scaling:
     """Find the normalisation constants of an image by reading it row band by row band.
 
-    NaN and infinite values are ignored and later read as the lowest intensity, with a warning. Hardly
-    any contrast gets a warning too.
+    NaN and infinite values are ignored and later read as the lowest intensity, with a warning. A
+    lack of contrast is a warning too.
 
     Args:
         source: the image; bool, integer or float of up to 64 bits.
