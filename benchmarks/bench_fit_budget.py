@@ -6,9 +6,9 @@ more, and from half its time on the process is stopped for two thirds of the tim
 of it three times slower: network, labels and writing alike.
 
     python benchmarks/bench_fit_budget.py --output benchmarks/results/fit_budget.json --slowdown 3
-    python benchmarks/bench_fit_budget.py --rungs --data DIR --output benchmarks/results/rungs.json
+    python benchmarks/bench_fit_budget.py --steps --data DIR --output benchmarks/results/fit_budget_steps.json
 
-The second form gives the mean F1 of each rung of the ladder on the val split of labelled images.
+The second form gives the mean F1 of each step of the ladder on the val split of labelled images.
 """
 
 import argparse
@@ -159,8 +159,8 @@ def run_images(args: argparse.Namespace) -> None:
         args.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def run_rungs(args: argparse.Namespace) -> None:
-    """Mean F1 at 0.5 of each rung on the val split."""
+def run_steps(args: argparse.Namespace) -> None:
+    """Mean F1 at 0.5 of each step on the val split."""
     members = Segmenter.from_weights(config=EngineConfig(plan=Plan())).members
     methods = {
         plan.name: labels_of(Segmenter(members, EngineConfig(plan=plan)))
@@ -185,14 +185,14 @@ def main() -> None:
     parser.add_argument("--max-side", type=int, help="omit larger images, for a trial")
     parser.add_argument("--slowdown", type=float, help="also run slowed so many times half-way")
     parser.add_argument("--data", type=Path, help="images/, labels/, manifest.csv")
-    parser.add_argument("--rungs", action="store_true", help="F1 of each rung instead of times")
-    parser.add_argument("--limit", type=int, help="with --rungs: only the first images")
+    parser.add_argument("--steps", action="store_true", help="F1 of each step instead of times")
+    parser.add_argument("--limit", type=int, help="with --steps: only the first images")
     parser.add_argument("options", nargs="*", metavar="-- OPTIONS", help="passed on to predict")
     args = parser.parse_args()
-    if args.rungs and not args.data:
-        parser.error("--rungs needs --data")
-    if args.rungs:
-        run_rungs(args)
+    if args.steps and not args.data:
+        parser.error("--steps needs --data")
+    if args.steps:
+        run_steps(args)
     else:
         run_images(args)
 

@@ -16,7 +16,7 @@ from mediar_infer.engine.plans import LADDER
 RESULTS = Path(__file__).resolve().parent / "results"
 COLOURS = dict(
     zip(
-        [rung.name for rung in LADDER],
+        [step.name for step in LADDER],
         mpl.colormaps["viridis"](np.linspace(0, 0.95, len(LADDER))),
         strict=True,
     )
