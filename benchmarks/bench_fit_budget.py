@@ -1,4 +1,4 @@
-"""``predict --fit-budget``: is every image in time, is the prediction right, what does it cost?
+r"""``predict --fit-budget``: is every image in time, is the prediction right, what does it cost?
 
 Images from 256x256 to 4000x4000 pixels, a fresh process each, as the challenge's organisers do. The
 seconds reported are those around the whole process. With ``--slowdown 3`` every image runs once
@@ -6,7 +6,8 @@ more, and from half its time on the process is stopped for two thirds of the tim
 of it three times slower: network, labels and writing alike.
 
     python benchmarks/bench_fit_budget.py --output benchmarks/results/fit_budget.json --slowdown 3
-    python benchmarks/bench_fit_budget.py --steps --data DIR --output benchmarks/results/fit_budget_steps.json
+    python benchmarks/bench_fit_budget.py --steps --data DIR \
+        --output benchmarks/results/fit_budget_steps.json
 
 The second form gives the mean F1 of each step of the ladder on the val split of labelled images.
 """
