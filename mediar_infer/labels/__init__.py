@@ -4,8 +4,8 @@ Two functions work on plain arrays: :func:`follow_flow` and :func:`labels_from_m
 
 A *cell* is an id in a label image, and its pixels may lie in several pieces, as in the released
 system: an id is given by where the flow of a pixel ends, not by what the pixel touches. Cells are
-counted by ids everywhere (results, ledger, demo); only the challenge's scorer leaves out those
-that touch the two outermost pixels of the image.
+counted by ids everywhere (results, ledger, demo); only the challenge's scorer omits those that
+touch the two outermost pixels of the image.
 
 Names of the field (Cellpose's ``dynamics.py``) and ours:
 

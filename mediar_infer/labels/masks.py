@@ -53,7 +53,7 @@ def remove_small(foreground: BoolArray, min_size: int) -> BoolArray:
 
 
 def _renumber(labels: LabelArray, keep: npt.NDArray[np.bool_]) -> LabelArray:
-    """Drop ids where ``keep`` (indexed by id, 0 included) is false; make the rest consecutive."""
+    """Drop ids where ``keep`` (indexed by id, 0 included) is false; renumber the rest."""
     keep = keep.copy()
     keep[0] = False
     ids = np.where(keep, keep.cumsum(), 0).astype(np.int32)

@@ -78,9 +78,9 @@ def evaluate_labels(
         ShapeError: if the arrays are not 2-D integer images of one size without negative ids.
 
     Notes:
-        Cells that touch the 2-pixel frame are left out on both sides. From 25 megapixels on, each
-        2000 × 2000 block from the origin, zero-padded, is an image of its own and the counts are
-        summed. An image without a match scores 0, also when both sides are empty.
+        Cells that touch the 2-pixel frame are omitted on both sides. From 25 megapixels on, each
+        2000 × 2000 block from the origin, zero-padded, is scored as a separate image and the counts
+        are summed. An image without a match scores 0, even if both sides are empty.
     """
     check_labels(true, predicted)
     n_true = n_pred = 0
@@ -127,7 +127,7 @@ def check_labels(true: _Labels, predicted: _Labels) -> None:
 
 
 def compute_inner_labels(labels: _Labels) -> npt.NDArray[np.int64]:
-    """Remove cells that touch the 2-pixel frame and make the ids consecutive.
+    """Remove cells that touch the 2-pixel frame and renumber the rest.
 
     Args:
         labels: ``(H, W)`` integer, no negative ids. Not modified.

@@ -1,4 +1,4 @@
-"""Label outlines over an image, for looking at results."""
+"""Label outlines over an image, for visual checks."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ _STRETCH_PERCENTILES = (0.5, 99.5)
 _SAMPLED_PIXELS = 4_000_000
 _BAND_ROWS = 128
 # Steps of the golden ratio around the colour circle keep neighbouring ids far apart in hue. After a
-# Fibonacci number of them the circle closes, so that this also holds where the colours start again.
+# Fibonacci number of steps the circle closes, so this also holds where the colours repeat.
 _N_COLOURS = 233
 _HUE_STEP = (math.sqrt(5) - 1) / 2
 
@@ -37,8 +37,8 @@ def draw_overlay(image: _Image, labels: _Labels, *, max_side: int = MAX_SIDE) ->
         max_side: longest side of the result in pixels; larger images are reduced first.
 
     Returns:
-        ``(h, w, 3)`` uint8 RGB. An outline is the cell's own outermost pixels (4-connected), so
-        that touching cells show two lines.
+        ``(h, w, 3)`` uint8 RGB. An outline consists of the cell's own outermost pixels
+        (4-connected): touching cells show two lines.
 
     Raises:
         ShapeError: if the arrays do not fit together.
@@ -166,7 +166,7 @@ def _stretch_contrast(image: _Image) -> _Rgb:
         low, high = sample.min(), sample.max()
     if high <= low:
         return stretched
-    # A slide in float at once would take four times its own size.
+    # By bands: a whole slide as float would take several times its size.
     for top in range(0, image.shape[0], _BAND_ROWS):
         band = image[top : top + _BAND_ROWS].astype(np.float64) / 2
         scaled = np.nan_to_num((band - low) * (255 / (high - low)), nan=0.0)

@@ -1,1 +1,1 @@
-"""The MEDIAR-Former, its weight files, and what computes it."""
+"""The MEDIAR-Former, its weight files, and the backends that run it."""

@@ -1,11 +1,11 @@
-"""Sizes of a MEDIAR-Former; needs no torch, so that weights can be read while it is imported."""
+"""Sizes of a MEDIAR-Former; without torch, for weights to be read while torch is imported."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Every size of a MEDIAR-Former; all but the head count can be read from a state dict."""
+    """All sizes of a MEDIAR-Former that can be read from a state dict."""
 
     encoder_channels: tuple[int, ...]
     """Width of the four encoder stages; ``(64, 128, 320, 512)`` for mit_b1 to mit_b5."""

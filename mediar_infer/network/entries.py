@@ -30,7 +30,7 @@ FIRST_ENTRY: Final = "encoder.patch_embed1.proj.weight"
 
 _LISTED = 4
 _FETCH_AGAIN = "the file is damaged or of another kind; fetch it again"
-# What downloads leave behind in place of the file: how it begins, what it is, what to do.
+# Files that failed downloads leave: first bytes, kind, remedy.
 _IMPOSTORS = (
     (
         re.compile(rb"\s*(<!doctype html|<html|<\?xml|<head)", re.IGNORECASE),

@@ -195,7 +195,7 @@ class _PositionAttention(nn.Module):
             scores = query.float() @ key.float()
             weights = scores.flatten(1).softmax(1).view_as(scores)
             mixed = weights @ value.float()
-        # (positions, channels) memory is read as (channels, positions): the reference does so.
+        # As in the reference, (positions, channels) memory is read as (channels, positions).
         mixed = mixed.reshape(x.shape[0], x.shape[1], x.shape[2], x.shape[3])
         attended: Tensor = self.out_conv(x + mixed.to(x.dtype))
         return attended

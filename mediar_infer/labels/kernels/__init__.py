@@ -1,4 +1,4 @@
-"""The label stage's heavy loops, behind one small interface: compiled for CPUs, torch for GPUs."""
+"""The expensive loops of the label stage behind one interface: C for CPUs, torch for GPUs."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +15,7 @@ SEED_HITS = 10
 BASIN_HITS = 2
 """A basin grows over pixels with more end points than this."""
 BASIN_STEPS = 5
-"""Times that a basin grows by a 3x3 neighbourhood."""
+"""Number of times that a basin grows by a 3x3 neighbourhood."""
 MIN_SPEED = 1e-3
 """Pixels whose vertical unit flow is not larger stay where they are (as released)."""
 
@@ -57,7 +57,7 @@ class Region:
 
 
 class LabelKernels(Protocol):
-    """The loops over pixels that the label stage spends its time in.
+    """The loops over pixels in which the label stage spends its time.
 
     Convention:
         (y, x) order; row-major numpy arrays in host memory; labels are int32, 0 = background.
@@ -83,13 +83,13 @@ class LabelKernels(Protocol):
         Args:
             flow: ``(2, h, w)`` network scale (five pixels per step), (dy, dx). Not modified.
             foreground: ``(h, w)``; elsewhere the flow counts as zero.
-            frame: place of the array in the image.
-            region: pixels that are followed; by default all.
+            frame: position of the array in the image.
+            region: pixels to follow; by default all.
             n_steps: number of steps.
 
         Returns:
-            Flat array positions, int32 in the shape of the region, of the pixels that its pixels
-            end in (a pixel that is not followed ends where it is), and how many were followed.
+            Flat array positions, int32 in the shape of the region, of where its pixels end (a pixel
+            that is not followed ends where it is), and how many were followed.
 
         References:
             cellpose/dynamics.py (steps_interp), BSD-3-Clause.
@@ -103,20 +103,20 @@ class LabelKernels(Protocol):
     def find_basins(
         self, hits: Int32Array, top: int, bottom: int, first_id: int
     ) -> tuple[Int32Array, LabelArray]:
-        """Find the local maxima (5x5) of the end-point histogram, and what belongs to them.
+        """Find the local maxima (5x5) of the end-point histogram and grow basins from them.
 
         Seeds have more than ``SEED_HITS`` hits; each grows ``BASIN_STEPS`` times by its 3x3
         neighbourhood over pixels with more than ``BASIN_HITS`` hits.
 
         Args:
             hits: ``(H, W)`` end points per pixel.
-            top: first row of which seeds are wanted.
-            bottom: row after the last such row.
-            first_id: id of the first seed; the others follow in row-major order.
+            top: first row to search for seeds.
+            bottom: row after the last one to search.
+            first_id: id of the first seed; ids rise in row-major order.
 
         Returns:
-            ``(n, 2)`` int32 seeds (y, x), and ``(H, W)`` int32 ids of the basins: where they
-            overlap, that of the last seed.
+            ``(n, 2)`` int32 seeds (y, x), and ``(H, W)`` int32 ids of the basins; where basins
+            overlap, the last seed wins.
         """
         ...
 
@@ -128,7 +128,7 @@ class LabelKernels(Protocol):
             n_labels: largest id.
 
         Returns:
-            ``(n_labels,)`` of dtype ``CELL``; of absent cells only the size, 0, means something.
+            ``(n_labels,)`` of dtype ``CELL``; of absent cells only the size, 0, is meaningful.
         """
         ...
 
@@ -138,8 +138,8 @@ class LabelKernels(Protocol):
         Args:
             labels: ``(H, W)``, ids 1 … ``n_labels``; some may be absent.
             n_labels: largest id.
-            same_iterations: iterate as often for all cells as the largest needs (as released), or
-                for each cell as often as it needs itself: 2 · (height + width + 2) of its box.
+            same_iterations: iterate all cells as often as the largest one needs (as released), or
+                each cell as often as it needs: 2 · (height + width + 2) of its box.
 
         Returns:
             ``(H + 2, W + 2)`` with a border of zeros, zero in the background.
@@ -152,7 +152,7 @@ class LabelKernels(Protocol):
     def unit_flow(self, labels: LabelArray, warmth: Float64Array) -> Float32Array:
         """Take central differences of ``warmth`` in the cells, scaled to unit length.
 
-        Neighbours are read whatever their label: touching cells see each other, as in the
+        Neighbours count whatever their label is: touching cells influence each other, as in the
         reference.
 
         Args:

@@ -1,7 +1,7 @@
 """The label stage's loops in C (``label_kernels.c``), shared by the threads of the CPU.
 
-The library is built when the package is installed. It knows nothing of Python: ctypes passes
-pointers, and as it lets go of the interpreter meanwhile, plain threads run the parts.
+The library is built when the package is installed. It does not use the Python API: ctypes passes
+pointers and releases the interpreter lock during a call, so plain threads run the parts.
 """
 
 import ctypes
@@ -88,14 +88,14 @@ class CompiledKernels:
     def _share(
         self, part: Callable[[ctypes.c_int64, ctypes.c_int64], Any], n_items: int, part_size: int
     ) -> Iterator[Any]:
-        """Run ``part(first, last)`` over all items, in threads if there is work for them."""
+        """Run ``part(first, last)`` over all items, in threads if there is more than one part."""
         bounds = [
             (_int64(first), _int64(min(first + part_size, n_items)))
             for first in range(0, n_items, part_size)
         ]
         if self._n_threads == 1 or len(bounds) <= 1:
-            return iter([part(*each) for each in bounds])
-        return iter(list(self._pool.map(lambda each: part(*each), bounds)))
+            return iter([part(first, last) for first, last in bounds])
+        return iter(list(self._pool.map(part, *zip(*bounds, strict=True))))
 
     def track(
         self,
@@ -105,7 +105,7 @@ class CompiledKernels:
         region: Region | None = None,
         n_steps: int = N_STEPS,
     ) -> tuple[Int32Array, int]:
-        """See :meth:`LabelKernels.track`; pixels that have come to rest are followed no further."""
+        """See :meth:`LabelKernels.track`; pixels at rest are not followed further."""
         height, width = foreground.shape
         region = region or Region(0, 0, height, width)
         c_frame, least, most = _to_c_frame(describe_axes(frame, height, width))
@@ -173,10 +173,10 @@ class CompiledKernels:
         return cells
 
     def diffuse(self, labels: LabelArray, n_labels: int, *, same_iterations: bool) -> Float64Array:
-        """See :meth:`LabelKernels.diffuse`; cells in balance are followed no further.
+        """See :meth:`LabelKernels.diffuse`; cells in balance are not iterated further.
 
         Raises:
-            MemoryError: without room for the bounding box of a cell.
+            MemoryError: if the bounding box of a cell does not fit into memory.
         """
         height, width = labels.shape
         labels_pointer = _pointer(labels, np.int32)

@@ -18,7 +18,7 @@ from mediar_infer.labels.kernels import Float64Array
 
 # Three float64 strips of this many pixels stay in a core's second-level cache.
 _CPU_STRIP_PIXELS = 1 << 14
-# A GPU wants few, long strips: every step is a handful of kernels per strip.
+# Few, long strips suit a GPU: every step launches a handful of kernels per strip.
 _GPU_STRIP_PIXELS = 1 << 24
 # These three as in label_kernels.c, which says why.
 _ROUND = 64
@@ -108,8 +108,8 @@ def _iterate(
 ) -> None:
     """Diffuse cells that lie one below the other in a strip of rows ``stride`` elements long.
 
-    The strip is flat: one empty column and one empty row keep cells apart, so neighbours left and
-    right are one element away, those above and below ``stride`` elements, and every pass of an
+    The strip is flat: one empty column and one empty row separate cells, so neighbours to the left
+    and right are one element away, those above and below ``stride`` elements, and every pass of an
     iteration is one contiguous sum.
 
     Args:
@@ -117,7 +117,7 @@ def _iterate(
         divisor: 9 inside cells, infinite elsewhere.
         sources: element of each cell that gains 1 in every iteration.
         stride: row length.
-        n_iterations: per cell, not increasing: a cell that is done is left as it is.
+        n_iterations: per cell, not increasing; a finished cell no longer changes.
         ends: element after the last row of each cell.
     """
     # The sum runs in the reference's order and is then divided: at the centre of a symmetric cell
@@ -133,7 +133,7 @@ def _iterate(
             active -= 1
         if stop != ends[active - 1]:
             stop = ends[active - 1]
-            # Made once for all steps with the same cells: slicing costs as much as adding.
+            # Sliced once for all steps with the same cells: slicing costs as much as adding.
             body, new, nine = (t[start:stop] for t in (temperature, total, divisor))
             first, *others = (temperature[start + o : stop + o] for o in offsets)
             warmed, gain = sources[:active], one[:active]

@@ -5,8 +5,8 @@
  * compiled.py, which owns all memory and runs the ranges in threads.
  *
  * Conventions: images are row-major, (y, x); labels are 0 in the background. Every function that
- * takes `first` and `last` does a part of its work, so that threads can share it; parts never write
- * to the same place. Floating-point contraction must be off (-ffp-contract=off): then every
+ * takes `first` and `last` does a part of its work, for threads to share; parts never write to the
+ * same place. Floating-point contraction must be off (-ffp-contract=off): then every
  * processor gives the same labels.
  */
 
@@ -32,7 +32,7 @@ static inline v4 load4(const float *p)
 
 /* --- Tracking ------------------------------------------------------------------------------ */
 
-/* Pixels that walk together: few enough for the first-level cache. */
+/* Pixels that walk together; they fit into the first-level cache. */
 enum { GROUP = 256, CHECK_EVERY = 8 };
 
 /* Where an array lies in its image, in units of the padded field; one pair (y, x) each. */
@@ -109,14 +109,14 @@ static int32_t truncated(float at, int axis, const frame_t *frame, const float *
     return (int32_t)(pixel < least[axis] ? least[axis] : pixel);
 }
 
-/* Let a group walk; those that have come to rest, or swing between two places, stop early. */
+/* Walk a group; walkers at rest, or oscillating between two places, stop early. */
 static inline void walk(walkers_t *w, const float *field, int64_t width, const frame_t *frame,
                         const float *least, const int32_t *most, int n_steps, int32_t *ends)
 {
     const int64_t stride = 2 * (width + 2);
     for (int done = 0; w->n > 0;) {
-        /* The number of steps that are left after a check is even: a walker that is where it was
-         * two steps ago would be here at the end, too. */
+        /* The number of steps left after a check is even: a walker that is where it was two steps
+         * ago ends here too. */
         int n = (n_steps - done) % CHECK_EVERY;
         n = n ? n : CHECK_EVERY;
         if (done == n_steps)
@@ -149,7 +149,7 @@ static inline void walk(walkers_t *w, const float *field, int64_t width, const f
 
 /* Follow the flow from the pixels of a region.
  *
- * field        as made by mediar_make_field
+ * field        from mediar_make_field
  * flow_y       (height, width), in network scale
  * foreground   (height, width)
  * region       rows and columns whose pixels walk: top, left, bottom, right
@@ -380,10 +380,10 @@ static inline void spread_once(strip_t *s)
     s->next = done;
 }
 
-/* A giant cell makes its whole image diffuse for thousands of iterations; a small one is in balance
- * long before. What it still gains shrinks by a constant factor per round, so that the balance can
- * be extrapolated; further rounds remove what was not yet constant. Nothing is extrapolated that
- * the remaining iterations would not bring about: e^-30 of the gain is below rounding. */
+/* A giant cell makes its whole image diffuse for thousands of iterations; a small cell is in balance
+ * long before. Its gain shrinks by a constant factor per round, so the balance can be extrapolated;
+ * further rounds correct what was not yet constant. Extrapolation never exceeds what the remaining
+ * iterations would reach: e^-30 of the gain is below rounding. */
 static inline void diffuse(strip_t *s, int64_t n_iterations)
 {
     enum { ROUND = 64 };
@@ -417,7 +417,7 @@ static inline void diffuse(strip_t *s, int64_t n_iterations)
  * labels        (height, width), of which only rows and columns inside the boxes are read
  * n_iterations  of every cell; 0 takes 2 * (box height + box width + 2) of each
  * warmth        (height + 2, width + 2), zero where nothing is written
- * first, last   cells[first] ... cells[last - 1] are done; cells of size 0 are left out
+ * first, last   cells[first] ... cells[last - 1] are done; cells of size 0 are skipped
  * returns 0, or -1 without memory
  */
 FOR_EACH_CPU int mediar_diffuse(const int32_t *labels, int64_t width, const cell_t *cells,
@@ -469,7 +469,7 @@ FOR_EACH_CPU int mediar_diffuse(const int32_t *labels, int64_t width, const cell
 
 static inline void unit_gradient(const double *at, int64_t stride, double *dy, double *dx)
 {
-    /* Neighbours are read whatever their label: touching cells see each other. */
+    /* Neighbours count whatever their label is: touching cells influence each other. */
     *dy = at[stride] - at[-stride];
     *dx = at[1] - at[-1];
     const double length = 1e-20 + sqrt(*dy * *dy + *dx * *dx);

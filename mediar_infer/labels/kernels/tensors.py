@@ -1,8 +1,4 @@
-"""The label stage's loops on torch tensors: for GPUs, and for a CPU without the compiled library.
-
-Diffusion works on the bounding boxes of the cells, laid end to end in one flat strip, and tracking
-follows foreground pixels only.
-"""
+"""The loops of the label stage on torch tensors: for GPUs, and for a CPU without a C compiler."""
 
 import numpy as np
 import numpy.typing as npt
@@ -175,7 +171,8 @@ def grow_basins(hits: Tensor, seeds: Tensor) -> Tensor:
 def unit_gradient(warmth: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Central differences of ``warmth`` (H + 2, W + 2) at unpadded pixels, scaled to unit length.
 
-    Neighbours are read whatever their label: touching cells see each other, as in the reference.
+    Neighbours count whatever their label is: touching cells influence each other, as in the
+    reference.
 
     Returns:
         ``(2, n)`` float64, (dy, dx).

@@ -28,7 +28,7 @@ def track_points(unit_flow: Tensor, points: Tensor, frame: Frame, *, n_steps: in
     Args:
         unit_flow: ``(2, h, w)`` float32, pixels per step, zero in the background. Not modified.
         points: ``(n, 2)`` integer start points.
-        frame: place of the array in the image.
+        frame: position of the array in the image.
         n_steps: number of steps.
 
     Returns:
@@ -47,7 +47,7 @@ def track_points(unit_flow: Tensor, points: Tensor, frame: Frame, *, n_steps: in
 
 
 def _count_steps(n_steps: int) -> Iterator[int]:
-    """Steps until each check for rest; the number that is left after a check is even."""
+    """Numbers of steps between checks for rest; the number left after a check is even."""
     n_done = 0
     while n_done < n_steps:
         n = (n_steps - n_done) % _CHECK_EVERY or _CHECK_EVERY
@@ -67,7 +67,7 @@ def _walk(
             if n - i == 2:
                 y_before, x_before = y, x
             y, x = _step(pairs, width, y, x, axes)
-        # A walker that is where it was two steps ago rests or swings, and would be here at the end.
+        # A walker that is where it was two steps ago rests or oscillates, and ends here too.
         rests = (y == y_before) & (x == x_before) & (n >= 2)
         moves = ~rests
         ends[index[rests]] = _truncate(y[rests], x[rests], axes)
@@ -119,15 +119,15 @@ def track_points_by_sampling(
     extent = torch.tensor([frame.image_height, frame.image_width], dtype=torch.float64)
     # An image one pixel wide has no size - 1 to scale by: nothing can move along that axis.
     stretch = extent / (extent - 1).clamp(min=1)
-    # Array coordinate c is sampled at grid value c·scale + shift, so that the whole walk can run in
-    # grid_sample's own units: one multiplication of the field instead of two per step.
+    # Array coordinate c is sampled at grid value c·scale + shift: the whole walk runs in the
+    # units of grid_sample: one multiplication of the field instead of two per step.
     scale = 2 * stretch / size
     shift = (2 * (origin * stretch - 0.5 - origin) + 1) / size - 1
     low, high = -origin * scale + shift, (extent - 1 - origin) * scale + shift
 
     scale_x, scale_y = scale.flip(0).tolist()
     shift_x, shift_y = shift.flip(0).tolist()
-    # grid_sample wants x before y; x and y lie apart in memory, which it reads fastest.
+    # grid_sample expects x before y; it is fastest with x and y in separate planes.
     field = torch.stack([unit_flow[1] * scale_x, unit_flow[0] * scale_y])[None]
     y, x = points.T.float()[:, None, None]
     walkers = torch.stack([x * scale_x + shift_x, y * scale_y + shift_y], dim=1)

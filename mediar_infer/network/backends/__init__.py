@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# OpenVINO tells its makers of every import, by a thread and a forked process that start while the
-# weights are loaded. Where this module is not to be had, it does without.
+# OpenVINO reports every import to its vendor, by a thread and a forked process that start while the
+# weights are loaded. Without this module it skips that.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
@@ -26,7 +26,7 @@ class Backend(Protocol):
     """Windows per call that suit this backend."""
 
     def start(self, inputs: "Tensor") -> "Callable[[], Tensor]":
-        """Begin to predict logits; several members may be at work at once.
+        """Start to predict logits; several members may run at the same time.
 
         Args:
             inputs: ``(N, 3, h, w)`` float32 in [0, 1] on ``device``. Not modified.

@@ -1,11 +1,11 @@
-"""Names of exported network graphs, so that they can be looked for without loading OpenVINO."""
+"""Names of exported network graphs, to look for them without importing OpenVINO."""
 
 from pathlib import Path
 
 from mediar_infer.network.architecture import Architecture
 
 WINDOW_INPUT = "window"
-"""Input of an exported graph that is no weight."""
+"""The only input of an exported graph that is not a weight."""
 
 
 def graph_name(architecture: Architecture, roi_size: int) -> str:

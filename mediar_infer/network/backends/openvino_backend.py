@@ -12,7 +12,7 @@ class OpenVinoBackend:
     """A compiled checkpoint; windows are predicted one per stream, side by side.
 
     Args:
-        compiled: network made by ``openvino_graph.compile_graph``.
+        compiled: network from ``openvino_graph.compile_graph``.
         batch: windows per call; 0 takes two per stream.
     """
 
@@ -29,7 +29,7 @@ class OpenVinoBackend:
         self._queue.set_callback(_keep_result)
 
     def start(self, inputs: Tensor) -> Callable[[], Tensor]:
-        """Begin to predict logits; see :class:`mediar_infer.network.backends.Backend`."""
+        """Start to predict logits; see :class:`mediar_infer.network.backends.Backend`."""
         windows = inputs.contiguous().numpy()
         logits = np.empty(windows.shape, dtype=np.float32)
         for i in range(len(windows)):

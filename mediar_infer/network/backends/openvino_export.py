@@ -1,8 +1,8 @@
-"""The network as a graph for OpenVINO, exported once per architecture, weights left open.
+"""The network as a graph for OpenVINO, exported once per architecture, without weights.
 
-The graph holds no weights: each is an input, and those of a checkpoint are put in their place when
-it is loaded. So there is one copy of the weights, checked by its checksum, and one graph serves
-both members of the ensemble. All shapes are fixed in it.
+Each weight is an input of the graph; those of a checkpoint replace the inputs when it is loaded. So
+there is one copy of the weights, checked by its checksum, and one graph serves both members of the
+ensemble. All shapes in it are fixed.
 """
 
 import warnings
@@ -23,8 +23,8 @@ _UNUSED_ENTRY = "num_batches_tracked"
 def _upsampling_kernel(weight: Tensor) -> Tensor:
     """Kernel of the transposed convolution that equals upsampling followed by a convolution.
 
-    Of the 3×3 pixels that a convolution sees behind a nearest-neighbour upsampling by two, only 2×2
-    differ. A transposed convolution of stride 2 computes on those: four products in place of nine.
+    Of the 3×3 pixels that a convolution sees after nearest-neighbour upsampling by two, only 2×2
+    differ. A transposed convolution of stride 2 computes with those: four products instead of nine.
 
     Args:
         weight: ``(out, in, 3, 3)``.
@@ -38,7 +38,7 @@ def _upsampling_kernel(weight: Tensor) -> Tensor:
 
 
 def _tensor(layer: nn.Module, name: str) -> Tensor:
-    """Parameter or buffer of a layer, which may be a plain tensor while the graph is recorded."""
+    """Parameter or buffer of a layer, a plain tensor during the export."""
     value = getattr(layer, name)
     assert isinstance(value, Tensor)
     return value
@@ -66,7 +66,7 @@ def _fuse(block: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
 
 
 def _apply_heads(model: MediarFormer, decoded: Tensor) -> Tensor:
-    """Both heads in one: narrow convolutions leave most of a vector unit idle."""
+    """Both heads as one: narrow convolutions use only a small part of a vector unit."""
     flow, cellprob = (list(head.children()) for head in (model.gradflow_head, model.cellprob_head))
 
     def both(layer: int, name: str) -> Tensor:
@@ -136,7 +136,7 @@ def export_graph(architecture: Architecture, roi_size: int, folder: Path) -> Pat
     Args:
         architecture: sizes of the network.
         roi_size: side of the windows.
-        folder: where the ``.xml`` and ``.bin`` files go.
+        folder: where to write the ``.xml`` and ``.bin`` files.
 
     Returns:
         The ``.xml`` file.
@@ -148,7 +148,7 @@ def export_graph(architecture: Architecture, roi_size: int, folder: Path) -> Pat
     window = torch.zeros(1, 3, roi_size, roi_size)
     wrapped = _WeightsAsInputs(model, list(entries))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch about names that it uses itself
+        warnings.simplefilter("ignore", FutureWarning)  # about names that torch itself uses
         program = torch.export.export(wrapped, (window, *entries.values()))
         graph = openvino.convert_model(program)
     shapes = {}
@@ -156,12 +156,12 @@ def export_graph(architecture: Architecture, roi_size: int, folder: Path) -> Pat
     for parameter, (name, values) in zip(graph.get_parameters(), inputs.items(), strict=True):
         parameter.set_friendly_name(name)
         shapes[parameter.output(0)] = list(values.shape)
-    graph.reshape(shapes)  # the conversion makes every side dynamic
+    graph.reshape(shapes)  # the conversion makes all sides dynamic
     path = folder / graph_name(architecture, roi_size)
     with TemporaryDirectory(dir=folder) as scratch:
         written = Path(scratch) / path.name
         openvino.save_model(graph, written, compress_to_fp16=False)
-        # The file that is looked for comes last, so that a stopped export leaves none.
+        # The file that find_graph looks for is moved last: an interrupted export leaves none.
         for suffix in (".bin", ".xml"):
             written.with_suffix(suffix).replace(path.with_suffix(suffix))
     return path

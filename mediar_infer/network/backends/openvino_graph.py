@@ -15,7 +15,7 @@ _MAX_STREAMS = 4
 
 
 def _bind_weights(graph: Any, checkpoint: Checkpoint, path: Path) -> None:  # noqa: ANN401
-    """Put the weights in the place of their inputs; OpenVINO convolves with constants only."""
+    """Replace the inputs by the weights; OpenVINO convolves with constants only."""
     from openvino import opset13
 
     for parameter in list(graph.get_parameters()):
@@ -25,7 +25,7 @@ def _bind_weights(graph: Any, checkpoint: Checkpoint, path: Path) -> None:  # no
         if name not in checkpoint.entries:
             raise CheckpointError(
                 f"{path}: found input {name!r}, which {checkpoint.path} does not have; expected the"
-                " graph of its architecture; make it anew with 'weights graph'"
+                " graph of its architecture; re-export it with 'weights graph'"
             )
         values = checkpoint.entries[name].astype(np.float32)
         constant = opset13.constant(values, dtype=np.float32)
@@ -35,7 +35,7 @@ def _bind_weights(graph: Any, checkpoint: Checkpoint, path: Path) -> None:  # no
 
 
 def read_graph(checkpoint: Checkpoint, graph_path: Path) -> Any:  # noqa: ANN401
-    """Make the network of a checkpoint, ready to be compiled.
+    """Build the network of a checkpoint, ready to be compiled.
 
     Args:
         checkpoint: the weights.
@@ -54,14 +54,14 @@ def read_graph(checkpoint: Checkpoint, graph_path: Path) -> Any:  # noqa: ANN401
     except RuntimeError as error:
         raise CheckpointError(
             f"{graph_path}: cannot be read ({str(error).strip().splitlines()[-1]}); expected an"
-            " exported graph; make it anew with 'weights graph', or use --backend torch"
+            " exported graph; re-export it with 'weights graph', or use --backend torch"
         ) from error
     _bind_weights(graph, checkpoint, graph_path)
     return graph
 
 
 def compile_graph(graph: Any, threads: int, precision: str = "float32") -> Any:  # noqa: ANN401
-    """Compile a network for this CPU; the interpreter is free for other threads meanwhile.
+    """Compile a network for this CPU; the interpreter lock is released meanwhile.
 
     Args:
         graph: from ``read_graph``.
@@ -81,15 +81,15 @@ def compile_graph(graph: Any, threads: int, precision: str = "float32") -> Any: 
         "CPU", "OPTIMIZATION_CAPABILITIES"
     ):
         raise UsageError(
-            "found a CPU without bfloat16 instructions, expected some for --precision bfloat16, as"
-            " it would be slower than float32 without them; use --precision float32"
+            "found a CPU without bfloat16 instructions, expected one with them for --precision"
+            " bfloat16, which is slower than float32 otherwise; use --precision float32"
         )
-    # Said explicitly: OpenVINO's own default on new CPUs is bfloat16.
+    # Explicit, because the default of OpenVINO on recent CPUs is bfloat16.
     settings = {
         "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
         "NUM_STREAMS": min(threads, _MAX_STREAMS),
         "INFERENCE_NUM_THREADS": threads,
-        # Every process would pin its threads to the same first cores.
+        # Otherwise every process pins its threads to the same first cores.
         "ENABLE_CPU_PINNING": False,
     }
     return core.compile_model(graph, "CPU", settings)
