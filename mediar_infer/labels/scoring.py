@@ -177,7 +177,7 @@ def _describe_similar(folder: Path, stem: str) -> str:
 
 
 def _read_predicted(path: Path) -> npt.NDArray[np.integer[Any]]:
-    """Read a prediction; what is wrong with it is its score, but not without a word."""
+    """Read a prediction; a fault lowers its score, and a warning says so."""
     labels = read_labels(path)
     fault = find_label_fault(labels)
     if fault is not None and fault.is_certain:
