@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 _N_LEVELS: Final = 256
-_BRIGHT_FROM: Final = 224
-"""Levels from here on are the brightest eighth."""
+_BRIGHT_FROM: Final = 192
+"""Levels from here on are the brightest quarter."""
 _NEARLY_ALL: Final = 0.99
 
 
@@ -37,7 +37,7 @@ def contrast_warnings(
     bright = histogram[_BRIGHT_FROM:].sum()
     if bright >= n / 2 and histogram[0] + bright >= _NEARLY_ALL * n:
         return (
-            f"{bright / n:.1%} of the pixels share the brightest eighth of the grey levels, as few"
+            f"{bright / n:.1%} of the pixels share the brightest quarter of the grey levels, as few"
             f" lie far below them (from {low:g} on): there is little contrast; remove dead pixels"
             " or the value of missing data",
         )

@@ -14,7 +14,7 @@ _ALPHA_MODES = frozenset({"RGBA", "LA"})
 
 
 def to_array(image: Any, name: str) -> tuple[AnyArray, bool, tuple[str, ...]]:  # noqa: ANN401
-    """Bring whatever a caller holds an image in to a numpy array.
+    """Convert an image of any common kind to a numpy array.
 
     Args:
         image: an array, a torch tensor on any device, a Pillow image, a nested list.
@@ -46,7 +46,7 @@ def to_array(image: Any, name: str) -> tuple[AnyArray, bool, tuple[str, ...]]:  
 
 
 def _is_from(module: str, kind: str, image: object) -> bool:
-    """Whether it is an instance of a class of a module that somebody else may have imported."""
+    """Whether it is an instance of a class; a module that is not imported yet has no instances."""
     found = getattr(sys.modules.get(module), kind, None)
     return isinstance(found, type) and isinstance(image, found)
 

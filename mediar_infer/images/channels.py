@@ -6,7 +6,7 @@ from mediar_infer.arrays import AnyArray
 
 
 def to_three_channels(image: AnyArray) -> AnyArray:
-    """Bring an image to three channels: the one channel rule of the package.
+    """Convert an image to three channels: the one channel rule of the package.
 
     Grey is repeated; two channels become (first, second, zeros); of more than three the first
     three are kept (as released).
@@ -55,8 +55,7 @@ def without_opacity(image: AnyArray) -> tuple[AnyArray, list[str]]:
     """Drop a last channel that is marked as opacity, unless it holds an image.
 
     Many writers mark the second of two channels as opacity (Pillow's ``LA``). Real opacity of a
-    grey microscopy image is the same everywhere, so one that varies is taken for what it is: a
-    channel.
+    grey microscopy image is the same everywhere, so one that varies is a channel.
 
     Args:
         image: ``(H, W, C)`` with ``C >= 1``, the last channel marked as opacity.

@@ -1,4 +1,4 @@
-"""JPEG data: headers read, decoded strictly, so that damage is an error and not grey pixels.
+"""JPEG data: headers, and strict decoding, by which damage is an error and not grey pixels.
 
 libjpeg fills what it cannot decode with grey and merely warns. simplejpeg passes its warnings on.
 JPEG has no checksum: a changed byte that still decodes to a complete image cannot be noticed.

@@ -1,4 +1,4 @@
-"""JPEG 2000 data: headers read, and the signs of damage that the decoder passes over.
+"""JPEG 2000 data: headers, and signs of damage that the decoder ignores.
 
 OpenJPEG decodes damaged packets without a word, and the format has no checksum. What can be known
 is checked: tile parts that are cut off, markers inside coded data, and blocks of zeros as a failed

@@ -1,4 +1,4 @@
-"""What may be asked of a reader, and how large an image may be."""
+"""Options of the readers, and the limits of what they accept."""
 
 from dataclasses import dataclass
 

@@ -54,7 +54,7 @@ FORMATS: dict[str, Format] = {
     ),
     "MHA": Format(open_meta_image, (".mha",)),
 }  # fmt: skip
-"""Every format by the name that :func:`find_format` gives it. A new one is a line here."""
+"""Every format by the name that :func:`find_format` gives it. A new format is one more entry."""
 
 EXTENSIONS = {extension: name for name, known in FORMATS.items() for extension in known.extensions}
 """Expected format of every extension that counts as an image."""

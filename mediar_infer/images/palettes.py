@@ -13,6 +13,17 @@ _RAMP_TOLERANCE = 2 / 255
 _MIN_RAMP_COLOURS = 16
 
 
+def to_colours(table: bytes, entry: int) -> npt.NDArray[np.uint8]:
+    """A table of colours as ``(n, entry)``.
+
+    Args:
+        table: its bytes; an incomplete last colour is ignored.
+        entry: bytes of each colour.
+    """
+    n = len(table) // entry
+    return np.frombuffer(table, np.uint8, n * entry).reshape(n, entry)
+
+
 def is_grey(palette: npt.NDArray[np.integer[Any]]) -> bool:
     """Whether all colours of a table are shades of grey: read as what they show, no warning."""
     return bool((palette == palette[:, :1]).all())

@@ -1,22 +1,31 @@
 """PNG, JPEG, BMP and JPEG 2000 files: checked, then decoded whole."""
 
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from mediar_infer.arrays import AnyArray
+from mediar_infer.errors import ImageReadError
+from mediar_infer.images.bmp import read_bmp_header
 from mediar_infer.images.channels import DROPPED_OPACITY
 from mediar_infer.images.exif import turn_upright
 from mediar_infer.images.faults import DamagedFile, reading
-from mediar_infer.images.formats import HEAD_BYTES, find_format
-from mediar_infer.images.jpeg import check_jpeg, decode_jpeg
+from mediar_infer.images.jpeg import check_jpeg, decode_jpeg, read_jpeg_header
+from mediar_infer.images.jpeg2000 import read_jpeg2000_header
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.palettes import COLOURS_NOTE, RAMP_NOTE, is_grey, is_ramp
+from mediar_infer.images.png import read_png_header
 from mediar_infer.images.raster_header import RasterHeader
-from mediar_infer.images.raster_headers import read_header
 from mediar_infer.images.sources import ArraySource, choose_plane
 
-__all__ = ["HEAD_BYTES", "decode", "find_format", "open_raster", "read_header"]
+_HEADERS: dict[str, Callable[[bytes], RasterHeader]] = {
+    "PNG": read_png_header,
+    "JPEG": read_jpeg_header,
+    "BMP": read_bmp_header,
+    "JPEG 2000": read_jpeg2000_header,
+}
 
 
 def open_raster(
@@ -54,6 +63,32 @@ def open_raster(
         image, note = _oriented(image, header.orientation, apply=options.apply_orientation)
         found.append(note)
     return ArraySource(image, path.name, has_alpha=header.has_alpha, warnings=found)
+
+
+def read_header(name: str, format_name: str, data: bytes) -> RasterHeader:
+    """Read the size and check that the file is complete, as far as the format can tell.
+
+    Args:
+        name: file name, for messages.
+        format_name: ``PNG``, ``JPEG``, ``BMP`` or ``JPEG 2000``.
+        data: the whole file.
+
+    Returns:
+        The header.
+
+    Raises:
+        ImageReadError: if the header is damaged, the end of the file is missing, or its bytes
+            cannot fill the image.
+    """
+    with reading(name, f"{format_name} data"):
+        try:
+            header = _HEADERS[format_name](data)
+        except (struct.error, IndexError):
+            raise DamagedFile("the header is cut off") from None
+    if header.height < 1 or header.width < 1:
+        found = f"an image of {header.height} × {header.width} pixels"
+        raise ImageReadError(f"{name}: found {found}, expected at least 1 × 1; export it again")
+    return header
 
 
 def decode(name: str, format_name: str, data: bytes, header: RasterHeader) -> AnyArray:

@@ -1,4 +1,4 @@
-"""Images as lazily readable rows of three channels, whatever holds them."""
+"""Images in files and in memory as rows of three channels, read on demand."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable

@@ -27,7 +27,7 @@ def tiff_file(path: Path, what: str) -> Iterator[tifffile.TiffFile]:
 
 
 def check_directories(tif: tifffile.TiffFile) -> None:
-    """Check that the chain of pages has an end: tifffile follows one without for ever.
+    """Check that the chain of pages has an end: tifffile follows an endless one for ever.
 
     Args:
         tif: an open file, whose position changes.

@@ -199,7 +199,7 @@ class SegmentRows:
         return rows
 
     def _load(self, group: range) -> None:
-        """Bring segment rows into the cache; the ones used longest ago make room."""
+        """Load segment rows into the cache in place of those used longest ago."""
         missing = [k for k in group if k not in self._cache]
         for k in group:
             if k in self._cache:

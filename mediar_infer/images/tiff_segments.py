@@ -1,4 +1,4 @@
-"""Strips and tiles of TIFF whose codec passes over damage, checked before they are decoded."""
+"""Strips and tiles of TIFF whose codec ignores damage, checked before they are decoded."""
 
 from mediar_infer.images.faults import DamagedFile
 from mediar_infer.images.jpeg import check_jpeg, read_jpeg_header, with_tables
@@ -18,7 +18,7 @@ def check_segment(
     jpegtables: bytes | None = None,
     jpegheader: bytes | None = None,
 ) -> None:
-    """Check what the decoder of a segment would pass over.
+    """Check a segment for damage that its decoder ignores.
 
     Args:
         data: the strip or tile as stored.

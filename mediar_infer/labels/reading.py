@@ -12,7 +12,8 @@ import tifffile
 
 from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ImageReadError
-from mediar_infer.images.raster import HEAD_BYTES, decode, find_format, read_header
+from mediar_infer.images.formats import HEAD_BYTES, find_format
+from mediar_infer.images.raster import decode, read_header
 from mediar_infer.images.tiff_directories import tiff_file
 
 logger = logging.getLogger(__name__)
