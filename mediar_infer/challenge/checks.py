@@ -1,4 +1,4 @@
-"""What the challenge expects of a run and of its label file; every breach is a plain finding."""
+"""What the challenge expects of a run and its label file; every breach is a finding."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -37,11 +37,11 @@ class Finding:
     image: str
     """Name of the image, or of the file where there is none."""
     aspect: Aspect
-    """Which part of the contract."""
+    """Part of the contract."""
     found: str
-    """What was there."""
+    """What was found."""
     expected: str
-    """What should have been."""
+    """What was expected."""
 
     def __str__(self) -> str:
         return f"{self.image}: {self.aspect}: found {self.found}, expected {self.expected}"
@@ -54,49 +54,49 @@ class LabelFacts:
     name: str
     """Its name."""
     dtype: str
-    """Data type as stored."""
+    """Stored data type."""
     shape: tuple[int, ...]
-    """Of the array that a reader gets."""
+    """Shape of the array that a reader returns."""
     n_cells: int
     """Ids other than 0."""
     sha256: str
-    """Digest of the file."""
+    """SHA-256 digest of the file."""
     made_of: Mapping[str, Any]
-    """What the file says of its making, if it does so by JSON in its description."""
+    """Provenance from the JSON in the file's description; empty if there is none."""
 
 
 def read_size(path: Path) -> tuple[tuple[int, int] | None, list[Finding]]:
-    """Height and width of the decoded image, by which everything is judged.
+    """Height and width of the decoded image, to which everything is compared.
 
     Returns:
-        The size, or none and a finding if the image cannot be read.
+        The size, or ``None`` and a finding if the image cannot be read.
     """
     try:
         with open_image(path) as source:
             return (source.height, source.width), []
     except ImageReadError as error:
-        # the error says itself what was expected
+        # The error itself says what was expected.
         found = str(error).removeprefix(f"{path.name}: ").removeprefix("found ")
         found = found.partition(", expected")[0]
-        return None, [Finding(path.name, "image", found, "an image to be read")]
+        return None, [Finding(path.name, "image", found, "a readable image")]
 
 
 def check_run(image: str, outcome: RunOutcome, memory_limit_bytes: int) -> list[Finding]:
-    """Check how a run ended and what memory it took.
+    """Check how a run ended and how much memory it used.
 
     Args:
         image: name of the image.
-        outcome: of the run.
-        memory_limit_bytes: what it may take; for containers also the limit that must be in force.
+        outcome: how the run went.
+        memory_limit_bytes: most memory allowed; for a container, this limit must also be in force.
     """
     found = []
     limit = _in_gib(memory_limit_bytes)
     if outcome.timed_out:
-        taken = f"a run stopped after {outcome.wall_s:.1f} s"
-        found.append(Finding(image, "exit status", taken, "one that ends by itself"))
+        stopped = f"a run stopped after {outcome.wall_s:.1f} s"
+        found.append(Finding(image, "exit status", stopped, "a run that ends by itself"))
     elif outcome.out_of_memory:
-        killed = f"a run that was killed ({_exit_text(outcome)}), as the kernel does when memory"
-        found.append(Finding(image, "memory", f"{killed} is used up", f"at most {limit}"))
+        killed = f"a run killed ({_exit_text(outcome)}), as the kernel does when memory"
+        found.append(Finding(image, "memory", f"{killed} runs out", f"at most {limit}"))
     elif outcome.exit_code != 0:
         found.append(Finding(image, "exit status", _exit_text(outcome), "0"))
     peak = outcome.peak_memory_bytes
@@ -109,7 +109,7 @@ def check_run(image: str, outcome: RunOutcome, memory_limit_bytes: int) -> list[
 
 
 def check_time(image: str, wall_s: float, size: tuple[int, int] | None) -> list[Finding]:
-    """Check that no time counts against an image; nothing is known for one of unknown size."""
+    """Check that an image is within its tolerance; one of unknown size is not checked."""
     if size is None or counted_s(wall_s, *size) == 0:
         return []
     return [Finding(image, "time", f"{wall_s:.2f} s", f"at most {tolerance_s(*size):.2f} s")]
@@ -118,15 +118,15 @@ def check_time(image: str, wall_s: float, size: tuple[int, int] | None) -> list[
 def check_outputs(
     image: str, folder: Path, size: tuple[int, int] | None
 ) -> tuple[LabelFacts | None, list[Finding]]:
-    """Check what a run on one image left in its folder of outputs.
+    """Check what a run on one image left in its output folder.
 
     Args:
         image: name of the image.
-        folder: the outputs.
-        size: height and width of the image; none if unknown.
+        folder: the output folder.
+        size: height and width of the image; ``None`` if unknown.
 
     Returns:
-        The label file, if it is there and readable, and everything that is wrong.
+        The label file, if it exists and is readable, and all findings.
     """
     expected = label_path(Path(), Path(image)).name
     entries = sorted(folder.iterdir())
@@ -148,12 +148,12 @@ def check_label_file(
     """Check one label file: TIFF, integers, 2-D, the size of its image, ids 1 … n.
 
     Args:
-        image: what findings are named after.
+        image: name in the findings.
         path: the file.
-        size: height and width of its image; none if unknown, which leaves that out.
+        size: height and width of its image; ``None`` if unknown, which skips that check.
 
     Returns:
-        What the file holds, if it can be read, and everything that is wrong.
+        What the file holds, if it can be read, and all findings.
     """
     if path.is_symlink() or not path.is_file():
         kind = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "no file"
@@ -177,7 +177,7 @@ def check_label_file(
 def _check_array(
     image: str, labels: npt.NDArray[Any], size: tuple[int, int] | None
 ) -> tuple[int, list[Finding]]:
-    """Number of cells, and what is wrong with data type, shape and ids."""
+    """Number of cells, and findings about data type, shape and ids."""
     found = []
     if labels.dtype.kind not in "iu":
         found.append(Finding(image, "data type", str(labels.dtype), "integers"))
@@ -188,7 +188,7 @@ def _check_array(
         return 0, found
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high > _MAX_ID:
-        expected = f"0 to {_MAX_ID}, which survive a cast to int32"
+        expected = f"0 to {_MAX_ID}, which fit int32"
         found.append(Finding(image, "ids", f"{low} to {high}", expected))
         return int(np.unique(labels[labels > 0]).size), found
     ids = _find_ids(labels, high)
@@ -202,7 +202,7 @@ def _check_array(
 
 
 def _find_ids(labels: npt.NDArray[Any], high: int) -> npt.NDArray[Any]:
-    """All ids other than 0, ascending; a table of flags where ids are dense enough."""
+    """All ids other than 0, ascending; by a table of flags where ids are dense enough."""
     if high > labels.size:
         ids = np.unique(labels)
         return ids[ids > 0]

@@ -1,4 +1,4 @@
-"""One image, one fresh container or process: started, timed, stopped, and asked how it ended."""
+"""A fresh container or process per image: started, timed, stopped, and inspected afterwards."""
 
 import os
 import shlex
@@ -19,9 +19,9 @@ from mediar_infer.folder.ledger_folder import LEDGER_VARIABLE
 
 ContainerEngine = Literal["docker", "podman"]
 ORGANISERS_COMMAND: Final = "sh predict.sh"
-"""What the organisers run in the container, by ``/bin/bash -c``."""
+"""What the organisers run in the container with ``/bin/bash -c``."""
 LEDGER_DIR: Final = "ledger"
-"""Folder beside inputs and outputs for the ledger of this package's own runs."""
+"""Folder beside inputs and outputs for the ledger, if this package is what runs."""
 
 _INPUTS, _OUTPUTS = "/workspace/inputs/", "/workspace/outputs/"
 _LOG_BYTES = 4000
@@ -33,36 +33,36 @@ class RunOutcome:
     """How one container or process went."""
 
     exit_code: int
-    """Its exit status; negative for a process that was ended by that signal."""
+    """Exit status; minus the number of the signal for a process that one ended."""
     wall_s: float
-    """Seconds from its start to its end; for a container with its removal."""
+    """Seconds from start to end; for a container, including its removal."""
     timed_out: bool = False
-    """Whether it was stopped for taking too long."""
+    """Whether it was stopped at the time limit."""
     out_of_memory: bool = False
-    """Whether the kernel ended it, or a process in it, for its memory limit."""
+    """Whether the kernel killed it, or a process in it, at its memory limit."""
     peak_memory_bytes: int | None = None
-    """Most resident memory; unknown for containers."""
+    """Peak resident memory; ``None`` for containers."""
     memory_limit_bytes: int | None = None
-    """Limit in force for a container, 0 without one; none for processes and where unknown."""
+    """Limit in force for a container, 0 without one; ``None`` for processes and if unknown."""
     log: str = ""
-    """End of what it printed."""
+    """Last part of its output."""
 
 
 class Launcher(Protocol):
     """A way to run the submission on a folder."""
 
     def describe(self) -> dict[str, Any]:
-        """Tell what is run and how, ready for JSON."""
+        """Describe what is run and how, ready for JSON."""
 
     def run(self, work: Path) -> RunOutcome:
         """Run once on ``work/inputs``, with ``work/outputs`` for the results."""
 
 
 def parse_bytes(text: str) -> int:
-    """Turn ``28g``, ``512m`` or a plain number into bytes, by powers of 1024 as engines do.
+    """Convert ``28g``, ``512m`` or a plain number to bytes, in powers of 1024 as engines do.
 
     Raises:
-        UsageError: if it is none of these.
+        UsageError: if the text has another form.
     """
     number = text.lower().removesuffix("b") if len(text) > 1 else text.lower()
     unit = number[-1:] if number[-1:].isalpha() else ""
@@ -79,10 +79,10 @@ class ProcessLauncher:
     options: tuple[str, ...] = ()
     """Further options of ``predict``."""
     timeout_s: float | None = None
-    """When a run is stopped."""
+    """Seconds after which a run is stopped."""
 
     def describe(self) -> dict[str, Any]:
-        """Tell what is run and how, ready for JSON."""
+        """Describe what is run and how, ready for JSON."""
         return {
             "engine": "process",
             "command": shlex.join(["python", *self._arguments(Path("INPUTS"), Path("OUTPUTS"))]),
@@ -114,28 +114,28 @@ class ProcessLauncher:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerLauncher:
-    """Any image under the organisers' command line."""
+    """Any container image, run with the organisers' command line."""
 
     engine: ContainerEngine
-    """Its command-line tool, which is all that is used of it."""
+    """Command-line tool that runs the container."""
     image: str
-    """Name of the image."""
+    """Name of the container image."""
     command: str = ORGANISERS_COMMAND
     """Shell command in the container."""
     memory: str = "28g"
-    """Memory limit as the tool takes it."""
+    """Memory limit in the tool's own notation."""
     gpus: str | None = None
     """As for ``docker run --gpus``."""
     network: str | None = "none"
-    """Network of the container; none leaves it to the engine."""
+    """Network of the container; ``None`` leaves the choice to the engine."""
     timeout_s: float | None = None
-    """When a run is stopped."""
+    """Seconds after which a run is stopped."""
 
     def describe(self) -> dict[str, Any]:
-        """Tell what is run and how, ready for JSON.
+        """Describe what is run and how, ready for JSON.
 
         Raises:
-            UsageError: if the tool or the image is not there.
+            UsageError: if the tool or the container image does not exist.
         """
         command = self.command_line("NAME", Path("INPUTS"), Path("OUTPUTS"))
         return {
@@ -148,10 +148,10 @@ class ContainerLauncher:
         }
 
     def command_line(self, name: str, inputs: Path, outputs: Path) -> list[str]:
-        """The organisers' command, with the container's end left to be looked at.
+        """The organisers' command, which leaves the container to be inspected after its end.
 
-        Their ``--rm`` is done as a step of its own, ``--network`` and the read-only mount are
-        added, and ``--gpus`` is said in podman's way where podman is asked.
+        Their ``--rm`` becomes a separate step, ``--network`` and the read-only mount are added,
+        and for podman ``--gpus`` becomes its ``--device``.
         """
         gpus = [] if self.gpus is None else ["--gpus", self.gpus]
         if self.gpus is not None and self.engine == "podman":
@@ -188,17 +188,17 @@ class ContainerLauncher:
         )
 
     def _inspect(self, name: str) -> tuple[bool, int | None]:
-        """Whether the kernel killed in it for memory, and the limit that was in force."""
+        """Whether the kernel killed a process in it for memory, and the limit in force."""
         answer = self._call(
             "inspect", "--format", "{{.State.OOMKilled}} {{.HostConfig.Memory}}", name
         )
         fields = answer.stdout.split()
         if answer.returncode != 0 or len(fields) != 2:
-            return False, None  # it never came to be; its exit status says so
+            return False, None  # never created; its exit status says so
         return fields[0] == "true", int(fields[1]) if fields[1].isdecimal() else None
 
     def _call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Do something with a container; failing is an answer too."""
+        """Run a command on a container; failure is a possible answer."""
         return subprocess.run(
             [self.engine, "container", *arguments], stdin=subprocess.DEVNULL,
             capture_output=True, text=True, check=False, start_new_session=True,
@@ -219,7 +219,7 @@ class ContainerLauncher:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UsageError(
                 f"{self.engine} {shlex.join(arguments)}: exit status {done.returncode} ({reason});"
-                " expected an engine that answers and an image that is there; build or load it"
+                " expected a working engine and an existing container image; build or load it"
             )
         return done.stdout.strip()
 
@@ -243,16 +243,16 @@ def _run_child(
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
 ) -> _Child:
-    """Run a command to its end, its printing into a file.
+    """Run a command to its end, with its output in a file.
 
     Args:
         command: program and arguments.
         log_path: file for its standard output and error.
-        timeout_s: when it is ended; none never.
-        end: ends what the command began elsewhere, before the command itself is killed.
-        environment: of the command; none is that of this process.
-        folder: in which it runs, and where podman leaves a mark when memory is used up; none is
-            that of this process.
+        timeout_s: seconds after which it is ended; ``None`` for no limit.
+        end: ends what the command started elsewhere, before the command itself is killed.
+        environment: of the command; ``None`` for that of this process.
+        folder: working folder, where podman leaves a mark when memory runs out; ``None`` for that
+            of this process.
 
     Raises:
         BaseException: whatever interrupts the wait, after command and container are ended.
@@ -270,8 +270,8 @@ def _run_child(
 
     with log_path.open("wb") as log:
         started = time.perf_counter()
-        # A function to call makes this a fork: after a vfork the child's peak of memory would
-        # begin at the peak of this process. The session keeps Ctrl-C from the child.
+        # preexec_fn makes this a fork: after a vfork the child's peak memory would start at the
+        # peak of this process. A session of its own keeps Ctrl-C from the child.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             preexec_fn=os.setsid, env=environment, cwd=folder,

@@ -1,4 +1,4 @@
-"""The machine that measured: a figure without it means nothing."""
+"""The machine that measured, without which a figure means nothing."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from mediar_infer.devices import usable_cores
 
 
 def describe_machine() -> dict[str, Any]:
-    """Name processor, cores, memory, graphics cards and system, ready for JSON."""
+    """Describe processor, cores, memory, graphics cards and system, ready for JSON."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": processor_name(),
@@ -23,7 +23,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """Name of the processor as the system tells it."""
+    """Name of the processor as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -33,7 +33,7 @@ def processor_name() -> str:
 
 
 def _gpu_names() -> str | None:
-    """Names and drivers of NVIDIA cards; none without their tool."""
+    """Names and drivers of NVIDIA cards; ``None`` without ``nvidia-smi``."""
     if shutil.which("nvidia-smi") is None:
         return None
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]

@@ -1,4 +1,4 @@
-"""The page of a run: verdict, plot, ledger and cells in one HTML file that needs nothing else."""
+"""The report of a run: verdict, plot, table and cells in one self-contained HTML file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -121,11 +121,11 @@ def _figures(totals: Mapping[str, Any]) -> list[tuple[str, str]]:
     figures = [
         ("images", str(totals["n_images"])),
         ("in breach", str(totals["n_breached"])),
-        ("seconds that count", f"{totals['counted_s']:.2f}"),
+        ("counted seconds", f"{totals['counted_s']:.2f}"),
         ("cells", f"{totals['n_cells']:,}"),
     ]
     if share is not None:
-        figures.append(("most of a tolerance", f"{100 * share:.0f} %"))
+        figures.append(("largest share of tolerance", f"{100 * share:.0f} %"))
     if peak is not None:
         figures.append(("peak memory", f"{peak / _GIB:.2f} GiB"))
     if totals["mean_f1"] is not None:
@@ -189,7 +189,7 @@ def _number(value: float | None, form: str, kind: str = "") -> _Cell:
 
 
 def _known(records: Sequence[ChallengeRecord]) -> list[dict[str, _Cell]]:
-    """Cells of all rows, without columns in which nothing is known."""
+    """Cells of all rows, without columns that hold no value."""
     rows = [_cells(record) for record in records]
     known = {name for row in rows for name, cell in row.items() if cell.value is not None}
     return [{name: row[name] for name in row if name in known} for row in rows]
@@ -209,8 +209,8 @@ def _image_details(
 
 
 def _image_facts(record: ChallengeRecord) -> list[tuple[str, str]]:
-    """What is known of one image, the engine's own account included where there is one."""
-    told, label = record.ledger, record.label
+    """What is known about one image, including the engine's own ledger if there is one."""
+    ledger, label = record.ledger, record.label
     facts = []
     if record.size:
         height, width = record.size
@@ -219,25 +219,26 @@ def _image_facts(record: ChallengeRecord) -> list[tuple[str, str]]:
     if record.tolerance_s:
         taken += f" of {record.tolerance_s:.1f} s, {record.counted_s:.2f} s count"
     facts.append(("time", taken))
-    if told.get("stages_s"):
-        stages = sorted(told["stages_s"].items(), key=lambda item: -item[1])
+    if ledger.get("stages_s"):
+        stages = sorted(ledger["stages_s"].items(), key=lambda item: -item[1])
         listed = ", ".join(f"{name} {value:.2f}" for name, value in stages if value >= 0.005)
         facts.append(("stages", f"{listed} s"))
     facts += _making_facts(record)
     if label:
         facts.append(("labels", f"{label.n_cells:,} cells, {label.dtype}"))
         facts.append(("SHA-256", label.sha256[:16]))
-    for each in record.scores:
-        name = f"IoU {each.threshold:g}"
-        facts.append((name, f"F1 {each.f1:.3f}, {each.tp} of {each.n_true}, {each.fp} false"))
-    return facts + [("warning", str(each)) for each in told.get("warnings", ())]
+    for scores in record.scores:
+        name = f"IoU {scores.threshold:g}"
+        text = f"F1 {scores.f1:.3f}, {scores.tp} of {scores.n_true}, {scores.fp} false"
+        facts.append((name, text))
+    return facts + [("warning", str(each)) for each in ledger.get("warnings", ())]
 
 
 def _making_facts(record: ChallengeRecord) -> list[tuple[str, str]]:
-    """Plan and weights, as the engine's ledger or the label file tells; files may tell anything."""
-    told = dict(record.label.made_of) if record.label else {}
-    told |= record.ledger
-    budget, plan, weights = told.get("budget"), told.get("plan"), told.get("weights")
+    """Plan and weights from the engine's ledger or the label file, whose values may be anything."""
+    stated = dict(record.label.made_of) if record.label else {}
+    stated |= record.ledger
+    budget, plan, weights = stated.get("budget"), stated.get("plan"), stated.get("weights")
     if isinstance(budget, Mapping) and "plan" in budget:
         plan = budget["plan"]
     elif isinstance(plan, Mapping):
@@ -249,7 +250,7 @@ def _making_facts(record: ChallengeRecord) -> list[tuple[str, str]]:
 
 
 def _run_facts(head: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Everything of the head that is one value, and the machine's values."""
+    """The single values of the head, and those of the machine."""
     flat = {
         **{name: value for name, value in head.items() if not isinstance(value, Mapping)},
         **head.get("machine", {}),

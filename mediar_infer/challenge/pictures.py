@@ -1,4 +1,4 @@
-"""Small pictures for the page: the image, and the outlines of its cells as a layer of their own."""
+"""Small pictures for the page: the image, and the outlines of its cells as a separate layer."""
 
 import base64
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from mediar_infer.labels.reading import read_labels
 
 _SIDES = (512, 400, 320, 240, 160)
 _MAX_BYTES = 72_000
-"""Of both layers of an image together; in base64 they take a third more, under 100 kB."""
+"""For both layers of an image together; base64 adds a third, which stays under 100 kB."""
 _PICTURE_QUALITY = 80
 _LOSSLESS = 101
 
@@ -33,14 +33,14 @@ class Layers:
 
 
 def draw_layers(image: Path | None, labels: Path | None) -> Layers:
-    """Draw both layers of an image as large as they may be.
+    """Draw both layers of an image as large as the limit allows.
 
     Args:
-        image: the image; none, or one that cannot be read, leaves its picture out.
-        labels: the label file; none, or one that cannot be read, leaves the outlines out.
+        image: the image; without a readable one, its picture is omitted.
+        labels: the label file; without a readable one, the outlines are omitted.
 
     Returns:
-        The layers, of at most 100 kB together unless even the smallest size takes more.
+        The layers, at most 100 kB together unless even the smallest size needs more.
     """
     pixels = _read_pixels(image)
     cells = _read_cells(labels)
@@ -70,19 +70,19 @@ def _read_cells(path: Path | None) -> npt.NDArray[np.integer[Any]] | None:
         return None
     try:
         return read_labels(path)
-    except ImageReadError:  # not 2-D or no integers: a finding says so
+    except ImageReadError:  # not 2-D or not integers: a finding says so
         return None
 
 
 def read_reduced(source: ImageSource, side: int) -> npt.NDArray[Any]:
-    """Read an image in bands, each reduced at once, so that a slide never is in memory whole.
+    """Read an image in bands, each reduced immediately: a whole slide is never in memory.
 
     Args:
         source: the image.
         side: a length in pixels.
 
     Returns:
-        ``(h, w, 3)``: the image as it is if its longer side is below twice ``side``, else reduced
+        ``(h, w, 3)``: the unchanged image if its longer side is below twice ``side``, else reduced
         by a whole factor to between once and twice that, as float32.
     """
     factor = max(source.height, source.width) // side

@@ -1,4 +1,4 @@
-"""Seconds over megapixels as SVG, on logarithmic axes, with the tolerance as a line."""
+"""Seconds against megapixels as SVG, on logarithmic axes, with the tolerance as a line."""
 
 import math
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class _Axis:
         return self.start + share * (self.stop - self.start)
 
     def ticks(self) -> list[float]:
-        """Values 1, 2 and 5 of each decade, or only its 1 where those are too many."""
+        """Values 1, 2 and 5 of each decade, or only 1 if those are too many."""
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for steps in (_STEPS, (1,)):
             values = [step * 10.0**decade for decade in decades for step in steps]

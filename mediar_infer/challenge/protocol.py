@@ -1,4 +1,4 @@
-"""The organisers' protocol on one image: an input folder of its own, a run, and all checks."""
+"""The organisers' protocol for one image: a separate input folder, a run, and all checks."""
 
 import os
 import shutil
@@ -27,11 +27,11 @@ from mediar_infer.labels.reading import read_labels
 from mediar_infer.labels.scoring import list_label_files
 
 LABELS_DIR: Final = "labels"
-"""Folder of the results that gathers the label files."""
+"""Folder of the results that collects the label files."""
 
 
 def check_images(images: Sequence[Path]) -> None:
-    """Raise UsageError if there is no image, or two would have one label file."""
+    """Raise ``UsageError`` if there is no image, or if two images share a label file name."""
     if not images:
         raise UsageError("found no image, expected a folder of one or more; check --input")
     for name, inputs in check_collisions(images).items():
@@ -46,7 +46,7 @@ def find_truth(images: Sequence[Path], truth_dir: Path) -> dict[str, Path]:
         Name of the image → file.
 
     Raises:
-        UsageError: if one has none, or more than one.
+        UsageError: if an image has no label file, or more than one.
     """
     files = list_label_files(truth_dir)
     truth = {}
@@ -54,7 +54,7 @@ def find_truth(images: Sequence[Path], truth_dir: Path) -> dict[str, Path]:
         stem = label_path(Path(), path).name.removesuffix("_label.tiff")
         found = files.get(stem, [])
         if len(found) != 1:
-            names = ", ".join(each.name for each in found) or "nothing"
+            names = ", ".join(file.name for file in found) or "nothing"
             raise UsageError(
                 f"{truth_dir}: found {names} for {path.name}, expected one file {stem}_label.tiff"
             )
@@ -70,21 +70,21 @@ def judge_image(
     memory_limit_bytes: int,
     truth: Path | None = None,
 ) -> ChallengeRecord:
-    """Run a submission on one image and check everything that the challenge expects.
+    """Run a submission on one image and check everything that the challenge requires.
 
     Args:
         path: the image.
         launcher: how the submission is run.
-        output_dir: existing folder; the label file goes to its ``labels`` folder, whatever is wrong
-            with it, as long as it can be read.
-        memory_limit_bytes: what the run may take.
-        truth: true labels, for the score.
+        output_dir: existing folder; a readable label file goes to its ``labels`` folder, whatever
+            the findings.
+        memory_limit_bytes: most memory that the run may use.
+        truth: file of the true labels, for the score.
 
     Returns:
         The record of the image.
 
     Raises:
-        UsageError: if the image cannot be put into a folder of its own.
+        UsageError: if the image cannot be placed in its input folder.
     """
     size, findings = read_size(path)
     with tempfile.TemporaryDirectory(
@@ -117,7 +117,7 @@ def judge_image(
 
 
 def _make_folders(path: Path, work: Path) -> None:
-    """Make the folder of inputs with nothing but the image, and an empty one of outputs."""
+    """Create an input folder that holds only the image, and an empty output folder."""
     (work / "inputs").mkdir()
     (work / "outputs").mkdir()
     target = work / "inputs" / path.name
@@ -141,7 +141,7 @@ def _read_ledger(folder: Path, image: str) -> dict[str, Any]:
 def _score(
     image: str, labels_dir: Path, label: LabelFacts, truth: Path
 ) -> tuple[tuple[Scores, ...], list[Finding]]:
-    """Scores at all thresholds, or why there are none."""
+    """Scores at all thresholds, or a finding that says why there are none."""
     try:
         true, predicted = read_true_labels(truth), read_labels(labels_dir / label.name)
         return tuple(evaluate_labels(true, predicted)), []

@@ -1,4 +1,4 @@
-"""What a run of the challenge's protocol found: a record per image, totals, and their files."""
+"""Results of the challenge's protocol: a record per image, totals, and their files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,26 +22,26 @@ _GIB = 2**30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChallengeRecord:
-    """One image under the protocol."""
+    """Result of the protocol for one image."""
 
     image: str
     """Name of the image."""
     size: tuple[int, int] | None
-    """Height and width in pixels; none if this package cannot read the image."""
+    """Height and width in pixels; ``None`` if this package cannot read the image."""
     outcome: RunOutcome
     """How its run went."""
     label: LabelFacts | None
-    """Its label file, if it is there and readable."""
+    """Its label file, if it exists and is readable."""
     scores: tuple[Scores, ...] = ()
-    """One per IoU threshold, where the true labels are known and the shape is right."""
+    """One per IoU threshold, if the true labels are known and the shapes agree."""
     findings: tuple[Finding, ...] = ()
-    """Everything that breaks the contract."""
+    """All breaches of the contract."""
     ledger: Mapping[str, Any] = field(default_factory=dict)
-    """This package's own record of the image, where it left one."""
+    """Record of the image in this package's own ledger; empty if there is none."""
 
     @property
     def tolerance_s(self) -> float | None:
-        """Seconds that the challenge grants; none for an unknown size."""
+        """Seconds that the challenge grants; ``None`` for an unknown size."""
         return None if self.size is None else tolerance_s(*self.size)
 
     @property
@@ -51,22 +51,22 @@ class ChallengeRecord:
 
     @property
     def f1(self) -> float | None:
-        """F1 at the first threshold, which is what the challenge ranks by."""
+        """F1 at the first threshold, by which the challenge ranks."""
         return self.scores[0].f1 if self.scores else None
 
     @property
     def breached(self) -> str:
-        """Which parts of the contract are broken, in words; empty if none is."""
+        """Breached parts of the contract, comma-separated; empty without findings."""
         return ", ".join(dict.fromkeys(each.aspect for each in self.findings))
 
     @property
     def peak_memory_bytes(self) -> int | None:
-        """Most host memory, as measured or else as the engine's own ledger tells."""
-        told = self.ledger.get("peak_memory_bytes", {}).get("host")
-        return self.outcome.peak_memory_bytes or told
+        """Peak host memory, as measured or else as the engine's own ledger states."""
+        stated = self.ledger.get("peak_memory_bytes", {}).get("host")
+        return self.outcome.peak_memory_bytes or stated
 
     def to_dict(self) -> dict[str, Any]:
-        """Give everything, ready for JSON; the printing of a run only where something is wrong."""
+        """All fields, ready for JSON; the output of a run only if there are findings."""
         outcome = asdict(self.outcome)
         if not self.findings:
             del outcome["log"]
@@ -88,8 +88,8 @@ def summarise(records: Sequence[ChallengeRecord]) -> dict[str, Any]:
     """Compute totals over images, ready for JSON.
 
     Returns:
-        Counts, seconds, the most of the tolerance that an image took (1 is all of it), peak of
-        memory, and mean, median and pooled F1 of the scored images.
+        Counts, seconds, the largest share of its tolerance that an image took (1 is all of it),
+        peak memory, and mean, median and pooled F1 of the scored images.
     """
     shares = [each.outcome.wall_s / each.tolerance_s for each in records if each.tolerance_s]
     f1 = [each.f1 for each in records if each.f1 is not None]
@@ -114,13 +114,13 @@ def summarise(records: Sequence[ChallengeRecord]) -> dict[str, Any]:
 def write_results(
     folder: Path, head: Mapping[str, Any], verdict: Verdict, records: Sequence[ChallengeRecord]
 ) -> None:
-    """Write ``challenge.json`` at once: what was run and found, with one line per image.
+    """Write ``challenge.json`` in one step: what was run and found, one line per image.
 
     Raises:
         OutputError: if it cannot be written.
     """
     fields = {"verdict": verdict, **head, "summary": summarise(records)}
-    # All but the images is indented for the eye; each of them stays on a line of its own.
+    # Everything is indented for reading, except the images: one line each.
     opened = json.dumps(fields, indent=2, allow_nan=False).removesuffix("\n}")
     lines = ",\n".join("    " + json.dumps(each.to_dict(), allow_nan=False) for each in records)
     text = f'{opened},\n  "images": [\n{lines}\n  ]\n}}\n'
@@ -147,7 +147,7 @@ def results_table(records: Sequence[ChallengeRecord]) -> str:
 
 
 def verdict_line(verdict: Verdict, records: Sequence[ChallengeRecord]) -> str:
-    """Say the outcome in one sentence."""
+    """The outcome in one sentence."""
     totals = summarise(records)
     n_images, counted = totals["n_images"], f"counted time {totals['counted_s']:.2f} s"
     if verdict == "stopped":

@@ -1,4 +1,4 @@
-"""The set of label files for the challenge's validation phase: checked, and zipped flat."""
+"""Label files for the challenge's validation phase: checked, then zipped without folders."""
 
 import re
 import zipfile
@@ -17,18 +17,18 @@ from mediar_infer.output_files import replacing, to_output_error
 _LABEL_NAME = re.compile(r"[^.]+_label\.tiff", re.DOTALL)
 _NOT_SUBMITTED = (LEDGER_NAME, SUMMARY_NAME, OVERLAY_DIR)
 _DATE = (1980, 1, 1, 0, 0, 0)
-"""The same labels make the same archive, byte by byte."""
+"""Fixed, for the same labels to give the same archive byte for byte."""
 
 
 def find_label_files(folder: Path) -> tuple[list[Path], list[Finding]]:
-    """List the label files of a folder, and what has no place in a submission.
+    """List the label files of a folder, and what does not belong in a submission.
 
     Args:
-        folder: label files; what else ``predict`` writes there is ignored.
+        folder: label files; other results of ``predict`` are skipped.
 
     Returns:
-        Files of the right name by name, and a finding for every other entry and for names that
-        differ in case only, which some systems unpack over each other.
+        Correctly named files, sorted, and a finding for every other entry and for names that differ
+        in case only, which overwrite each other when unpacked on some systems.
 
     Raises:
         UsageError: if the folder does not exist.
@@ -73,10 +73,10 @@ def check_submission(labels_dir: Path, images_dir: Path | None) -> tuple[list[Pa
 
     Args:
         labels_dir: the label files.
-        images_dir: the images that they belong to; none leaves out what needs them.
+        images_dir: their images; ``None`` skips the checks that need them.
 
     Returns:
-        The label files, and everything that is wrong with them.
+        The label files, and all findings.
 
     Raises:
         UsageError: if a folder does not exist.
@@ -108,7 +108,7 @@ def check_submission(labels_dir: Path, images_dir: Path | None) -> tuple[list[Pa
 
 
 def write_submission(path: Path, files: list[Path]) -> None:
-    """Write the zip archive, complete or not at all.
+    """Write the zip archive completely or not at all.
 
     Raises:
         OutputError: if it cannot be written.

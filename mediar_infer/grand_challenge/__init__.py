@@ -1,1 +1,1 @@
-"""What grand-challenge.org gives to an algorithm and wants from it: sockets, files and names."""
+"""What grand-challenge.org passes to an algorithm and expects from it: sockets, files, names."""

@@ -1,4 +1,4 @@
-"""Interfaces of an algorithm: which sockets come together, and where the result goes."""
+"""Interfaces of an algorithm: sets of input sockets, and where the result of each goes."""
 
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -23,11 +23,11 @@ class Interface:
     result: PurePosixPath
     """Folder of the result, relative to the output folder."""
     also: tuple[str, ...] = ()
-    """Slugs of the sockets that come with the image and are not read."""
+    """Slugs of further input sockets, which are not read."""
 
     @property
     def key(self) -> tuple[str, ...]:
-        """All slugs in order, by which the platform tells interfaces apart."""
+        """All slugs, sorted, by which the platform distinguishes interfaces."""
         return tuple(sorted((self.image, *self.also)))
 
 
@@ -50,7 +50,7 @@ def relative_path(text: str, error: type[MediarError], where: str) -> PurePosixP
 
 
 def result_path(text: str, where: str) -> PurePosixPath:
-    """Path of a result: as given, or that of an image socket with this slug.
+    """Path of a result: the given path, or that of an image socket with the given slug.
 
     Raises:
         UsageError: if the path leads out of the output folder.
@@ -59,7 +59,7 @@ def result_path(text: str, where: str) -> PurePosixPath:
 
 
 def choose_table(given: Path | None, model_dir: Path) -> Path:
-    """The table that counts: the given one, else the model folder's, else the shipped one."""
+    """The table to use: the given one, else that of the model folder, else the shipped one."""
     if given is not None:
         return given
     return found if (found := model_dir / TABLE_NAME).is_file() else SHIPPED_TABLE
@@ -69,14 +69,14 @@ def read_interfaces(path: Path) -> list[Interface]:
     """Read a table of interfaces.
 
     Args:
-        path: TOML with tables ``[[interface]]``: ``image`` and ``result``, and maybe ``also``.
+        path: TOML file with tables ``[[interface]]``: ``image``, ``result``, optionally ``also``.
 
     Raises:
-        UsageError: if the file cannot be read, or is no such table.
+        UsageError: if the file cannot be read or has another form.
     """
     form = (
-        'expected tables [[interface]] with image = "SLUG", result = "SLUG or path" and, if further'
-        ' sockets come along, also = ["SLUG"]'
+        'expected tables [[interface]] with image = "SLUG", result = "SLUG or path" and, for'
+        ' further input sockets, also = ["SLUG"]'
     )
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -109,19 +109,19 @@ def find_interface(
     image_slug: str | None = None,
     result: PurePosixPath | None = None,
 ) -> Interface:
-    """Find the interface that a job was started with.
+    """Find the interface of a job.
 
     Args:
-        slugs: those of the job's input sockets.
-        interfaces: the known ones.
-        image_slug: takes the image from this socket, whatever comes with it.
-        result: where the result goes, whatever the table says.
+        slugs: slugs of the job's input sockets.
+        interfaces: known interfaces.
+        image_slug: socket to read the image from, whatever the other sockets.
+        result: folder of the result in place of that of the interface.
 
     Raises:
-        SocketError: if the sockets are not those of a known interface, or lack the given one.
+        SocketError: if no known interface has these sockets, or the given one is missing.
     """
     key = tuple(sorted(slugs))
-    known = next((each for each in interfaces if each.key == key), None)
+    known = next((interface for interface in interfaces if interface.key == key), None)
     if image_slug is not None:
         if image_slug not in slugs:
             raise SocketError(

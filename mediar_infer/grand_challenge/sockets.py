@@ -1,4 +1,4 @@
-"""Input sockets of a job, as ``inputs.json`` lists them, and the files that they stand for."""
+"""Input sockets of a job, as listed in ``inputs.json``, and their files."""
 
 import json
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from mediar_infer.grand_challenge.interfaces import relative_path
 
 INPUTS_NAME: Final = "inputs.json"
 IMAGE_SUFFIXES: Final = (".mha", ".tif", ".tiff")
-"""What the platform stores images as."""
+"""File formats in which the platform stores images."""
 _SOCKET_KEYS = ("socket", "interface", "component_interface")
-"""Names that versions of the platform have given to the description of a socket."""
+"""Names for the description of a socket in different versions of the platform."""
 _LISTED = 4
 
 
@@ -23,19 +23,19 @@ class Socket:
     slug: str
     """Its name on the platform."""
     path: PurePosixPath | None
-    """Where its files lie, relative to the input folder; None if that is not said."""
+    """Location of its files relative to the input folder; ``None`` if not stated."""
     is_image: bool
-    """It holds an image, and neither a value nor another file."""
+    """Whether it holds an image, and not a value or another file."""
 
 
 def read_sockets(input_dir: Path) -> list[Socket]:
-    """Read which sockets a job was started with.
+    """Read the input sockets of a job.
 
     Args:
-        input_dir: folder that the platform has filled.
+        input_dir: folder that the platform fills.
 
     Raises:
-        SocketError: if there is no ``inputs.json``, or it does not list sockets.
+        SocketError: if ``inputs.json`` does not exist or does not list sockets.
     """
     path = input_dir / INPUTS_NAME
     expected = 'expected the list of socket values of the platform, [{"socket": {"slug": …}, …}, …]'
@@ -80,7 +80,7 @@ def find_image(input_dir: Path, socket: Socket) -> Path:
     """Find the one image of a socket.
 
     Raises:
-        SocketError: if the socket is of another kind, or its folder does not hold exactly one.
+        SocketError: if the socket is of another kind or its folder does not hold exactly one image.
     """
     if not socket.is_image or socket.path is None:
         found = "no image" if socket.path is not None else "no relative_path"

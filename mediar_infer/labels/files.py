@@ -25,7 +25,7 @@ from mediar_infer.images.tiff_directories import tiff_file
 from mediar_infer.output_files import replacing, to_output_error
 
 TILED_FROM_PIXELS = LARGE_IMAGE_PIXELS
-"""Images of this many pixels or more are written in tiles, smaller ones in strips. A choice of the
+"""Images of at least this many pixels are written in tiles, smaller ones in strips. A choice of the
 file format: a program that opens a large image mostly reads a part of it."""
 _TILE = 256
 _STRIP_BYTES = 2**18
@@ -46,11 +46,11 @@ _Rational = tuple[int, int]
 
 
 def label_path(output_dir: Path, image_path: Path) -> Path:
-    """Where the labels of an image go: its name up to the FIRST dot, then ``_label.tiff``.
+    """Path of an image's label file: its name up to the first dot, then ``_label.tiff``.
 
     Args:
         output_dir: folder of the results.
-        image_path: the image; only its name counts.
+        image_path: the image; only its name matters.
 
     Returns:
         The path; the scorer of the challenge expects exactly this name.
@@ -59,13 +59,13 @@ def label_path(output_dir: Path, image_path: Path) -> Path:
 
 
 def check_collisions(paths: Iterable[Path]) -> dict[Path, list[Path]]:
-    """Find inputs that map to one output name, such as ``a.b.tif`` and ``a.c.tif``.
+    """Find inputs that share an output name, such as ``a.b.tif`` and ``a.c.tif``.
 
     Args:
         paths: the input files.
 
     Returns:
-        Output name → its inputs, in the given order, for names with two inputs or more.
+        Output name → its inputs in the given order, for names with more than one input.
     """
     inputs: dict[Path, list[Path]] = defaultdict(list)
     for path in paths:
@@ -75,7 +75,7 @@ def check_collisions(paths: Iterable[Path]) -> dict[Path, list[Path]]:
 
 @dataclass(frozen=True, slots=True)
 class LabelHeader:
-    """What a label file says of itself, beside its pixels."""
+    """What a label file states apart from its pixels."""
 
     height: int
     """Rows in pixels."""
@@ -84,7 +84,7 @@ class LabelHeader:
     n_cells: int | None
     """Number of cells, if the file was written by :func:`write_labels` with facts."""
     facts: Mapping[str, Any]
-    """What the labels were made of; empty if the file does not tell."""
+    """Provenance of the labels; empty if the file states none."""
 
 
 def write_labels(
@@ -96,13 +96,13 @@ def write_labels(
     geometry: Geometry | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> int:
-    """Write an instance-label image that is complete or not there at all.
+    """Write an instance-label image, completely or not at all.
 
     The bands are pulled one by one and written to a hidden file beside ``path``, which is renamed
-    at the end; on any exception it is removed. A path that ends with ``.mha`` becomes MHA, any
-    other one TIFF. Of TIFF one row of tiles is held in memory, of MHA the whole image. The data
-    type is uint16 if the first band is the whole image and its labels fit, else uint32: the
-    number of cells to come is not known.
+    at the end; on any exception it is removed. A path that ends with ``.mha`` gives MHA, any other
+    one TIFF. TIFF needs memory for one row of tiles, MHA for the whole image. The data type is
+    uint16 if the first band is the whole image and its labels fit, else uint32, because the number
+    of cells in later bands is unknown.
 
     Args:
         path: the label file; replaced if it exists.
@@ -111,8 +111,8 @@ def write_labels(
         width: number of columns.
         geometry: place in space. MHA keeps all of it, TIFF the spacing along x and y, as its
             resolution; without it a pixel is 1 mm wide and high in both.
-        facts: what the labels were made of, ready for JSON; kept in the description of
-            TIFF together with the number of cells.
+        facts: provenance of the labels, ready for JSON; kept in the description of TIFF together
+            with the number of cells.
 
     Returns:
         The largest label: the number of cells, if they are numbered without gaps.
@@ -143,13 +143,13 @@ def write_labels(
 
 
 def read_label_header(path: Path) -> LabelHeader | None:
-    """Read what a label file says of itself, without its pixels.
+    """Read what a label file states apart from its pixels.
 
     Args:
         path: a TIFF file.
 
     Returns:
-        None if it is not there or not readable as TIFF.
+        ``None`` if the file does not exist or cannot be read as TIFF.
     """
     try:
         with tiff_file(path, "label image") as tif:
@@ -165,14 +165,14 @@ def read_label_header(path: Path) -> LabelHeader | None:
 def parse_description(text: str) -> dict[str, Any]:
     """Facts in the description of a TIFF file, which can be written as JSON again.
 
-    A description may be anything: what is no object, very long, very deeply nested or not finite
-    gives no facts.
+    A description may be anything: one that is not an object, is very long or deeply nested, or has
+    numbers that are not finite gives no facts.
     """
 
     def to_finite(number: str) -> float:
         value = float(number)
         if not math.isfinite(value):  # NaN, Infinity and 1e999
-            raise ValueError(f"{number} is no number of JSON")
+            raise ValueError(f"{number} is not a JSON number")
         return value
 
     if len(text) > _MAX_DESCRIPTION or text.count("{") + text.count("[") > _MAX_BRACKETS:
@@ -185,7 +185,7 @@ def parse_description(text: str) -> dict[str, Any]:
 
 
 class _CheckedBands:
-    """Bands of labels that are what they should be; knows the largest label so far."""
+    """Checked bands of labels; knows the largest label so far."""
 
     def __init__(
         self, name: str, bands: Iterable[npt.ArrayLike], *, height: int, width: int
@@ -245,13 +245,13 @@ def _write_mha(
 
 
 def _describe(facts: Mapping[str, Any], n_cells: int | None) -> str:
-    """Text of the file's description; as long before the cells are counted as after."""
+    """Text of the file's description; its length does not depend on the number of cells."""
     text = json.dumps({**facts, _N_CELLS: n_cells}, allow_nan=False)
     return text + " " * (_N_CELLS_DIGITS - len(json.dumps(n_cells)))
 
 
 def _describe_again(file: IO[bytes], description: str) -> None:
-    """Put another description of the same length into a finished file."""
+    """Replace the description of a finished file by one of the same length."""
     file.seek(0)
     with tifffile.TiffFile(file) as tif:
         offset = tif.pages.first.tags["ImageDescription"].valueoffset
@@ -315,7 +315,7 @@ def _to_rational(number: float) -> _Rational:
 
 
 def _regroup(bands: Iterable[AnyArray], group: AnyArray) -> Iterator[AnyArray]:
-    """Fill ``group`` with rows of the bands, again and again; the last time only its first rows."""
+    """Yield ``group`` filled with rows of the bands, over and over; the last one may be shorter."""
     n_held = 0
     for band in bands:
         start = 0
@@ -337,7 +337,7 @@ def _compressed(
     columns: int,
     is_tiled: bool,
 ) -> Iterator[bytes]:
-    """Deflated strips or tiles in file order; tifffile takes strips as bytes only."""
+    """Deflated strips or tiles in file order; tifffile accepts strips as bytes only."""
     for group in groups:
         for left in range(0, group.shape[1], columns):
             block = group[:, left : left + columns]

@@ -135,7 +135,7 @@ def test_kill_for_memory_is_told_as_one(challenge):
         code, results = challenge(image)
         assert code == 1
         assert findings(results)[0][0] == "memory"
-        assert "(137), as the kernel does when memory is used up" in findings(results)[0][1]
+        assert "(137), as the kernel does when memory runs out" in findings(results)[0][1]
 
 
 def test_failed_run_is_told_with_its_last_line(challenge):

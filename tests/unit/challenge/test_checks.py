@@ -63,11 +63,11 @@ def test_image_without_cells_has_no_finding(tmp_path):
         ),
         (
             np.where(LABELS == 3, 2**31, LABELS).astype(np.uint32),
-            ("ids", "0 to 2147483648", "0 to 2147483647, which survive a cast to int32"),
+            ("ids", "0 to 2147483648", "0 to 2147483647, which fit int32"),
         ),
         (
             (LABELS - 1).astype(np.int16),
-            ("ids", "-1 to 2", "0 to 2147483647, which survive a cast to int32"),
+            ("ids", "-1 to 2", "0 to 2147483647, which fit int32"),
         ),
     ],
 )
@@ -149,7 +149,7 @@ def outcome(**changes):
         ({"memory_limit_bytes": 2 * GIB}, [("memory", "2 GiB limit in force", "1 GiB")]),
         (
             {"exit_code": -9, "timed_out": True, "wall_s": 7.0},
-            [("exit status", "a run stopped after 7.0 s", "one that ends by itself")],
+            [("exit status", "a run stopped after 7.0 s", "a run that ends by itself")],
         ),
     ],
 )
