@@ -108,7 +108,8 @@ def start(harness: Path, docker: list[str], image: str, n_interfaces: int) -> No
     try:
         run("bash", harness / "do_test_run.sh", PATH=f"{programs}:{os.environ['PATH']}")
     finally:
-        subprocess.run([*docker, "rmi", name], capture_output=True, check=False)
+        for clean_up in (["rmi", name], ["volume", "rm", f"{name}-volume"]):
+            subprocess.run([*docker, *clean_up], capture_output=True, check=False)
 
 
 def check(harness: Path, programs: Path, n_interfaces: int) -> list[str]:
