@@ -106,7 +106,7 @@ def damage_image(labels, images):
         (turn_labels, "b_label.tiff: shape: found (40, 30), expected (30, 40)"),
         (damage_labels, "b_label.tiff: file format: found b_label.tiff that cannot be read"),
         (add_image_of_the_same_name, "a.x.tif and a.y.tif: output: found one name, a_label.tiff"),
-        (damage_image, "b.tif: image: found the TIFF structure cannot be read ("),
+        (damage_image, "b.tif: image: found truncated, damaged or unsupported TIFF structure ("),
     ],
 )
 def test_unsound_set_is_refused_and_nothing_is_written(
