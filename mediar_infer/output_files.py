@@ -1,5 +1,6 @@
 """Result files that exist only when they are complete."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -16,6 +17,27 @@ logger = logging.getLogger(__name__)
 
 _PART = re.compile(r"\..+\.\d+\.part")
 _LONG_NAME_BYTES = 200
+_USUAL_LONGEST_NAME = 255
+_FULL = "expected free space; free some space or choose another output folder"
+_FORBIDDEN = "expected a writable folder; allow writing to it or choose another output folder"
+_REFUSED = (
+    "expected a name that this file system accepts; rename the input, or choose an output folder on"
+    " another file system"
+)
+_IN_THE_WAY = "expected a folder and a free place in it; choose another output folder"
+_BROKEN = "expected a working disk or network share; check it, or choose another output folder"
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FULL),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _FORBIDDEN),
+    **dict.fromkeys((errno.EINVAL, errno.EILSEQ), _REFUSED),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP), _IN_THE_WAY),
+    **dict.fromkeys((errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE), _BROKEN),
+    errno.EFBIG: "expected a smaller file or a larger limit; raise 'ulimit -f', or choose an output"
+    " folder on a file system with larger files",
+    errno.EMFILE: "expected fewer open files; raise 'ulimit -n'",
+    errno.ENFILE: "expected fewer open files on this machine; close some programs",
+}
+"""What to do about an error of the system; a name that is too long is measured in addition."""
 
 
 @contextmanager
@@ -34,6 +56,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         OSError: if the folder cannot be written or is full; no partial file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        # A name that the file system refuses is refused now, not after hours of work.
+        path.lstat()
     part = path.with_name(f".{_short(path.name)}.{os.getpid()}.part")
     try:
         with _open_locked(part) as file:
@@ -151,11 +176,30 @@ def refuse_link_as_root(path: Path) -> None:
 
 
 def to_output_error(path: Path, error: OSError) -> OutputError:
-    """Say which file could not be written, why, and what to do."""
-    return OutputError(
-        f"{path}: cannot be written ({error.strerror or error}); expected a writable folder with "
-        "free space; free some space or choose another output folder"
+    """Say which file could not be written, why, and what to do.
+
+    Args:
+        path: the file.
+        error: what the system reported; each kind has its own remedy.
+    """
+    remedy = _REMEDIES.get(
+        error.errno or 0, "expected a writable folder with free space; choose another output folder"
     )
+    if error.errno == errno.ENAMETOOLONG:
+        n_bytes = len(os.fsencode(path.name))
+        remedy = (
+            f"found a name of {n_bytes} bytes, expected at most {_longest_name(path.parent)};"
+            " rename the input, or choose an output folder with a shorter path"
+        )
+    return OutputError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
+
+
+def _longest_name(folder: Path) -> int:
+    """Bytes that a file name may have in a folder."""
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (OSError, ValueError):
+        return _USUAL_LONGEST_NAME
 
 
 def _short(name: str) -> str:

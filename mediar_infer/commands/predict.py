@@ -100,5 +100,7 @@ def run(args: argparse.Namespace) -> int:
             logger.info("weights %s, SHA-256 %s", name, digest[:16])
         records = run_folder(segmenter, options)
     if not args.quiet:
-        print_summary(f"{console_table(records)}\nresults in {args.output}")
+        has_results = any(record.status in ("done", "resumed") for record in records)
+        place = f"\nresults in {args.output}" if has_results else ""
+        print_summary(f"{console_table(records)}{place}")
     return compute_exit_code(records, strict_budget=args.strict_budget)

@@ -1,6 +1,7 @@
 """Images segmented one after the other, each with an entry that says what became of it."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -58,9 +59,10 @@ def _first_line(failure: Exception) -> str:
 def _remove(result: Path) -> None:
     try:
         result.unlink()
-    except (FileNotFoundError, NotADirectoryError):
-        return
     except OSError as error:
+        # A read-only file system, or a name that is too long, is an error even without a file.
+        if not os.path.lexists(result):
+            return
         raise OutputError(
             f"{result}: cannot be removed ({error.strerror or error}); expected a writable folder;"
             " allow removing it or choose another output folder"

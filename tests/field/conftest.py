@@ -4,6 +4,12 @@ import subprocess
 import sys
 
 import pytest
+from command_fixtures import (  # noqa: F401
+    _restore_process_state,
+    mount_tmpfs,
+    perfect_network,
+    predict,
+)
 from folder_helpers import ROOT, subprocess_environment
 
 COMMAND = [sys.executable, "-m", "mediar_infer"]

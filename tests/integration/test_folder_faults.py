@@ -41,7 +41,7 @@ def test_empty_folder_is_no_failure_but_said(predict, tmp_path, capsys):
     assert predict(tmp_path / "in", tmp_path / "out") == 0
     out, err = capsys.readouterr()
     assert "in: found no image" in err
-    assert out.splitlines()[-2].startswith("0 files")
+    assert out.splitlines()[-1].startswith("0 files")
 
 
 def test_unreadable_files_are_named_with_found_expected_and_remedy(
