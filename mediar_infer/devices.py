@@ -118,14 +118,19 @@ def select_precision(name: str, device: "torch.device") -> str:
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use: affinity, container quota and $OMP_NUM_THREADS."""
+    """CPU cores that this process uses by default: those available, at most $OMP_NUM_THREADS."""
+    requested = os.environ.get("OMP_NUM_THREADS", "")
+    cores = available_cores()
+    return min(cores, int(requested) or cores) if requested.isdecimal() else cores
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use: affinity and the container's quota."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    limits = [_quota_cores(), int(asked) if asked.isdecimal() else None]
-    return max(1, min([cores, *(limit for limit in limits if limit)]))
+    return max(1, min(cores, _quota_cores() or cores))
 
 
 def _quota_cores() -> int | None:

@@ -102,6 +102,26 @@ def _set_options(options: Mapping[int, int]) -> None:
         return  # another C library
 
 
+class Forks:
+    """Whether this process was forked after libraries with threads were in use.
+
+    Their threads do not survive a fork, and a child that calls them waits for ever.
+    """
+
+    def __init__(self) -> None:
+        self.is_forked = False
+        os.register_at_fork(after_in_child=self._note)
+
+    def _note(self) -> None:
+        self.is_forked = True
+
+
+@lru_cache(maxsize=1)
+def watch_forks() -> Forks:
+    """Watch for forks of this process from the first call on."""
+    return Forks()
+
+
 @lru_cache(maxsize=1)
 def process_start_s() -> float:
     """Tell when this process started, on the clock of ``time.perf_counter``.

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,13 @@ import torch
 
 from mediar_infer.arrays import CELLPROB, FLOW_X, FLOW_Y, Float32Array, LabelArray
 from mediar_infer.config import EngineConfig, MaskConfig
-from mediar_infer.devices import describe_device, select_device, select_precision, usable_cores
+from mediar_infer.devices import (
+    available_cores,
+    describe_device,
+    select_device,
+    select_precision,
+    usable_cores,
+)
 from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.bands_ahead import BandsAhead
 from mediar_infer.engine.costs import Costs
@@ -26,15 +32,19 @@ from mediar_infer.errors import CheckpointError, UsageError
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ArraySource, ImageSource
 from mediar_infer.labels.blocks import label_bands
+from mediar_infer.labels.flows import FlowCheck
 from mediar_infer.labels.kernels import LabelKernels
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.network.backends import Backend
 from mediar_infer.network.backends.graphs import graph_name
 from mediar_infer.network.checkpoints import Checkpoint, build_model
 from mediar_infer.network.pending_weights import PendingWeights
+from mediar_infer.process import watch_forks
 
 logger = logging.getLogger(__name__)
 
+_FEW_CELLS = 10
+"""Of fewer cells no share is reported: specks in an empty image are rightly removed."""
 Bands = Generator[Float32Array, None, None] | BandsAhead
 """Bands of merged maps ``(3, rows, W)``; ``close`` ends their computation."""
 
@@ -88,6 +98,7 @@ class ImageWork:
     ) -> None:
         self._source, self._bands, self._trace = source, bands, trace
         self._masks, self._kernels, self._pacer = masks, kernels, pacer
+        self._flow_check = FlowCheck()
 
     def maps(self) -> Iterator[Float32Array]:
         """Predict the image; to be called once.
@@ -116,7 +127,9 @@ class ImageWork:
         """
         height, width = self._source.height, self._source.width
         bands = self.maps() if maps is None else maps
-        return label_bands(bands, height, width, self._masks, self._kernels, self._trace)
+        return label_bands(
+            bands, height, width, self._masks, self._kernels, self._trace, self._flow_check
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -127,9 +140,21 @@ class ImageWork:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._pacer is not None and exc_type is None:
-            self._pacer.finish()
+        if exc_type is None:
+            self._finish()
         self.close()
+
+    def _finish(self) -> None:
+        if self._pacer is not None:
+            self._pacer.finish()
+        n_checked, n_removed = self._flow_check.n_checked, self._flow_check.n_removed
+        self._trace.flow_check = n_checked, n_removed
+        if n_checked >= _FEW_CELLS and n_removed > n_checked / 2:
+            self._trace.warn(
+                f"the flow check removed {n_removed} of {n_checked} cells"
+                f" ({n_removed / n_checked:.0%}), expected few; the network may not know this kind"
+                " of image: look at the result, and raise --flow-threshold or turn it off"
+            )
 
     def close(self) -> None:
         """End what is under way, and leave what a budget decided in the trace."""
@@ -141,10 +166,23 @@ class ImageWork:
 class Segmenter:
     """Models on a device, ready for images; build it with :meth:`from_weights`.
 
+    A segmenter belongs to the process that built it: the threads of torch and OpenVINO do not
+    survive a fork, and models are not sent to other processes. Let every worker of a pool, a
+    DataLoader, joblib or Dask build its own, once (``functools.lru_cache`` around a function that
+    calls :meth:`from_weights` does that), and start workers by ``spawn`` or ``forkserver``::
+
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(4, initializer=load_segmenter) as pool: ...
+
+    Use in a forked process, and pickling, are errors that say so.
+
     Args:
         members: the models of the ensemble, on one device.
         config: settings.
         digests: weight file → SHA-256, for the ledger.
+
+    Raises:
+        UsageError: in a process that was forked from one that held a segmenter.
     """
 
     def __init__(
@@ -153,6 +191,7 @@ class Segmenter:
         config: EngineConfig | None = None,
         digests: Mapping[str, str] | None = None,
     ) -> None:
+        _check_not_forked()
         self.config = config or EngineConfig()
         self.members = list(members[: self.config.plan.max_members])
         self.digests = dict(digests or {})
@@ -196,12 +235,14 @@ class Segmenter:
             CheckpointError: if weights are damaged, the same twice, or of another network.
             UsageError: if the device does not exist.
         """
+        _check_not_forked()
         paths, config = loading.paths, loading.config
         if len(paths) == 1 and config.plan.max_members > 1:
             logger.warning("%s: one model only, so there is no ensemble", paths[0])
         device = select_device(config.runtime.device)
         if device.type == "cpu":
             torch.set_num_threads(config.runtime.threads or usable_cores())
+            _warn_of_many_threads(config.runtime.threads)
         checkpoints = loading.checkpoints()
         if len({checkpoint.digest for checkpoint in checkpoints}) < len(checkpoints):
             raise CheckpointError(
@@ -216,6 +257,12 @@ class Segmenter:
             names = [str(checkpoint.path) for checkpoint in checkpoints]
         digests = {name: c.digest for name, c in zip(names, checkpoints, strict=True)}
         return cls(members, config, digests)
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            "found a Segmenter that is to be sent to another process or copied, expected one per"
+            " process; call Segmenter.from_weights in the worker, once per process"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -242,7 +289,9 @@ class Segmenter:
 
         Raises:
             ImageReadError: if the image cannot be read or has no finite value.
+            UsageError: in a process that was forked from the one that built this segmenter.
         """
+        _check_not_forked()
         with trace.stage("preprocess"):
             scaling = compute_scaling(source)
         trace.warn(*scaling.warnings)
@@ -297,6 +346,26 @@ class Segmenter:
             timings=trace.stages_s,
             warnings=trace.warnings,
             budget=trace.budget,
+        )
+
+
+def _check_not_forked() -> None:
+    if watch_forks().is_forked:
+        raise UsageError(
+            "found a process that was forked from one with a Segmenter, expected one that starts"
+            " afresh: the network's threads do not survive a fork; start workers by"
+            " multiprocessing's 'spawn' or 'forkserver' context, and build a Segmenter in each"
+        )
+
+
+def _warn_of_many_threads(n_threads: int) -> None:
+    n_cores = available_cores()
+    if n_threads > n_cores:
+        logger.warning(
+            "found --threads %d, expected at most the %d cores that this process may use; more"
+            " threads than cores are slower",
+            n_threads,
+            n_cores,
         )
 
 

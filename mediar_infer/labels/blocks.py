@@ -7,6 +7,7 @@ import numpy as np
 from mediar_infer.arrays import Float32Array, LabelArray
 from mediar_infer.config import LARGE_IMAGE_BLOCK, LARGE_IMAGE_PIXELS, MaskConfig
 from mediar_infer.image_trace import Trace
+from mediar_infer.labels.flows import FlowCheck
 from mediar_infer.labels.kernels import LabelKernels
 from mediar_infer.labels.masks import compute_labels
 from mediar_infer.labels.stitching import StitchedLabels
@@ -28,7 +29,12 @@ def gather_rows(bands: Iterable[Float32Array], n_rows: int) -> Iterator[Float32A
 
 
 def _label_row_of_blocks(
-    maps: Float32Array, size: int, first_id: int, config: MaskConfig, kernels: LabelKernels
+    maps: Float32Array,
+    size: int,
+    first_id: int,
+    config: MaskConfig,
+    kernels: LabelKernels,
+    flow_check: FlowCheck | None,
 ) -> tuple[LabelArray, int]:
     """Label blocks side by side as the released system does; ids continue after ``first_id``."""
     rows, width = maps.shape[1:]
@@ -37,7 +43,7 @@ def _label_row_of_blocks(
         inside = maps[:, :, left : left + size]
         block = np.zeros((3, size, size), dtype=np.float32)
         block[:, :rows, : inside.shape[2]] = inside
-        padded, _ = compute_labels(block, config, kernels)
+        padded, _ = compute_labels(block, config, kernels, flow_check)
         block_labels = padded[:rows, : inside.shape[2]]
         ids, consecutive = np.unique(block_labels, return_inverse=True)
         # An id that lies only in the padding leaves no gap; 0 stays 0 where there is background.
@@ -54,6 +60,7 @@ def label_bands(
     config: MaskConfig,
     kernels: LabelKernels,
     trace: Trace,
+    flow_check: FlowCheck | None = None,
 ) -> Iterator[LabelArray]:
     """Turn bands of maps into bands of labels.
 
@@ -64,6 +71,7 @@ def label_bands(
         config: thresholds and how large images are divided.
         kernels: what runs the loops over pixels.
         trace: gains the stage ``labels``.
+        flow_check: gains the cells that the flow check examined and removed.
 
     Yields:
         ``(rows, W)`` int32 arrays that cover the image from top to bottom. Ids are unique in the
@@ -71,14 +79,16 @@ def label_bands(
     """
     is_large = height * width >= LARGE_IMAGE_PIXELS
     if config.blocks == "stitched" or (config.blocks == "auto" and is_large):
-        stitched = StitchedLabels(height, width, config, kernels)
+        stitched = StitchedLabels(height, width, config, kernels, flow_check)
         for maps in bands:
             yield from trace.time_items("labels", stitched.add(maps))
     elif config.blocks == "paper" and is_large:
         size, n_cells = config.block_size or LARGE_IMAGE_BLOCK, 0
         for maps in gather_rows(bands, size):
             with trace.stage("labels"):
-                labels, n_cells = _label_row_of_blocks(maps, size, n_cells, config, kernels)
+                labels, n_cells = _label_row_of_blocks(
+                    maps, size, n_cells, config, kernels, flow_check
+                )
             yield labels
     else:
         whole, n_rows = np.empty((3, height, width), dtype=np.float32), 0
@@ -86,5 +96,5 @@ def label_bands(
             whole[:, n_rows : n_rows + maps.shape[1]] = maps
             n_rows += maps.shape[1]
         with trace.stage("labels"):
-            labels, _ = compute_labels(whole, config, kernels)
+            labels, _ = compute_labels(whole, config, kernels, flow_check)
         yield labels

@@ -25,6 +25,8 @@ from mediar_infer.network.checkpoints import save_weights
 from mediar_infer.segmenter import Segmenter
 
 SMALL = EngineConfig(roi_size=64)
+UNCHECKED = EngineConfig(roi_size=64, masks=MaskConfig(flow_threshold=None))
+"""Made-up flow would not pass the flow check."""
 ONE_THREAD = RuntimeConfig(threads=1)
 
 
@@ -43,7 +45,7 @@ def plus_noise(inputs):
 
 @pytest.fixture
 def noisy():
-    return Segmenter([FunctionBackend(plus_noise), FunctionBackend(plus_noise)], SMALL)
+    return Segmenter([FunctionBackend(plus_noise), FunctionBackend(plus_noise)], UNCHECKED)
 
 
 @pytest.fixture(scope="module")
@@ -226,8 +228,8 @@ def test_plan_limits_the_number_of_models():
 def test_budget_with_time_to_spare_gives_the_whole_plan(rng):
     image = rng.integers(0, 256, (100, 90), dtype=np.uint8)
     members = [FunctionBackend(plus_noise), FunctionBackend(plus_noise)]
-    plain = Segmenter(members, SMALL).segment(image)
-    result = Segmenter(members, replace(SMALL, fit_budget=0.85)).segment(image)
+    plain = Segmenter(members, UNCHECKED).segment(image)
+    result = Segmenter(members, replace(UNCHECKED, fit_budget=0.85)).segment(image)
     np.testing.assert_allclose(result.flow, plain.flow, rtol=0, atol=1e-4)
     assert result.warnings == ()
     assert plain.budget is None
