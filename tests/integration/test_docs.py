@@ -207,6 +207,14 @@ def test_table_lists_every_class_of_errors():
     assert sorted(listed) == sorted(classes - {"MediarError"})
 
 
+def test_table_of_errors_has_their_exit_codes():
+    for name, code, *_ in _table("docs/faults.md", "Classes of errors"):
+        is_usage = issubclass(
+            getattr(errors, name.strip("`")), errors.UsageError | errors.CheckpointError
+        )
+        assert int(code) == (cli.EXIT_USAGE if is_usage else cli.EXIT_FAILED)
+
+
 def _written(node):
     """Text of a string in the source, ``…`` where a value is put in; None for anything else."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
