@@ -13,7 +13,7 @@ import pytest
 import tifffile
 import torch
 from fakes import FunctionBackend, agreement, normalise_image
-from mediar_infer.stopwatch import Stopwatch
+from mediar_infer.trace import Trace
 
 from mediar_infer.config import EngineConfig, Plan
 from mediar_infer.demo.scenes import make_scene
@@ -87,8 +87,8 @@ def test_merged_windows_equal_the_plain_reading_of_monai():
 
     backend = FunctionBackend(lambda windows: windows + torch.from_numpy(ramp))
     config = EngineConfig(plan=Plan(max_members=1, flips=("identity",)), roi_size=side)
-    bands = predict_bands(ArraySource(image), BYTES, [backend], config, Stopwatch())
-    found = np.concatenate([band.maps for band in bands], axis=1)
+    bands = predict_bands(ArraySource(image), BYTES, [backend], config, Trace())
+    found = np.concatenate(list(bands), axis=1)
     np.testing.assert_allclose(found, total / sum_of_weights, rtol=0, atol=1e-5)
 
 
