@@ -13,12 +13,12 @@ import pytest
 import tifffile
 import torch
 from fakes import FunctionBackend, agreement, normalise_image
-from mediar_infer.trace import Trace
 
 from mediar_infer.config import EngineConfig, Plan
 from mediar_infer.demo.scenes import make_scene
 from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.preprocess import Scaling
+from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ArraySource
 from mediar_infer.labels.masks import compute_labels
 from mediar_infer.labels.metrics import evaluate_labels
