@@ -12,6 +12,8 @@ from fakes import tiny_state_dict
 
 import mediar_infer
 from mediar_infer import errors
+from mediar_infer.errors import ExportError
+from mediar_infer.exports.compiled import load_cell_kernels
 from mediar_infer.network.checkpoints import save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,6 +124,10 @@ def test_help_does_not_import_torch():
 
 
 def test_export_imports_neither_torch_nor_the_network(tmp_path):
+    try:
+        load_cell_kernels()
+    except ExportError:
+        pytest.skip("the package was installed without a C compiler")
     tifffile.imwrite(tmp_path / "a_label.tiff", np.eye(4, dtype=np.uint16))
     options = ("-o", tmp_path, "--geojson", "--table", "cells.csv", "--quiet")
     code, tops, own = run_python(PREDICT, "export", tmp_path / "a_label.tiff", *options)

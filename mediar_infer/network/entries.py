@@ -85,7 +85,9 @@ def read_entries(path: Path) -> dict[str, npt.NDArray[Any]]:
                 f" is loaded ({refused[1]}); expected a plain state dict:"
                 " torch.save(model.state_dict(), FILE)"
             ) from error
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        # Of a long explanation by torch, what its unpickler met counts.
+        text = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
+        reason = f"{type(error).__name__}: {text.strip()}".partition("\n")[0]
         raise CheckpointError(f"{path}: cannot be read ({reason}); {_FETCH_AGAIN}") from error
     return _without_prefix(path, entries)
 
@@ -189,7 +191,11 @@ def _shorten(names: Mapping[Any, Any]) -> str:
 
 
 def check_finite_entries(path: Path, entries: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Raise CheckpointError if an entry of ``path`` holds NaN or infinity."""
+    """Check that networks with these entries compute finite numbers.
+
+    Raises:
+        CheckpointError: if an entry of ``path`` holds NaN or infinity, or a variance is negative.
+    """
     broken = [
         name
         for name, values in entries.items()
@@ -200,4 +206,14 @@ def check_finite_entries(path: Path, entries: Mapping[str, npt.NDArray[Any]]) ->
             f"{path}: found NaN or infinity in {len(broken)} entries"
             f" ({', '.join(broken[:_LISTED])}), expected finite weights; the training that produced"
             " them diverged"
+        )
+    negative = [
+        name
+        for name, values in entries.items()
+        if str(name).endswith("running_var") and values.dtype.kind == "f" and (values < 0).any()
+    ]
+    if negative:
+        raise CheckpointError(
+            f"{path}: found negative variances in {len(negative)} entries"
+            f" ({', '.join(negative[:_LISTED])}), expected 0 or more; {_FETCH_AGAIN}"
         )

@@ -60,7 +60,8 @@ def read_weights_manifest(folder: Path) -> dict[str, str]:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: found no readable list of files ({error!r}), expected"
+            f"{path}: found no readable list of files ({type(error).__name__}),"
+            " expected"
             ' {"files": {NAME: {"sha256": DIGEST}}}; restore it from the release'
         ) from error
 

@@ -1,5 +1,7 @@
 """The loops of the label stage on torch tensors: for GPUs, and for a CPU without a C compiler."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -45,8 +47,8 @@ class TorchKernels:
         height, width = foreground.shape
         region = region or Region(0, 0, height, width)
         rows, columns = slice(region.top, region.bottom), slice(region.left, region.right)
-        inside = torch.from_numpy(foreground).to(self._device)
-        field = torch.from_numpy(flow).to(self._device)
+        inside = _to_tensor(foreground).to(self._device)
+        field = _to_tensor(flow).to(self._device)
         fast = field[FLOW_Y, rows, columns].abs() > MIN_SPEED * FLOW_SCALE
         points = (inside[rows, columns] & fast).nonzero()
         points += torch.tensor([region.top, region.left], device=self._device)
@@ -67,7 +69,7 @@ class TorchKernels:
         self, hits: Int32Array, top: int, bottom: int, first_id: int
     ) -> tuple[Int32Array, LabelArray]:
         """See :meth:`LabelKernels.find_basins`."""
-        counts = torch.from_numpy(hits).to(self._device)
+        counts = _to_tensor(hits).to(self._device)
         seeds = find_seeds(counts)
         seeds = seeds[(seeds[:, 0] >= top) & (seeds[:, 0] < bottom)]
         basins = grow_basins(counts, seeds)
@@ -92,7 +94,7 @@ class TorchKernels:
         height, width = labels.shape
         canvas = np.zeros((height + 2, width + 2), np.float64)
         if n_labels and labels.any():
-            cells = gather_cells(torch.from_numpy(labels).to(self._device))
+            cells = gather_cells(_to_tensor(labels).to(self._device))
             n_iterations = 2 * (cells.height + cells.width + 2)
             if same_iterations:
                 n_iterations = n_iterations.max().expand(len(n_iterations))
@@ -119,6 +121,11 @@ class TorchKernels:
         ideal = unit_gradient(*map(torch.from_numpy, (warmth, y, x))).numpy()
         squared = np.square(flow[:, y, x] / FLOW_SCALE - ideal).sum(axis=0)
         errors += np.bincount(labels[y, x], weights=squared, minlength=len(errors))
+
+
+def _to_tensor(array: npt.NDArray[Any]) -> Tensor:
+    # Torch warns of memory that must not be written to, though it is only read here.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def find_seeds(hits: Tensor) -> Tensor:

@@ -366,6 +366,13 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, tiny, value):
         load_checkpoint(tmp_path / "a.pth")
 
 
+def test_negative_variances_are_refused(tmp_path, tiny):
+    name = next(name for name in tiny if name.endswith("running_var"))
+    torch.save({**tiny, name: -1 - tiny[name]}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=rf"negative variances in 1 entries \({name}\)"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
 def test_missing_unexpected_and_misshapen_entries_are_listed(tmp_path, tiny):
     wrong = dict(tiny)
     del wrong["cellprob_head.0.bias"]
