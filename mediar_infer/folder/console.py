@@ -4,14 +4,18 @@ import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final, get_args
 
 from mediar_infer.folder.ledger import LedgerEntry, Status
+from mediar_infer.images.open import SkippedFile
 from mediar_infer.labels.files import UNKNOWN_PIXEL_MM
 
 logger = logging.getLogger(__name__)
 
 _NAME_COLUMNS: Final = 40
+_LISTED: Final = 3
+"""Names that a warning about several files lists."""
 
 
 def console_table(entries: Sequence[LedgerEntry]) -> str:
@@ -120,3 +124,11 @@ def log_unknown_pixel_sizes(entries: Iterable[LedgerEntry]) -> None:
             "%d of %d images state no pixel size; their label files state %g mm",
             n_unknown, len(done), UNKNOWN_PIXEL_MM,
         )  # fmt: skip
+
+
+def log_label_files(folder: Path, skipped: Iterable[SkippedFile]) -> None:
+    """Warn of files that are not segmented because they hold the labels of an image."""
+    names = [file.path.name for file in skipped if file.is_labels]
+    if names:
+        listed = names if len(names) <= _LISTED else [*names[:_LISTED], "…"]
+        logger.warning("%s: skipped %d label file(s): %s", folder, len(names), ", ".join(listed))

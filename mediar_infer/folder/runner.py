@@ -11,7 +11,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from mediar_infer.errors import UsageError
-from mediar_infer.folder.console import log_entry, log_unknown_pixel_sizes
+from mediar_infer.folder.console import log_entry, log_label_files, log_unknown_pixel_sizes
 from mediar_infer.folder.image_runner import ImageRunner, fail_image
 from mediar_infer.folder.image_task import ImageTask
 from mediar_infer.folder.ledger import Ledger, LedgerEntry, summarise, timestamp, write_summary
@@ -85,6 +85,7 @@ class FolderRun:
     def __init__(self, provenance: Provenance, options: RunOptions) -> None:
         self._provenance, self._options = provenance, options
         self._images, skipped = list_images(options.input_path)
+        log_label_files(options.input_path, skipped)
         _check_folders(options, self._images)
         for folder in (options.output_dir, options.output_dir / OVERLAY_DIR):
             remove_stale_parts(folder)

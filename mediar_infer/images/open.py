@@ -3,7 +3,7 @@
 import logging
 import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,6 @@ from mediar_infer.images.sources import ImageSource
 from mediar_infer.images.tiff_source import TiffSource
 
 logger = logging.getLogger(__name__)
-
-_LISTED = 3
-"""Names that a warning about several files holds."""
 
 Opener = Callable[[Path, ReadOptions, tuple[str, ...]], ImageSource]
 """Opens a file of one format; the sentences are what is known about the file already."""
@@ -68,6 +65,8 @@ class SkippedFile:
     """Where it is."""
     reason: str
     """Why it is skipped, for the ledger."""
+    is_labels: bool = False
+    """Whether it holds the labels of an image."""
 
 
 def list_images(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
@@ -79,9 +78,9 @@ def list_images(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
 
     Returns:
         Image files in natural order (``a2`` before ``a10``), and everything else with the
-        reason for skipping it; warnings name skipped files that hold an image, and label files.
-        Unreadable files and broken links with an image extension count as images, so that they
-        end as errors and not in silence.
+        reason for skipping it; warnings name skipped files that hold an image. Unreadable files and
+        broken links with an image extension count as images, so that they end as errors and not in
+        silence.
 
     Raises:
         UsageError: if the folder does not exist or cannot be listed.
@@ -103,23 +102,14 @@ def list_images(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
     labels = explain_label_files(
         path for path, found in zip(entries, skipped, strict=True) if found is None
     )
-    if labels:
-        logger.warning(
-            "%s: skipped %d label file(s): %s", folder, len(labels), ", ".join(_first_names(labels))
-        )
     images = [
         path
         for path, found in zip(entries, skipped, strict=True)
         if found is None and path not in labels
     ]
     left_out = {found.path: found for found in skipped if found is not None}
-    left_out |= {path: SkippedFile(path, reason) for path, reason in labels.items()}
+    left_out |= {path: SkippedFile(path, reason, is_labels=True) for path, reason in labels.items()}
     return images, [left_out[path] for path in entries if path in left_out]
-
-
-def _first_names(paths: Iterable[Path]) -> list[str]:
-    names = [path.name for path in paths]
-    return names if len(names) <= _LISTED else [*names[:_LISTED], "…"]
 
 
 def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:

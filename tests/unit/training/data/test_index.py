@@ -30,6 +30,13 @@ def ids(index):
     return [record.image_id for record in index.records]
 
 
+def test_labels_beside_their_images_cause_no_warning(tmp_path, caplog):
+    save_image(tmp_path / "a.tif", shape=(30, 40), dtype=np.uint16)
+    save_labels(tmp_path / "a_label.tif", n_cells=5, shape=(30, 40))
+    assert ids(index_folders([tmp_path], options=NO_HOLD_OUT)) == ["a"]
+    assert caplog.messages == []
+
+
 def test_record_says_what_the_files_hold(tmp_path):
     save_image(tmp_path / "a.tif", shape=(30, 40), dtype=np.uint16)
     save_labels(tmp_path / "a_label.tif", n_cells=5, shape=(30, 40))
