@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from mediar_infer._version import __version__
+from mediar_infer.commands.limits import explain_limits, survive_address_limit
 from mediar_infer.commands.printing import escape_controls
 from mediar_infer.errors import CheckpointError, MediarError, UsageError
 from mediar_infer.process import flush_stdout, protect_streams, return_large_blocks
@@ -161,9 +162,12 @@ def run_command(module: str, args: argparse.Namespace, stopped: str) -> int:
     except MediarError as error:
         logging.getLogger(__name__).error("%s", error)
         return EXIT_FAILED
-    except KeyboardInterrupt:
-        logging.getLogger(__name__).error("%s", stopped)
-        return _STOPPED + signal.SIGINT
+    except (KeyboardInterrupt, Exception) as error:
+        explanation = explain_limits(error)
+        if explanation is None and not isinstance(error, KeyboardInterrupt):
+            raise
+        logging.getLogger(__name__).error("%s", explanation or stopped)
+        return _STOPPED + signal.SIGINT if explanation is None else EXIT_FAILED
     return code
 
 
@@ -178,6 +182,7 @@ def run_process(command: Callable[[], int] = main) -> NoReturn:
         command: returns the exit code.
     """
     protect_streams()
+    survive_address_limit(_report_crash)
     try:
         code = command()
     except SystemExit as stop:
@@ -190,6 +195,11 @@ def run_process(command: Callable[[], int] = main) -> NoReturn:
     if code < _STOPPED and threading.active_count() > 1:
         raise SystemExit(code)
     _leave(code)
+
+
+def _report_crash(message: str) -> None:
+    set_up_logging(logging.ERROR)
+    logging.getLogger(__name__).error("%s", message)
 
 
 def _leave(code: int) -> NoReturn:
