@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``export`` command."""
     parser.add_argument(
-        "labels", type=Path, metavar="LABELS", help="folder of NAME_label.tiff, or one label file"
+        "labels", type=Path, metavar="PATH", help="folder of NAME_label.tiff, or one label file"
     )
     add_option(parser, ExportOptions, "output_dir", "-o", "--output", required=True, metavar="DIR")
     for field in ("rois", "geojson", "gzip", "zarr"):
@@ -35,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_examples(
         parser,
         (
-            "mediar-infer export labels -o exported --rois --geojson --table cells.csv",
             "for ImageJ, QuPath and a spreadsheet",
+            "mediar-infer export labels -o exported --rois --geojson --table cells.csv",
         ),
         (
+            "one slide, areas in µm²",
             "mediar-infer export labels/slide_label.tiff -o exported --geojson --gzip"
             " --pixel-size 0.5",
-            "one slide, areas in µm²",
         ),
     )
 

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Final
 
 from mediar_infer.devices import usable_cores
+from mediar_infer.process import flush_stdout
 
 _THREADS_PER_CORE: Final = 6
 """What BLAS, torch, OpenVINO, OpenCV and this package start together."""
@@ -99,7 +100,7 @@ def survive_address_limit(report: Callable[[str], None]) -> None:
     limit = address_limit_bytes()
     if limit is None:
         return
-    sys.stdout.flush()
+    flush_stdout()
     child = os.fork()
     if child == 0:
         if sys.platform.startswith("linux"):

@@ -132,3 +132,10 @@ def test_grand_challenge_runs_a_job(plain, weights_dir, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     (labels,) = (tmp_path / "output").rglob("output.tif")
     assert read_labels(labels).shape == (40, 50)
+
+
+def test_export_writes_table_and_outlines(plain, predicted, tmp_path):
+    options = ("--geojson", "--table", "cells.csv")
+    done = plain("export", predicted / "true" / "a_label.tiff", "-o", tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
+    assert "cells.csv" in names_of(tmp_path / "out")
