@@ -2,31 +2,53 @@
 
 import argparse
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Final
 
-from mediar_infer.cli import add_logging_options, run_command, run_process
+from mediar_infer.cli import (
+    EXIT_USAGE,
+    add_logging_options,
+    run_command,
+    run_process,
+    set_up_logging,
+)
 from mediar_infer.process import keep_large_blocks
 
+_EXTRA_PACKAGES: Final = frozenset(
+    {
+        "einops",
+        "lightning_fabric",
+        "matplotlib",
+        "monai",
+        "segmentation_models_pytorch",
+        "tensorboard",
+        "torchvision",
+    }
+)
+"""Packages of the extra ``training``, under the names by which they are imported."""
+_WITHOUT_EXTRA: Final = frozenset({"index", "convert", "generate", "select", "export"})
+"""Commands that need none of these packages."""
 _MODULES: Final = "mediar_infer.training.commands"
 
 COMMANDS: Final = {
     "index": (f"{_MODULES}.index", "check images and labels and list them in a data table"),
-    "convert": (f"{_MODULES}.convert", "bring a public data set into our layout"),
-    "generate": (f"{_MODULES}.generate", "draw images with known cells"),
-    "stats": (f"{_MODULES}.stats", "measure shape and size of labelled cells"),
-    "sheet": (f"{_MODULES}.sheet", "draw every augmentation before and after"),
+    "convert": (f"{_MODULES}.convert", "convert a public data set to the layout of this package"),
+    "generate": (f"{_MODULES}.generate", "generate synthetic images with ground truth"),
+    "stats": (f"{_MODULES}.stats", "measure the shape and size of labelled cells"),
+    "sheet": (f"{_MODULES}.sheet", "draw crops before and after each augmentation"),
     "train": (f"{_MODULES}.train", "train all stages of a recipe, or some of them"),
     "pretrain": (f"{_MODULES}.pretrain", "train one of the recipe's pretraining phases"),
     "finetune": (f"{_MODULES}.finetune", "fine-tune from a pretraining phase"),
-    "tune": (f"{_MODULES}.tune", "fine-tune a model on a folder of your own images"),
-    "discover": (f"{_MODULES}.discover", "find clusters of images that look alike"),
+    "tune": (f"{_MODULES}.tune", "fine-tune the weights on a folder of your own images"),
+    "discover": (f"{_MODULES}.discover", "cluster images that look alike"),
     "relabel": (f"{_MODULES}.relabel", "replace labels that disagree with a prediction"),
-    "ablate": (f"{_MODULES}.ablate", "run a comparison of the paper, Tables 5 to 8"),
-    "select": (f"{_MODULES}.select", "find the best of several weight files"),
-    "export": (f"{_MODULES}.export", "make weights that the engine loads"),
-    "curves": (f"{_MODULES}.curves", "plot losses and scores of a run"),
+    "ablate": (f"{_MODULES}.ablate", "run one of the paper's comparisons (Tables 5 to 8)"),
+    "select": (f"{_MODULES}.select", "rank several weight files"),
+    "export": (f"{_MODULES}.export", "export trained weights for the inference engine"),
+    "curves": (f"{_MODULES}.curves", "plot the losses and scores of runs"),
 }
 """Command → module with ``add_arguments(parser)`` and ``run(args) -> exit code``, and its help."""
 
@@ -53,14 +75,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        0 all done, 1 data or training failed, 2 wrong use.
+        0 all done, 1 data or training failed, 2 wrong use, or a package is missing.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments and arguments[0] in COMMANDS else None
-    args = build_parser(command).parse_args(arguments)
-    return run_command(
-        COMMANDS[args.command][0], args, "stopped; a run goes on from its last checkpoint: --resume"
+    try:
+        args = build_parser(command).parse_args(arguments)
+        missing = [name for name in _EXTRA_PACKAGES if find_spec(name) is None]
+        if missing and args.command not in _WITHOUT_EXTRA:  # now, not after hours of training
+            return _refuse(missing)
+        stopped = "stopped; rerun with --resume to continue from the last checkpoint"
+        return run_command(COMMANDS[args.command][0], args, stopped)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRA_PACKAGES:
+            raise
+        return _refuse([package])
+
+
+def _refuse(missing: Sequence[str]) -> int:
+    set_up_logging(logging.ERROR)
+    logging.getLogger(__name__).error(
+        "found no package %s, which this command needs; install the training packages:"
+        " pip install 'mediar-infer[training]'",
+        ", ".join(sorted(missing)),
     )
+    return EXIT_USAGE
 
 
 if __name__ == "__main__":

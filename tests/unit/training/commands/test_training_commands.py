@@ -88,8 +88,14 @@ def test_wrong_recipe_table_and_phase_are_wrong_use(arguments, tmp_path, capsys)
     assert main(["train", "none.toml", *arguments[1:]]) == 2
     assert main(["pretrain", *arguments, "--phase", "2"]) == 2
     assert "found no stage 'pretrain_phase2'" in capsys.readouterr().err
-    (tmp_path / "table.csv").write_text("x\n")
+    (tmp_path / "table.csv").unlink()
     assert main(["train", *arguments]) == 2
+
+
+def test_damaged_table_is_bad_data(arguments, tmp_path, capsys):
+    (tmp_path / "table.csv").write_text("x\n")
+    assert main(["train", *arguments]) == 1
+    assert "columns image_id, role" in capsys.readouterr().err
 
 
 def test_select_prints_the_best_first(tmp_path, capsys):
