@@ -22,9 +22,11 @@ from mediar_infer.cli import set_up_logging
 from mediar_infer.process import keep_large_blocks
 from mediar_infer.training.data.generated import write_generated
 from mediar_infer.training.data.index import IndexOptions, index_folders
-from mediar_infer.training.stages.recipe import Recipe, find_recipe, read_recipe
+from mediar_infer.training.stages.execution import Execution
+from mediar_infer.training.stages.recipe import Recipe
+from mediar_infer.training.stages.recipe_files import find_recipe, read_recipe
 from mediar_infer.training.stages.run_folder import StageFolder, read_log
-from mediar_infer.training.stages.runner import Execution, run_recipe
+from mediar_infer.training.stages.runner import run_recipe
 
 _WARM_UP = 5
 """Steps at the start that do not count: libraries choose their algorithms in them."""

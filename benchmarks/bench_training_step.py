@@ -26,7 +26,7 @@ from mediar_infer.training.networks.build import build_network
 from mediar_infer.training.networks.fused_norms import fuse_norms, load_activation_library
 from mediar_infer.training.stages.losses import compute_loss
 from mediar_infer.training.stages.optimisation import build_optimizer
-from mediar_infer.training.stages.recipe import find_recipe, read_recipe
+from mediar_infer.training.stages.recipe_files import find_recipe, read_recipe
 from mediar_infer.training.stages.stage_config import StageConfig
 
 MEMORY = {"returned": return_large_blocks, "kept": keep_large_blocks}

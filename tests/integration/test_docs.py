@@ -20,7 +20,7 @@ from mediar_infer.folder.ledger import LedgerEntry
 from mediar_infer.grand_challenge.interfaces import read_interfaces
 from mediar_infer.images.open import EXTENSIONS
 from mediar_infer.training import __main__ as training
-from mediar_infer.training.stages.recipe import RECIPES_DIR
+from mediar_infer.training.stages.recipe_files import RECIPES_DIR
 
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")

@@ -9,33 +9,39 @@ Convention:
     - no array that is handed in is modified.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any, Final
 
-import cv2
 import numpy as np
 import torch
 from monai import transforms
 from monai.data.meta_obj import set_track_meta
-from monai.networks.layers.convutils import gaussian_1d
-from torch import Tensor
 
-from mediar_infer.arrays import Float32Array, LabelArray
+from mediar_infer.arrays import LabelArray
 from mediar_infer.labels.flows import renumber_labels
 from mediar_infer.labels.overlay import find_inner_boundary
+from mediar_infer.training.augmentation.intensity import (
+    IMAGE,
+    LABEL,
+    RandCellIntensityd,
+    RandChanneld,
+    RandColourMixd,
+    RandHistogramd,
+    RandInversiond,
+    RandNoised,
+    RandSaturationd,
+    RandSharpend,
+    RandSmoothd,
+)
 from mediar_infer.training.augmentation.settings import Augmentation, Range
 from mediar_infer.training.augmentation.zooming import AxisWindow, crop_by_area, crop_by_nearest
 
-IMAGE: Final = "image"
-LABEL: Final = "label"
 KEPT_CELL_PIXELS: Final = 196
 """Smaller cells (14 × 14 pixels) keep their boundary: little would be left of them."""
 KEPT_BORDER: Final = 2
 """Pixels this close to the border of the image are not excluded."""
 
 _Data = Mapping[Hashable, Any]
-# Optical density is counted from here on.
-_DARKEST = 1 / 255
 
 
 def build_transforms(
@@ -204,218 +210,3 @@ class RandZoomCropd(transforms.RandomizableTransform):  # type: ignore[misc]
             IMAGE: torch.from_numpy(np.ascontiguousarray(np.moveaxis(crop, 2, 0))),
             LABEL: torch.from_numpy(crop_by_nearest(labels[0], *self.windows)[None]),
         }
-
-
-class RandCellIntensityd(transforms.RandomizableTransform):  # type: ignore[misc]
-    """Scale the brightness of single cells (paper, Table 1: cell-aware intensity).
-
-    Args:
-        prob: how often it happens.
-        fraction: probability of each cell to be scaled then.
-        gain_range: factors, drawn evenly and anew for each cell.
-    """
-
-    def __init__(self, *, prob: float, fraction: float, gain_range: Range) -> None:
-        super().__init__(prob)
-        self.fraction = fraction
-        self.gain_range = gain_range
-
-    def draw_gains(self, n_cells: int) -> Float32Array:
-        """Draw the factor of the background (1) and of each cell: ``(n_cells + 1,)``."""
-        gains = self.R.uniform(*self.gain_range, n_cells + 1)
-        gains[self.R.uniform(size=n_cells + 1) >= self.fraction] = 1
-        gains[0] = 1
-        drawn: Float32Array = gains.astype(np.float32)
-        return drawn
-
-    def __call__(self, data: _Data) -> dict[Hashable, Any]:
-        """Scale the image inside the chosen cells."""
-        changed = dict(data)
-        self.randomize(None)
-        if self._do_transform:
-            renumbered, n_cells = renumber_labels(np.asarray(changed[LABEL])[0])
-            factors = self.draw_gains(n_cells)[renumbered]
-            changed[IMAGE] = changed[IMAGE] * torch.from_numpy(factors)
-        return changed
-
-
-class _RandImaged(transforms.RandomizableTransform, transforms.MapTransform):  # type: ignore[misc]
-    """A random change of the image alone; the base of those that follow."""
-
-    def __init__(self, keys: str, *, prob: float) -> None:
-        transforms.MapTransform.__init__(self, keys)
-        transforms.RandomizableTransform.__init__(self, prob)
-
-    def __call__(self, data: _Data) -> dict[Hashable, Any]:
-        """Change the image with the probability given."""
-        changed = dict(data)
-        self.randomize(None)
-        if self._do_transform:
-            for key in self.key_iterator(changed):
-                changed[key] = self.change(changed[key])
-        return changed
-
-    def change(self, image: Tensor) -> Tensor:
-        """Change ``(3, S, S)`` float32."""
-        raise NotImplementedError
-
-
-class RandChanneld(_RandImaged):
-    """Let the colours change places or turn them to grey, each in half of the cases."""
-
-    def change(self, image: Tensor) -> Tensor:
-        """Change ``(3, S, S)`` float32."""
-        if self.R.uniform() < 0.5:
-            return image[torch.from_numpy(self.R.permutation(3))]
-        return image.mean(dim=0, keepdim=True).repeat(3, 1, 1)
-
-
-class RandColourMixd(_RandImaged):
-    """Mix the colours by a random matrix; mixed optical densities turn one stain into another."""
-
-    def change(self, image: Tensor) -> Tensor:
-        """Change ``(3, S, S)`` float32; the result is in [0, 1]."""
-        shares = self.R.dirichlet((0.6, 0.6, 0.6), 3) * self.R.uniform(0.5, 1.5, (3, 1))
-        matrix = torch.from_numpy(shares.astype(np.float32))
-        if self.R.uniform() < 0.5:
-            return _mix(matrix, image).clamp_(0, 1)
-        return _mix(matrix, -image.clamp(_DARKEST, 1).log_()).neg_().exp_()
-
-
-def _mix(matrix: Tensor, image: Tensor) -> Tensor:
-    return (matrix @ image.flatten(1)).reshape(image.shape)
-
-
-class RandInversiond(_RandImaged):
-    """Let light and dark change places."""
-
-    def change(self, image: Tensor) -> Tensor:
-        """Change ``(3, S, S)`` float32 in [0, 1]."""
-        return 1 - image
-
-
-class RandSaturationd(_RandImaged):
-    """Cut off values beyond [0, 1]."""
-
-    def change(self, image: Tensor) -> Tensor:
-        """Change ``(3, S, S)`` float32."""
-        return image.clamp(0, 1)
-
-
-class RandSmoothd(_RandImaged):
-    """Smooth by a Gaussian, as MONAI's ``RandGaussianSmoothd``; see :func:`smooth_image`.
-
-    Args:
-        keys: of the image.
-        prob: how often.
-        sigma_range: standard deviations in pixels, drawn for each axis.
-    """
-
-    def __init__(self, keys: str, *, prob: float, sigma_range: Range) -> None:
-        super().__init__(keys, prob=prob)
-        self.sigma_range = sigma_range
-
-    def change(self, image: Tensor) -> Tensor:
-        """Change ``(3, S, S)`` float32."""
-        return smooth_image(image, self.R.uniform(*self.sigma_range, 2))
-
-
-class RandSharpend(_RandImaged):
-    """Smooth twice and amplify the difference, as MONAI's ``RandGaussianSharpend``.
-
-    Args:
-        keys: of the image.
-        prob: how often.
-        sigma_range: standard deviations of the first Gaussian in pixels, drawn for each axis; those
-            of the second are drawn from the smallest to the one of the first.
-        alpha_range: factors of the difference.
-    """
-
-    def __init__(self, keys: str, *, prob: float, sigma_range: Range, alpha_range: Range) -> None:
-        super().__init__(keys, prob=prob)
-        self.sigma_range = sigma_range
-        self.alpha_range = alpha_range
-
-    def change(self, image: Tensor) -> Tensor:
-        """Change ``(3, S, S)`` float32."""
-        first = self.R.uniform(*self.sigma_range, 2)
-        second = self.R.uniform(self.sigma_range[0], first)
-        once = smooth_image(image, first)
-        alpha = float(self.R.uniform(*self.alpha_range))
-        return once + alpha * (once - smooth_image(once, second))
-
-
-def smooth_image(image: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Smooth by MONAI's Gaussian, some ten times faster.
-
-    Beyond its edge the crop goes on as its mirror image, where MONAI's is black: at inference no
-    window has a dark rim, which sharpening would turn into a bright frame.
-
-    Args:
-        image: ``(3, H, W)`` float32. Not modified.
-        sigmas: standard deviations along y and x in pixels, above 0.
-
-    Returns:
-        ``(3, H, W)`` float32.
-    """
-    y, x = (gaussian_1d(torch.tensor(float(sigma)), truncated=4.0).numpy() for sigma in sigmas)
-    smoothed = [
-        cv2.sepFilter2D(channel, cv2.CV_32F, x, y, borderType=cv2.BORDER_REFLECT)
-        for channel in image.numpy()
-    ]
-    return torch.from_numpy(np.stack(smoothed))
-
-
-class RandHistogramd(_RandImaged):
-    """Bend the histogram as MONAI's ``RandHistogramShiftd``, some five times faster.
-
-    Images of one value stay as they are, without MONAI's warning.
-
-    Args:
-        keys: of the image.
-        prob: how often.
-        n_points: control points, at least 3; the two ends stay where they are.
-    """
-
-    def __init__(self, keys: str, *, prob: float, n_points: int) -> None:
-        super().__init__(keys, prob=prob)
-        self.n_points = n_points
-
-    def change(self, image: Tensor) -> Tensor:
-        """Change ``(3, S, S)`` float32; smallest and largest value stay."""
-        heights = np.linspace(0, 1, self.n_points)
-        for i in range(1, self.n_points - 1):
-            heights[i] = self.R.uniform(heights[i - 1], heights[i + 1])
-        low, high = torch.aminmax(image)
-        step = (high - low) / (self.n_points - 1)
-        if step == 0:
-            return image
-        # A sum of ramps, one per piece, looks nothing up.
-        slopes = np.diff(heights) * (self.n_points - 1)
-        bent = torch.full_like(image, low.item())
-        for i, slope in enumerate(slopes.tolist()):
-            start = low + i * step
-            bent += slope * (image.clamp(start, start + step) - start)
-        return bent
-
-
-class RandNoised(_RandImaged):
-    """Add Gaussian noise as MONAI's ``RandGaussianNoised``, some ten times faster.
-
-    Args:
-        keys: of the image.
-        prob: how often.
-        sigma: standard deviation.
-        varies: draw the standard deviation evenly from 0 to ``sigma``.
-    """
-
-    def __init__(self, keys: str, *, prob: float, sigma: float, varies: bool) -> None:
-        super().__init__(keys, prob=prob)
-        self.sigma = sigma
-        self.varies = varies
-
-    def change(self, image: Tensor) -> Tensor:
-        """Change ``(3, S, S)`` float32."""
-        sigma = self.R.uniform(0, self.sigma) if self.varies else self.sigma
-        generator = torch.Generator().manual_seed(int(self.R.randint(2**31)))
-        return image + sigma * torch.randn(image.shape, generator=generator)

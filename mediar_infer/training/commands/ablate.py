@@ -9,13 +9,13 @@ from mediar_infer.training.comparisons.ablation import Setting, hide_labels, run
 from mediar_infer.training.comparisons.ablation_report import write_report
 from mediar_infer.training.comparisons.ablation_table import find_table, read_ablation
 from mediar_infer.training.data.table import read_table
-from mediar_infer.training.stages.recipe import find_recipe, merge_values, read_values
+from mediar_infer.training.stages.recipe_files import find_recipe, merge_values, read_values
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``ablate`` command."""
     parser.add_argument("ablation", metavar="TABLE", help="table5 … table8, or a TOML file")
-    parser.add_argument("--recipe", default="small", help="comparison, small, paper or a TOML file")
+    parser.add_argument("--recipe", default="comparison", help="X")
     parser.add_argument("--table", type=Path, required=True, help="data table made by 'index'")
     parser.add_argument(
         "--run", type=Path, required=True, metavar="DIR",

@@ -5,7 +5,8 @@ import logging
 from pathlib import Path
 
 from mediar_infer.training.data.table import ROLES, read_table, select_records
-from mediar_infer.training.stages.discovery import N_CLUSTERS, discover
+from mediar_infer.training.stages.clustering import N_CLUSTERS
+from mediar_infer.training.stages.discovery import discover
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,8 @@ import argparse
 
 from mediar_infer.errors import UsageError
 from mediar_infer.training.commands.run_options import add_run_arguments, train
-from mediar_infer.training.stages.recipe import Recipe, find_recipe, read_recipe
+from mediar_infer.training.stages.recipe import Recipe
+from mediar_infer.training.stages.recipe_files import find_recipe, read_recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

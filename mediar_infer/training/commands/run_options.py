@@ -3,15 +3,14 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mediar_infer.training.data.table import read_table
-from mediar_infer.training.stages.recipe import find_recipe, list_recipes, read_recipe
+from mediar_infer.training.stages.recipe_files import find_recipe, list_recipes, read_recipe
 
 if TYPE_CHECKING:
-    from mediar_infer.training.stages.runner import Execution
+    from mediar_infer.training.stages.execution import Execution
 
 
 def add_execution_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +37,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execution_of(args: argparse.Namespace, *, resume: bool) -> "Execution":
     """Take where and how to compute from the options."""
-    from mediar_infer.training.stages.runner import Execution
+    from mediar_infer.training.stages.execution import Execution
 
     return Execution(args.device, args.processes, args.threads, resume)
 
@@ -52,9 +51,7 @@ def train(args: argparse.Namespace, stage_names: Sequence[str]) -> int:
     """
     recipe = read_recipe(find_recipe(args.recipe)).scaled(args.scale)
     # Networks and transforms take seconds to import: not for --help, nor for a misspelt recipe.
-    from mediar_infer.training.stages.discovery import prepare_clusters
-    from mediar_infer.training.stages.relabelling import prepare_labels
-    from mediar_infer.training.stages.runner import Preparations, run_recipe
+    from mediar_infer.training.stages.runner import run_recipe
 
     made = run_recipe(
         recipe,
@@ -62,11 +59,7 @@ def train(args: argparse.Namespace, stage_names: Sequence[str]) -> int:
         args.run,
         stage_names=stage_names,
         execution=execution_of(args, resume=args.resume),
-        preparations=Preparations(
-            discover=partial(prepare_clusters, device=args.device),
-            relabel=partial(prepare_labels, device=args.device),
-            clusters_path=args.clusters,
-        ),
+        clusters_path=args.clusters,
     )
     for name, path in made.items():
         sys.stdout.write(f"{name}  {path}\n")

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from mediar_infer.training.commands.run_options import add_execution_arguments, execution_of
-from mediar_infer.training.tuning.tune import TuneOptions, describe_blend, tune
+from mediar_infer.training.tuning.blends import describe_blend
+from mediar_infer.training.tuning.tune import TuneOptions, tune
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

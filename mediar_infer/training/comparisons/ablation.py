@@ -15,7 +15,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
@@ -31,16 +30,16 @@ from mediar_infer.training.comparisons.ablation_table import SHARED_NAME, Row, T
 from mediar_infer.training.comparisons.unlabelled import build_extra_loss
 from mediar_infer.training.data.table import TrainingImage, select_records
 from mediar_infer.training.networks.build import bind_windows, build_network
-from mediar_infer.training.stages.discovery import prepare_clusters
-from mediar_infer.training.stages.recipe import Recipe, merge_values, parse_recipe
+from mediar_infer.training.stages.execution import Execution
+from mediar_infer.training.stages.recipe import Recipe
+from mediar_infer.training.stages.recipe_files import merge_values, parse_recipe
 from mediar_infer.training.stages.relabelling import (
     find_label_paths,
-    prepare_labels,
     relabel,
     replace_labels,
 )
 from mediar_infer.training.stages.run_folder import StageFolder, read_log, save_state, write_json
-from mediar_infer.training.stages.runner import Execution, Preparations, run_recipe
+from mediar_infer.training.stages.runner import run_recipe
 from mediar_infer.training.stages.scoring import build_segmenter, load_for_scoring, score_weights
 from mediar_infer.training.stages.start_weights import load_entries
 
@@ -213,18 +212,14 @@ class _SeedRun:
 
     def run(self) -> list[RowResult]:
         execution = replace(self.setting.execution, resume=True)
-        preparations = Preparations(
-            discover=partial(prepare_clusters, device=execution.device),
-            relabel=partial(prepare_labels, device=execution.device),
-        )
         if names := self.shared_stages:
             run_recipe(
                 self.recipe(), self.setting.records, self.shared_path,
-                stage_names=names, execution=execution, preparations=preparations,
+                stage_names=names, execution=execution,
             )  # fmt: skip
             if self.table.encoder_from in names:
                 self._write_encoder()
-        return [self._run_row(row, execution, preparations) for row in self.rows]
+        return [self._run_row(row, execution) for row in self.rows]
 
     def _write_encoder(self) -> None:
         """Keep the encoder of a stage as the file that rows start from."""
@@ -233,7 +228,7 @@ class _SeedRun:
         encoder = {k: v for k, v in entries.items() if k.startswith(_ENCODER_PREFIX)}
         save_state(encoder, self.shared_path / _ENCODER_NAME)
 
-    def _run_row(self, row: Row, execution: Execution, preparations: Preparations) -> RowResult:
+    def _run_row(self, row: Row, execution: Execution) -> RowResult:
         logger.info("table %d, seed %d: %s", self.table.number, self.seed, row.label)
         path, recipe = self.path / row.key, self.recipe(row)
         self._link_shared(path)
@@ -244,7 +239,6 @@ class _SeedRun:
             path,
             stage_names=row.stages,
             execution=execution,
-            preparations=preparations,
             extra_losses={row.stages[-1]: term} if term is not None else None,
         )
         return self._score(row, recipe, made[row.stages[-1]], execution.device)

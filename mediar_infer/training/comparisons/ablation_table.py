@@ -12,7 +12,7 @@ from typing import Any, Final
 from mediar_infer.errors import UsageError
 from mediar_infer.training.comparisons.unlabelled import APPROACHES
 from mediar_infer.training.data.table import ROLES
-from mediar_infer.training.stages.recipe import RECIPES_DIR, parse_fields, read_values
+from mediar_infer.training.stages.recipe_files import RECIPES_DIR, parse_fields, read_values
 
 TABLES_DIR: Final = RECIPES_DIR / "tables"
 """The files of the paper's tables."""

@@ -325,14 +325,14 @@ def _write_overlays(
     write_bytes(folder / _OVERLAYS_NAME / f"{name}.png", encoded.tobytes())
 
 
-def prepare_labels(
+def relabel_for_stage(
     weights: Path,
     records: Sequence[TrainingImage],
     recipe: Recipe,
     folder: Path,
     device: str = "auto",
 ) -> dict[str, Path]:
-    """Relabel images for a stage of a recipe; see :func:`relabel`."""
+    """Relabel the images of a stage of a recipe, see :func:`relabel`: image → new label file."""
     logger.info("comparing the labels of %d images with what %s finds", len(records), weights)
     crop_size = recipe.stage(recipe.relabelling.from_stage).crop_size
     # Overlap is worth a thousandth of F1 (benchmarks/NOTES.md), and several times the time.

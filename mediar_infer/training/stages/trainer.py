@@ -83,6 +83,7 @@ class Trainer:
 
     def __init__(
         self,
+        *,
         fabric: Fabric,
         model: nn.Module,
         plan: StagePlan,

@@ -8,19 +8,17 @@ blend with the start weights whose share is chosen on the held-out images.
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from mediar_infer.devices import select_device
-from mediar_infer.errors import TrainingError, UsageError
+from mediar_infer.errors import UsageError
 from mediar_infer.network.checkpoints import Checkpoint, build_model, load_checkpoint
-from mediar_infer.network.model import MediarFormer
 from mediar_infer.network.weight_files import find_weights
 from mediar_infer.training.data.index import Index, IndexOptions, index_folders
 from mediar_infer.training.data.problems import log_problems, write_problems
@@ -33,10 +31,19 @@ from mediar_infer.training.data.table import (
 )
 from mediar_infer.training.export import check_output, export_weights
 from mediar_infer.training.stages.averaging import blend_weights
-from mediar_infer.training.stages.recipe import Recipe, find_recipe, read_recipe
+from mediar_infer.training.stages.execution import Execution
+from mediar_infer.training.stages.recipe import Recipe
+from mediar_infer.training.stages.recipe_files import find_recipe, read_recipe
 from mediar_infer.training.stages.run_folder import StageFolder, save_state, write_json
-from mediar_infer.training.stages.runner import Execution, run_recipe
+from mediar_infer.training.stages.runner import run_recipe
 from mediar_infer.training.stages.scoring import compute_mean_f1, score_weights
+from mediar_infer.training.tuning.blends import (
+    BlendJudge,
+    ScoredBlend,
+    choose,
+    describe_blend,
+    score_memory,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +54,6 @@ _MAX_SHARE_WITH_MEMORY: Final = 0.75
 (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022)."""
 _MEMORY_SHARE: Final = 2
 """One crop of so many is a replayed one: ten images need few crops, what is to be kept more."""
-_MAX_SCORED_MEMORY: Final = 64
 _CANDIDATES_NAME: Final = "candidates.json"
 """In the run folder: scores of all blends; written last, so that it also marks the end."""
 _CHOSEN_NAME: Final = "chosen.safetensors"
@@ -78,18 +84,6 @@ class TuneOptions:
     """Export the graph for fast prediction on CPUs too."""
     execution: Execution = field(default_factory=Execution)
     """Where and how."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredBlend:
-    """A blend and what it reaches on held-out images."""
-
-    share: float
-    """Share of the tuned weights; 0 is the start."""
-    f1: float
-    """Mean F1 at IoU 0.5 on the user's held-out images."""
-    memory_f1: float | None
-    """The same on the memory's held-out images; None if it was not needed, or without memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +138,7 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
         _remove_earlier(run_path, stage_folder)
     made = run_recipe(recipe, [*records, *memory], run_path, execution=options.execution)
     tuned = load_file(made[recipe.stages[-1].name])
-    judge = _Judge(start, tuned, device, records, memory)
+    judge = BlendJudge(start, tuned, device, records, memory)
     first = ScoredBlend(0.0, judge.score(0.0), judge.score_memory(0.0))
     blends = []
     for share in (each for each in SHARES if not memory or each <= _MAX_SHARE_WITH_MEMORY):
@@ -159,78 +153,6 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
         chosen_path, output, replaces=options.replaces, has_graph=options.has_graph
     )
     return Tuning(start.path, first, tuple(candidates), chosen, tuple(written))
-
-
-def score_memory(
-    start: ScoredBlend,
-    candidates: Sequence[ScoredBlend],
-    max_loss: float,
-    score: Callable[[float], float | None],
-) -> list[ScoredBlend]:
-    """Score blends that do better than the start on the memory, the best first, until one is kept.
-
-    Args:
-        start: the start weights.
-        candidates: blends, without F1 on the memory.
-        max_loss: as for ``choose``.
-        score: share of a blend → its F1 on the memory's held-out images.
-
-    Returns:
-        The blends in the same order, those that were needed with their F1 on the memory.
-    """
-    scored = {}
-    for each in sorted(candidates, key=_rank):
-        if each.f1 > start.f1:
-            scored[each.share] = replace(each, memory_f1=score(each.share))
-            logger.info("%s", describe_blend(scored[each.share]))
-            if not _forgets(start, scored[each.share], max_loss):
-                break
-    return [scored.get(each.share, each) for each in candidates]
-
-
-def choose(start: ScoredBlend, candidates: Sequence[ScoredBlend], max_loss: float) -> ScoredBlend:
-    """Choose the blend with the best F1 among those that forget little.
-
-    Args:
-        start: the start weights.
-        candidates: blends; of equal ones the smaller share is taken.
-        max_loss: largest loss of F1 on the memory's held-out images.
-
-    Raises:
-        TrainingError: if none is better than the start.
-    """
-    better = [each for each in candidates if each.f1 > start.f1]
-    kept = [each for each in better if not _forgets(start, each, max_loss)]
-    if not kept:
-        best = min(candidates, key=_rank)
-        raise TrainingError(
-            f"found no tuned weights that do better than the start ({describe_blend(start)}; best"
-            f" of {len(candidates)}: {describe_blend(best)}), expected a higher F1 on the held-out"
-            " images"
-            + (f" and at most {max_loss} less on the memory" if better else "")
-            + "; nothing was written: keep the start weights, or add labelled images"
-        )
-    return min(kept, key=_rank)
-
-
-def _rank(candidate: ScoredBlend) -> tuple[float, float]:
-    """Sorts the best blend first; of equal ones that with the smaller share."""
-    return -candidate.f1, candidate.share
-
-
-def _forgets(start: ScoredBlend, candidate: ScoredBlend, max_loss: float) -> bool:
-    if candidate.memory_f1 is None or start.memory_f1 is None:
-        return False
-    return candidate.memory_f1 < start.memory_f1 - max_loss
-
-
-def describe_blend(candidate: ScoredBlend) -> str:
-    """One line: share and scores."""
-    name = f"share {candidate.share:g}" if candidate.share else "start"
-    told = f"{name}: F1 {candidate.f1:.4f} on the held-out images"
-    if candidate.memory_f1 is not None:
-        told += f", {candidate.memory_f1:.4f} on the memory's"
-    return told
 
 
 def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[TrainingImage]:
@@ -368,39 +290,3 @@ def _adapt(recipe: Recipe, start: Checkpoint, options: TuneOptions, *, has_memor
         )
     model = recipe.model.with_architecture(start.architecture)
     return replace(recipe, model=model, stages=(stage,), blends=())
-
-
-class _Judge:
-    """Scores blends of start and tuned weights, rounded as they will be written."""
-
-    def __init__(
-        self,
-        start: Checkpoint,
-        tuned: Mapping[str, Tensor],
-        device: torch.device,
-        records: Sequence[TrainingImage],
-        memory: Sequence[TrainingImage],
-    ) -> None:
-        self._model = MediarFormer(start.architecture).to(device)
-        self._start, self._tuned = start.state_dict, tuned
-        self._records = select_records(records, ("target",), "val")
-        held_out = select_records(memory, ("public",), "val")
-        stride = -(-len(held_out) // _MAX_SCORED_MEMORY) or 1
-        self._memory = held_out[::stride]
-
-    def score(self, share: float) -> float:
-        """F1 on the user's held-out images with ``share`` of the tuned weights."""
-        return self._score(share, self._records)
-
-    def score_memory(self, share: float) -> float | None:
-        """The same on the memory's held-out images; None if there are none."""
-        return self._score(share, self._memory) if self._memory else None
-
-    def _score(self, share: float, records: Sequence[TrainingImage]) -> float:
-        blend = blend_weights(self._start, self._tuned, share)
-        rounded = {
-            name: value.half().float() if value.is_floating_point() else value
-            for name, value in blend.items()
-        }
-        self._model.load_state_dict(rounded)
-        return compute_mean_f1(score_weights(self._model, records))

@@ -9,7 +9,7 @@ import tifffile
 from fakes import TINY, draw_ellipses
 
 from mediar_infer.training.data.table import TrainingImage
-from mediar_infer.training.stages.recipe import merge_values, parse_recipe
+from mediar_infer.training.stages.recipe_files import merge_values, parse_recipe
 
 MODEL = {
     "encoder": "mit_b0",

@@ -10,16 +10,18 @@ from monai import transforms as monai_transforms
 from monai.data.meta_obj import set_track_meta
 from skimage.segmentation import find_boundaries
 
-from mediar_infer.training.augmentation.settings import Augmentation
-from mediar_infer.training.augmentation.transforms import (
-    ExcludeBoundaryd,
+from mediar_infer.training.augmentation.intensity import (
     RandCellIntensityd,
     RandHistogramd,
     RandSharpend,
+    smooth_image,
+)
+from mediar_infer.training.augmentation.settings import Augmentation
+from mediar_infer.training.augmentation.transforms import (
+    ExcludeBoundaryd,
     RandZoomCropd,
     build_transforms,
     exclude_boundary,
-    smooth_image,
 )
 from tests.fakes import draw_cells
 

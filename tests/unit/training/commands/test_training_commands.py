@@ -10,7 +10,7 @@ from small_runs import make_records
 from mediar_infer.training.__main__ import COMMANDS, main
 from mediar_infer.training.commands.finetune import find_finetuning
 from mediar_infer.training.data.table import write_table
-from mediar_infer.training.stages.recipe import find_recipe, read_recipe
+from mediar_infer.training.stages.recipe_files import find_recipe, read_recipe
 
 RECIPE = """
 name = "tiny"

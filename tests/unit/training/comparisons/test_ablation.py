@@ -14,8 +14,8 @@ from mediar_infer.training.comparisons.ablation import RowResult, Setting, hide_
 from mediar_infer.training.comparisons.ablation_report import write_report
 from mediar_infer.training.comparisons.ablation_table import TABLES_DIR, find_table, read_ablation
 from mediar_infer.training.data.table import write_table
-from mediar_infer.training.stages.recipe import find_recipe, merge_values, read_values
-from mediar_infer.training.stages.runner import Execution
+from mediar_infer.training.stages.execution import Execution
+from mediar_infer.training.stages.recipe_files import find_recipe, merge_values, read_values
 
 PAPER = {
     5: [0.5473, 0.6034, 0.6320, 0.6503, 0.8292, 0.8347, 0.8424],

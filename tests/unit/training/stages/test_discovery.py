@@ -16,16 +16,13 @@ from mediar_infer.network.model import MediarFormer
 from mediar_infer.training.commands import discover as discover_command
 from mediar_infer.training.data.samples import Sample
 from mediar_infer.training.data.table import TrainingImage, write_table
-from mediar_infer.training.stages.discovery import (
-    WINDOW,
-    compute_embeddings,
+from mediar_infer.training.stages.cluster_plots import draw_sheet, write_sheets
+from mediar_infer.training.stages.clustering import (
     compute_purity,
-    draw_sheet,
     find_clusters,
     project_embeddings,
-    write_clusters,
-    write_sheets,
 )
+from mediar_infer.training.stages.discovery import WINDOW, compute_embeddings, write_clusters
 from mediar_infer.training.stages.sampling import read_clusters
 
 

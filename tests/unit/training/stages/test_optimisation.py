@@ -10,7 +10,7 @@ from small_runs import make_recipe
 
 from mediar_infer.network.model import MediarFormer
 from mediar_infer.training.stages.optimisation import build_optimizer, compute_learning_rate
-from mediar_infer.training.stages.recipe import find_recipe, read_recipe
+from mediar_infer.training.stages.recipe_files import find_recipe, read_recipe
 
 STAGE = replace(make_recipe().stages[0], steps=110, warmup_steps=10)
 

@@ -8,7 +8,7 @@ from small_runs import STAGE, VALUES, make_recipe
 from mediar_infer.config import EngineConfig
 from mediar_infer.errors import UsageError
 from mediar_infer.training.augmentation.settings import Augmentation
-from mediar_infer.training.stages.recipe import (
+from mediar_infer.training.stages.recipe_files import (
     RECIPES_DIR,
     find_recipe,
     merge_values,

@@ -17,8 +17,10 @@ from small_runs import make_recipe, make_record, make_records
 from mediar_infer import output_files
 from mediar_infer.errors import CheckpointError, OutputError, UsageError
 from mediar_infer.network.checkpoints import save_weights
+from mediar_infer.training.stages import stage_job
+from mediar_infer.training.stages.execution import Execution
 from mediar_infer.training.stages.progress import Score
-from mediar_infer.training.stages.runner import Execution, Preparations, run_recipe
+from mediar_infer.training.stages.runner import run_recipe
 
 CPU = Execution("cpu", threads=1)
 RESUME = replace(CPU, resume=True)
@@ -69,7 +71,8 @@ sys.path[:0] = [{str(HERE.parents[1])!r}, {str(HERE.parents[3])!r}]
 from pathlib import Path
 from small_runs import make_recipe, make_records
 from mediar_infer.training.stages import trainer
-from mediar_infer.training.stages.runner import Execution, run_recipe
+from mediar_infer.training.stages.execution import Execution
+from mediar_infer.training.stages.runner import run_recipe
 
 place, number = sys.argv[3], int(sys.argv[4])
 done = getattr(trainer.Trainer, place)
@@ -196,7 +199,7 @@ def test_best_scored_weights_are_the_result_and_patience_ends_the_stage(
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return Score("f1", next(values), 1)
 
-    monkeypatch.setattr("mediar_infer.training.stages.runner._Validation.__call__", validate)
+    monkeypatch.setattr("mediar_infer.training.stages.launch._Validation.__call__", validate)
     stage = {"steps": 9, "validate_every": 1, "select": "f1", "patience": 2}
     run_recipe(make_recipe(stage=stage), records, tmp_path, execution=CPU)
     folder = tmp_path / "pretrain_phase1"
@@ -263,14 +266,18 @@ def test_stage_starts_from_an_encoder_file(records, tmp_path):
     torch.testing.assert_close(result[name], state[name], rtol=0, atol=1e-6)
 
 
-def test_amplified_and_relabelled_stages_ask_for_clusters_and_labels(records, tmp_path):
+def test_amplified_and_relabelled_stages_ask_for_clusters_and_labels(
+    records, tmp_path, monkeypatch
+):
     asked = []
 
-    def discover(weights, images, recipe, folder):
+    def discover(weights, images, folder, *, n_clusters, seed, device):
+        assert (n_clusters, seed, device) == (40, 3, "cpu")
         asked.append((weights.parent.name, len(images), folder.name))
         return {record.image_id: 0 for record in images}
 
-    def relabel(weights, images, recipe, folder):
+    def relabel(weights, images, recipe, folder, device):
+        assert device == "cpu"
         asked.append((weights.parent.name, len(images), folder.name))
         return {images[0].image_id: images[1].label_path}
 
@@ -283,10 +290,13 @@ def test_amplified_and_relabelled_stages_ask_for_clusters_and_labels(records, tm
         },
     }
     recipe = make_recipe(changes)
+    monkeypatch.setattr(stage_job, "discover", discover)
+    monkeypatch.setattr(stage_job, "relabel_for_stage", relabel)
     with pytest.raises(UsageError, match="made by 'discover'"):
-        run_recipe(recipe, records, tmp_path / "a", execution=CPU)
-    preparations = Preparations(discover, relabel)
-    run_recipe(recipe, records, tmp_path / "b", execution=CPU, preparations=preparations)
+        run_recipe(
+            recipe, records, tmp_path / "a", execution=CPU, clusters_path=tmp_path / "none.csv"
+        )
+    run_recipe(recipe, records, tmp_path / "b", execution=CPU)
     assert asked == [("pretrain_phase1", 3, "discovery"), ("pretrain_phase1", 3, "relabelled")]
 
 

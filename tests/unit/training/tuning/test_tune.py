@@ -11,10 +11,11 @@ from mediar_infer.errors import CheckpointError, TrainingError, UsageError
 from mediar_infer.network.checkpoints import save_weights
 from mediar_infer.network.weight_files import find_weights
 from mediar_infer.training.data.table import read_table
-from mediar_infer.training.stages.runner import Execution
+from mediar_infer.training.stages.execution import Execution
 from mediar_infer.training.stages.trainer import Trainer
 from mediar_infer.training.tuning import tune as tuning
-from mediar_infer.training.tuning.tune import ScoredBlend, TuneOptions, choose, score_memory, tune
+from mediar_infer.training.tuning.blends import ScoredBlend, choose, score_memory
+from mediar_infer.training.tuning.tune import TuneOptions, tune
 
 START = ScoredBlend(0.0, 0.5, 0.8)
 

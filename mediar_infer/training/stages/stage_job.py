@@ -1,0 +1,192 @@
+"""What one stage needs: its images, clusters, new labels, start weights and order of draws."""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from mediar_infer.errors import UsageError
+from mediar_infer.network.weight_files import compute_digest
+from mediar_infer.training.data.table import TrainingImage, select_records
+from mediar_infer.training.stages.discovery import CLUSTERS_NAME, discover
+from mediar_infer.training.stages.execution import Execution
+from mediar_infer.training.stages.recipe import Recipe
+from mediar_infer.training.stages.relabelling import relabel_for_stage
+from mediar_infer.training.stages.run_folder import StageFolder
+from mediar_infer.training.stages.sampling import StepSampler, build_sampler, read_clusters
+from mediar_infer.training.stages.stage_config import StageConfig
+from mediar_infer.training.stages.start_weights import find_stage_weights, find_start
+from mediar_infer.training.stages.trainer import ExtraLoss
+
+_SEED_STEP: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class StageJob:
+    """All that a process needs for one stage; picklable."""
+
+    recipe: Recipe
+    config: StageConfig
+    seed: int
+    run_path: Path
+    records: Sequence[TrainingImage]
+    scored: Sequence[TrainingImage]
+    sampler: StepSampler
+    label_paths: Mapping[str, Path]
+    description: Mapping[str, Any]
+    execution: Execution
+    log_level: int
+    extra_loss: ExtraLoss | None = field(default=None)
+
+    @property
+    def folder(self) -> StageFolder:
+        """Folder of the stage."""
+        return StageFolder(self.run_path / self.config.name)
+
+
+def prepare_stage(
+    recipe: Recipe,
+    config: StageConfig,
+    records: Sequence[TrainingImage],
+    run_path: Path,
+    *,
+    execution: Execution,
+    clusters_path: Path | None = None,
+    extra_loss: ExtraLoss | None = None,
+) -> StageJob:
+    """Find images, clusters, labels and start weights of a stage; clusters and labels are made.
+
+    Args:
+        recipe: the stage's recipe.
+        config: the stage.
+        records: the data table.
+        run_path: folder of the run.
+        execution: where and how.
+        clusters_path: cluster table to use for an amplified stage, in place of one in the run.
+        extra_loss: further term of the loss; picklable.
+
+    Raises:
+        UsageError: if images, clusters or an earlier stage are missing.
+        CheckpointError: if start weights are missing.
+    """
+    index = recipe.stages.index(config)
+    seed = recipe.seed + _SEED_STEP * index
+    roles = {*config.roles, *config.memory_roles}
+    seen = [record for record in records if record.source not in config.exclude_sources]
+    chosen = select_records(seen, roles, "train")
+    clusters: Mapping[str, int] | None = None
+    label_paths: Mapping[str, Path] = {}
+    if config.sampling == "amplified":
+        path = clusters_path or run_path / "discovery" / CLUSTERS_NAME
+        if clusters_path or path.exists():
+            clusters = read_clusters(path)
+        else:
+            clusters = _discover(recipe, config, records, run_path, execution.device)
+    if config.relabelled:
+        label_paths = _relabel(recipe, config, records, run_path, execution.device)
+    sampler = build_sampler(chosen, config, seed, clusters)
+    start_path = find_start(config.start, run_path)
+    description = {
+        "model": recipe.to_plain()["model"],
+        "stage": next(s for s in recipe.to_plain()["stages"] if s["name"] == config.name),
+        "seed": seed,
+        "start": compute_digest(start_path) if start_path else config.start,
+        "images": _digest_images(chosen, label_paths),
+        "clusters": _digest(
+            f"{name} {number}" for name, number in sorted((clusters or {}).items())
+        ),
+    }
+    return StageJob(
+        recipe=recipe,
+        config=config,
+        seed=seed,
+        run_path=run_path,
+        records=chosen,
+        scored=_find_scored(config, seen),
+        sampler=sampler,
+        label_paths=label_paths,
+        description=description,
+        execution=execution,
+        log_level=logging.getLogger("mediar_infer").getEffectiveLevel(),
+        extra_loss=extra_loss,
+    )
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _digest_images(records: Sequence[TrainingImage], label_paths: Mapping[str, Path]) -> str:
+    return _digest(
+        f"{record.image_id} {record.role} {record.digest} {record.n_cells}"
+        + (
+            f" {compute_digest(label_paths[record.image_id])}"
+            if record.image_id in label_paths
+            else ""
+        )
+        for record in records
+    )
+
+
+def _find_scored(config: StageConfig, records: Sequence[TrainingImage]) -> list[TrainingImage]:
+    """Images that the stage is validated on; none if it is not."""
+    if config.select == "last" and not config.validate_every:
+        return []
+    held_out = select_records(records, config.scored_roles, "val")
+    if config.select == "count" or (config.select == "last" and not held_out):
+        tuning = select_records(records, ("tuning",), "train")
+        if not tuning:
+            raise UsageError(
+                f"stage {config.name}: found no tuning image to count cells on, expected some in"
+                ' the table; index a folder with --role tuning, or set select = "last"'
+            )
+        return tuning
+    if not held_out:
+        raise UsageError(
+            f"stage {config.name}: found no held-out image (split val) with one of the roles"
+            f" {', '.join(config.scored_roles)}, expected some; index with --hold-out, or set"
+            ' select = "last"'
+        )
+    return held_out
+
+
+def _discover(
+    recipe: Recipe,
+    config: StageConfig,
+    records: Sequence[TrainingImage],
+    run_path: Path,
+    device: str,
+) -> Mapping[str, int]:
+    """Cluster the images of an amplified stage: image → cluster."""
+    return discover(
+        _need_stage(run_path, recipe.discovery.from_stage, config, "discovery"),
+        select_records(records, config.roles, "train"),
+        run_path / "discovery",
+        n_clusters=recipe.discovery.n_clusters,
+        seed=recipe.seed,
+        device=device,
+    )
+
+
+def _relabel(
+    recipe: Recipe,
+    config: StageConfig,
+    records: Sequence[TrainingImage],
+    run_path: Path,
+    device: str,
+) -> Mapping[str, Path]:
+    """Relabel the images of a stage: image → new label file."""
+    weights = _need_stage(run_path, recipe.relabelling.from_stage, config, "relabelling")
+    images = select_records(records, config.roles, "train")
+    return relabel_for_stage(weights, images, recipe, run_path / "relabelled", device)
+
+
+def _need_stage(run_path: Path, name: str, config: StageConfig, table: str) -> Path:
+    if not name:
+        raise UsageError(
+            f"stage {config.name}: found no [{table}] from_stage, expected the stage whose network"
+            " is used" + (", or a table of clusters (--clusters)" if table == "discovery" else "")
+        )
+    return find_stage_weights(run_path, name)
