@@ -1,1 +1,6 @@
 """Command modules of ``python -m mediar_infer.training``: options in, exit code out."""
+
+from typing import Final
+
+PROGRAM: Final = "python -m mediar_infer.training"
+"""How the commands are typed."""

@@ -3,35 +3,60 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Final
 
-from mediar_infer.training.commands.run_options import add_execution_arguments, execution_of
+from mediar_infer.training.commands.run_options import (
+    add_execution_arguments,
+    add_scale_argument,
+    add_table_argument,
+    to_execution,
+)
 from mediar_infer.training.comparisons.ablation import Setting, hide_labels, run_table
 from mediar_infer.training.comparisons.ablation_report import write_report
 from mediar_infer.training.comparisons.ablation_table import find_table, read_ablation
 from mediar_infer.training.data.table import read_table
-from mediar_infer.training.stages.recipe_files import find_recipe, merge_values, read_values
+from mediar_infer.training.stages.recipe_files import (
+    find_recipe,
+    list_recipes,
+    merge_values,
+    read_values,
+)
+
+RECIPE: Final = "comparison"
+"""Recipe that the rows of a table vary by default: an hour or less of CPU time each."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``ablate`` command."""
-    parser.add_argument("ablation", metavar="TABLE", help="table5 … table8, or a TOML file")
-    parser.add_argument("--recipe", default="comparison", help="X")
-    parser.add_argument("--table", type=Path, required=True, help="data table made by 'index'")
+    parser.add_argument(
+        "ablation", metavar="TABLE", help="table of the paper, table5 to table8, or a TOML file"
+    )
+    parser.add_argument(
+        "--recipe", default=RECIPE, metavar="RECIPE",
+        help=f"recipe that the rows vary: {', '.join(list_recipes())} or a TOML file"
+        " (default: %(default)s)",
+    )  # fmt: skip
+    add_table_argument(parser)
     parser.add_argument(
         "--run", type=Path, required=True, metavar="DIR",
-        help="folder of all runs and results; what it holds is kept",
+        help="folder of all runs and results; finished runs in it are kept",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=2, metavar="N", help="default: 2")
     parser.add_argument(
-        "--scale", type=float, default=1.0, metavar="FACTOR", help="of all lengths; 0.01 is a trial"
+        "--seeds", type=int, default=2, metavar="N", help="runs per row (default: %(default)s)"
     )
+    add_scale_argument(parser)
     parser.add_argument(
-        "--crop-size", type=int, metavar="PX", help="of all stages (default: that of the recipe)"
-    )
-    parser.add_argument("--rows", nargs="+", default=[], metavar="KEY", help="only these rows")
+        "--crop-size", type=int, metavar="PX",
+        help="side of the crops in all stages (default: that of the recipe)",
+    )  # fmt: skip
     parser.add_argument(
-        "--hide-labels", type=float, default=0.0, metavar="SHARE",
-        help="make this share of the target images unlabelled, where there are none (Table 8)",
+        "--rows", nargs="+", default=[], metavar="KEY",
+        help="run only these rows and those they need (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--hide-labels", type=float, default=0.0, metavar="X",
+        help="treat this fraction of the target images as unlabelled, for Table 8 where none"
+        " are unlabelled (default: %(default)s)",
     )  # fmt: skip
     add_execution_arguments(parser)
 
@@ -57,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         records=records,
         run_path=args.run,
         scale=args.scale,
-        execution=execution_of(args, resume=True),
+        execution=to_execution(args, resume=True),
     )
     results = run_table(table, setting, args.seeds, args.rows)
     metadata = {

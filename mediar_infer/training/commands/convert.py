@@ -22,15 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "what the folder holds, at any depth:\n" + "\n".join(
         f"  {name:10} {data_set.layout}" for name, data_set in DATA_SETS.items()
     )
-    parser.add_argument("data_set", choices=DATA_SETS, help="which data set the folder holds")
-    parser.add_argument("folder", type=Path, help="where it was unpacked")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
     parser.add_argument(
-        "--exclude",
-        type=Path,
-        metavar="FILE",
-        help="text file with one image per line that is left out",
+        "data_set", choices=DATA_SETS, metavar="SET", help=f"data set: {', '.join(DATA_SETS)}"
     )
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="folder of the unpacked download"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR",
+        help="folder to create, one per data set",
+    )  # fmt: skip
+    parser.add_argument(
+        "--exclude", type=Path, metavar="FILE",
+        help="text file of images to exclude, one per line",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

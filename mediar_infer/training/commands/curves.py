@@ -9,9 +9,13 @@ from mediar_infer.training.stages.curves import draw_curves
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``curves`` command."""
-    parser.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run folders")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CURVES.png")
-    parser.add_argument("--stage", nargs="+", default=[], metavar="NAME", help="only these stages")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="run folders to compare")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="CURVES.png", help="plot to write"
+    )
+    parser.add_argument(
+        "--stage", nargs="+", default=[], metavar="NAME", help="plot only these stages"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

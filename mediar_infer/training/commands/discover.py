@@ -4,24 +4,34 @@ import argparse
 import logging
 from pathlib import Path
 
+from mediar_infer.commands.arguments import add_option
+from mediar_infer.training.commands.run_options import add_table_argument
 from mediar_infer.training.data.table import ROLES, read_table, select_records
-from mediar_infer.training.stages.clustering import N_CLUSTERS
-from mediar_infer.training.stages.discovery import discover
+from mediar_infer.training.stages.execution import Execution
+from mediar_infer.training.stages.recipe import DiscoveryConfig
 
 logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``discover`` command."""
-    parser.add_argument("--table", type=Path, required=True, help="data table made by 'index'")
-    parser.add_argument("--weights", type=Path, required=True, help="weights of the phase-1 model")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
+    add_table_argument(parser)
     parser.add_argument(
-        "--roles", nargs="+", choices=ROLES, default=["target"], help="default: target"
+        "--weights", type=Path, required=True, metavar="PATH", help="weights of the phase-1 model"
     )
-    parser.add_argument("-k", "--clusters", type=int, default=N_CLUSTERS, help="default: 40")
-    parser.add_argument("--seed", type=int, default=0, help="of the starts of k-means")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR",
+        help="folder for the cluster table, contact sheets and projection",
+    )  # fmt: skip
+    parser.add_argument(
+        "--roles", nargs="+", choices=ROLES, default=["target"],
+        help="roles of the images to cluster (default: target)",
+    )  # fmt: skip
+    add_option(parser, DiscoveryConfig, "n_clusters", "-k", "--clusters", dest="clusters")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of k-means (default: %(default)s)"
+    )
+    add_option(parser, Execution, "device")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,6 +43,9 @@ def run(args: argparse.Namespace) -> int:
         ImageReadError: if an image cannot be read.
         OutputError: if a file cannot be written.
     """
+    # Networks take seconds to import: not for --help.
+    from mediar_infer.training.stages.discovery import discover
+
     records = select_records(read_table(args.table), args.roles, "train")
     clusters = discover(
         args.weights,

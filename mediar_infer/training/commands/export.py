@@ -4,19 +4,20 @@ import argparse
 import sys
 from pathlib import Path
 
+from mediar_infer.training.commands.run_options import add_export_arguments
 from mediar_infer.training.export import export_weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``export`` command."""
     parser.add_argument(
-        "weights", type=Path, metavar="WEIGHTS", help="of a stage or blend of a run"
+        "weights", type=Path, metavar="WEIGHTS", help="weight file of a stage or blend of a run"
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="NAME.safetensors")
-    parser.add_argument("--replace", action="store_true", help="replace a file of this name")
     parser.add_argument(
-        "--no-graph", action="store_true", help="leave out the graph for fast prediction on CPUs"
-    )
+        "-o", "--output", type=Path, required=True, metavar="NAME.safetensors",
+        help="weight file to write; manifest.json and a model card are written beside it",
+    )  # fmt: skip
+    add_export_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

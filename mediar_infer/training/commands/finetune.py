@@ -12,12 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``finetune`` command."""
     add_run_arguments(parser)
     parser.add_argument(
-        "--from-phase",
-        type=int,
-        choices=(1, 2),
-        required=True,
-        help="which pretraining to start from",
-    )
+        "--from-phase", type=int, choices=(1, 2), required=True,
+        help="pretraining phase to start from",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,10 +10,12 @@ _SEED = 19940819
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``generate`` command."""
-    parser.add_argument("number", type=int, metavar="N", help="how many images")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to make")
+    parser.add_argument("number", type=int, metavar="N", help="number of images")
     parser.add_argument(
-        "--seed", type=int, default=_SEED, help=f"of the drawing (default: {_SEED})"
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder to create"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=_SEED, metavar="N", help="random seed (default: %(default)s)"
     )
 
 

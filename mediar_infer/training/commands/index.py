@@ -5,7 +5,9 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+from mediar_infer.commands.arguments import add_examples, add_option
 from mediar_infer.errors import UsageError
+from mediar_infer.training.commands import PROGRAM
 from mediar_infer.training.data.index import IndexOptions, index_folders
 from mediar_infer.training.data.problems import log_problems, write_problems
 from mediar_infer.training.data.table import LABELLED_ROLES, ROLES, Role, write_table
@@ -15,48 +17,35 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``index`` command."""
-    defaults = IndexOptions()
     parser.add_argument(
-        "folders",
-        type=Path,
-        nargs="*",
-        metavar="FOLDER",
-        help="images/ and labels/, or images with NAME_label.tiff beside them, or a manifest.csv",
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="TABLE.csv")
+        "folders", type=Path, nargs="*", metavar="FOLDER",
+        help="images/ and labels/, images with NAME_label.tiff beside them, or a manifest.csv",
+    )  # fmt: skip
     parser.add_argument(
-        "--manifest",
-        type=Path,
-        action="append",
-        default=[],
-        help="CSV with columns id, image and, as far as known, label, role, split, modality, "
-        "source; may be repeated",
+        "-o", "--output", type=Path, required=True, metavar="TABLE.csv", help="data table to write"
     )
     parser.add_argument(
-        "--role", choices=ROLES, default=defaults.role, help=f"default: {defaults.role}"
-    )
-    parser.add_argument(
-        "--role-of",
-        nargs="+",
-        default=[],
-        metavar="PREFIX=ROLE",
-        help="role of the images whose id starts so",
-    )
-    parser.add_argument(
-        "--hold-out",
-        type=float,
-        default=defaults.hold_out,
-        metavar="SHARE",
-        help=f"of the labelled images whose split is not given (default: {defaults.hold_out})",
-    )
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="of the hold-out")
-    parser.add_argument(
-        "--keep-empty", action="store_true", help="keep images whose labels hold no cell"
-    )
-    parser.add_argument(
-        "--accept-predictions",
-        action="store_true",
-        help="train on labels that this package predicted, as they are",
+        "--manifest", type=Path, action="append", default=[], metavar="FILE",
+        help="CSV file with the columns id and image and, where known, label, role, split, modality"
+        " and source; may be repeated",
+    )  # fmt: skip
+    add_option(parser, IndexOptions, "role")
+    add_option(
+        parser, IndexOptions, "role_of", nargs="+", default=[], metavar="PREFIX=ROLE",
+        help="role of the images whose id starts with PREFIX",
+    )  # fmt: skip
+    for name in ("hold_out", "seed", "keep_empty", "accept_predictions"):
+        add_option(parser, IndexOptions, name)
+    add_examples(
+        parser,
+        (
+            "a folder of labelled images",
+            f"{PROGRAM} index my_images -o table.csv",
+        ),
+        (
+            "images to count cells on",
+            f"{PROGRAM} index tuning_images --role tuning -o tuning.csv",
+        ),
     )
 
 
@@ -71,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         OutputError: if table or list of problems cannot be written.
     """
     if not args.folders and not args.manifest:
-        raise UsageError("nothing to index; name a FOLDER or a --manifest")
+        raise UsageError("found nothing to index, expected a FOLDER or --manifest FILE")
     options = IndexOptions(
         role=args.role,
         role_of=_parse_roles(args.role_of),
@@ -96,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
     labelled = [record for record in index.records if record.role in LABELLED_ROLES]
     if labelled and not any(record.split == "val" for record in labelled):
         logger.warning(
-            "none of the %d labelled images is held out to judge by; expected more images, or a"
-            " larger --hold-out than %g",
+            "none of the %d labelled images is held out for scoring; add images, or raise"
+            " --hold-out above %g",
             *(len(labelled), args.hold_out),
         )
     n_cells = sum(record.n_cells for record in index.records)

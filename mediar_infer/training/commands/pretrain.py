@@ -9,12 +9,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``pretrain`` command."""
     add_run_arguments(parser)
     parser.add_argument(
-        "--phase",
-        type=int,
-        choices=(1, 2),
-        required=True,
-        help="1: public images; 2: public and target images, from phase 1",
-    )
+        "--phase", type=int, choices=(1, 2), required=True,
+        help="1: public images; 2: public and target images, starting from phase 1",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:

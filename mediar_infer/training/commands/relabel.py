@@ -5,46 +5,42 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+from mediar_infer.commands.arguments import add_option
 from mediar_infer.config import PLANS
+from mediar_infer.training.commands.run_options import add_table_argument
 from mediar_infer.training.data.table import ROLES, read_table, select_records, write_table
-from mediar_infer.training.stages.relabelling import (
-    LOG_NAME,
-    MIN_F1,
-    find_label_paths,
-    relabel,
-    replace_labels,
-)
-from mediar_infer.training.stages.scoring import load_for_scoring
+from mediar_infer.training.stages.execution import Execution
+from mediar_infer.training.stages.recipe import RelabellingConfig
 
 logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``relabel`` command."""
-    parser.add_argument("--table", type=Path, required=True, help="data table made by 'index'")
+    add_table_argument(parser)
     parser.add_argument(
-        "--weights", type=Path, nargs="+", required=True, help="one or two weight files"
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="gets labels/, the log"
-        f" {LOG_NAME}, and table.csv, the data table with the new labels",
+        "--weights", type=Path, nargs="+", required=True, metavar="PATH",
+        help="one or two weight files",
     )  # fmt: skip
     parser.add_argument(
-        "--roles",
-        nargs="+",
-        choices=ROLES,
-        default=["target"],
-        help="default: target; unlabelled images get pseudo-labels and become targets",
-    )
+        "-o", "--output", type=Path, required=True, metavar="DIR",
+        help="folder for labels/, the log relabelling.csv, and table.csv, which is the data table"
+        " with the new labels",
+    )  # fmt: skip
     parser.add_argument(
-        "--min-f1",
-        type=float,
-        default=MIN_F1,
-        help=f"labels that agree less with the prediction are replaced (default: {MIN_F1})",
+        "--roles", nargs="+", choices=ROLES, default=["target"],
+        help="roles of the images to relabel; unlabelled images get pseudo-labels and become"
+        " targets (default: target)",
+    )  # fmt: skip
+    add_option(parser, RelabellingConfig, "min_f1")
+    parser.add_argument(
+        "--plan",
+        choices=PLANS,
+        default="single",
+        help="plan of the prediction (default: %(default)s)",
     )
-    parser.add_argument("--plan", choices=PLANS, default="single", help="default: single")
     parser.add_argument("--overlays", action="store_true", help="draw old labels beside new ones")
-    parser.add_argument("--device", default="auto")
+    add_option(parser, Execution, "device")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,6 +52,10 @@ def run(args: argparse.Namespace) -> int:
         ImageReadError: if an image or its labels cannot be read.
         OutputError: if a file cannot be written.
     """
+    # Networks take seconds to import: not for --help.
+    from mediar_infer.training.stages.relabelling import find_label_paths, relabel, replace_labels
+    from mediar_infer.training.stages.scoring import load_for_scoring
+
     table = read_table(args.table)
     decisions = relabel(
         load_for_scoring(args.weights, args.device, args.plan),

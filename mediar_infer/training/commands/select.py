@@ -7,9 +7,12 @@ import logging
 import sys
 from pathlib import Path
 
+from mediar_infer.commands.arguments import add_option
 from mediar_infer.errors import UsageError
 from mediar_infer.output_files import write_bytes
+from mediar_infer.training.commands.run_options import add_table_argument
 from mediar_infer.training.data.table import LABELLED_ROLES, read_table, select_records
+from mediar_infer.training.stages.execution import Execution
 from mediar_infer.training.stages.scoring import (
     ImageScore,
     compute_mean_f1,
@@ -22,19 +25,23 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``select`` command."""
-    parser.add_argument("weights", type=Path, nargs="+", metavar="WEIGHTS", help="files to compare")
-    parser.add_argument("--table", type=Path, required=True, help="data table made by 'index'")
     parser.add_argument(
-        "--by",
-        choices=("f1", "count"),
-        default="f1",
-        help="mean F1 at IoU 0.5 on the held-out images, or cells found on the tuning images",
+        "weights", type=Path, nargs="+", metavar="WEIGHTS", help="weight files to compare"
     )
+    add_table_argument(parser)
     parser.add_argument(
-        "--roles", nargs="+", default=list(LABELLED_ROLES), help="of held-out images"
+        "--by", choices=("f1", "count"), default="f1",
+        help="mean F1 at IoU 0.5 on the held-out images, or number of cells found on the tuning"
+        " images (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--roles", nargs="+", choices=LABELLED_ROLES, default=list(LABELLED_ROLES),
+        help=f"roles of the held-out images (default: {' '.join(LABELLED_ROLES)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="SCORES.csv", help="also write the score of each image"
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="SCORES.csv", help="score per image")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_option(parser, Execution, "device")
 
 
 def run(args: argparse.Namespace) -> int:

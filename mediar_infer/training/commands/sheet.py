@@ -20,16 +20,27 @@ logger = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``sheet`` command."""
-    parser.add_argument("table", type=Path, metavar="TABLE.csv")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="SHEET.png")
+    parser.add_argument("table", type=Path, metavar="TABLE.csv", help="data table made by 'index'")
     parser.add_argument(
-        "--images", type=int, default=4, metavar="N", help="spread over the modalities (default: 4)"
+        "-o", "--output", type=Path, required=True, metavar="SHEET.png", help="picture to write"
     )
     parser.add_argument(
-        "--id", nargs="+", default=[], metavar="ID", help="these images in place of N others"
+        "--images", type=int, default=4, metavar="N",
+        help="number of images, spread over the modalities (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--id", nargs="+", default=[], metavar="ID", help="show these images instead"
     )
-    parser.add_argument("--crop", type=int, default=192, metavar="PIXELS", help="default: 192")
-    parser.add_argument("--seed", type=int, default=0, help="of all random choices")
+    parser.add_argument(
+        "--crop",
+        type=int,
+        default=192,
+        metavar="PX",
+        help="crop side (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="random seed (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from mediar_infer.errors import MediarError, UsageError
 from mediar_infer.labels.naming import group_label_files
 from mediar_infer.labels.reading import read_labels
+from mediar_infer.labels.scoring import ALL_IMAGES
 from mediar_infer.output_files import write_bytes
 from mediar_infer.training.data.candidates import find_candidates
 from mediar_infer.training.data.cell_statistics import (
@@ -32,7 +33,6 @@ from mediar_infer.training.data.table import read_table
 
 logger = logging.getLogger(__name__)
 
-ALL_IMAGES = "all"
 CELLS_NAME, MEDIANS_NAME, PLOT_NAME = "cells.csv", "medians.csv", "statistics.png"
 
 _GROUPS = ("role", "split", "modality", "source")
@@ -41,13 +41,15 @@ _GROUPS = ("role", "split", "modality", "source")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``stats`` command."""
     parser.add_argument(
-        "data",
-        type=Path,
-        metavar="FOLDER|TABLE.csv",
-        help="folder of label files (with or without their images), or a data table",
+        "data", type=Path, metavar="DATA",
+        help="folder of label files, with or without their images, or a data table",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder for the results"
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--group", choices=_GROUPS, help="medians per value of this table column")
+    parser.add_argument(
+        "--group", choices=_GROUPS, help="also compute medians per value of this table column"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,6 +2,8 @@
 
 import argparse
 
+from mediar_infer.commands.arguments import add_examples
+from mediar_infer.training.commands import PROGRAM
 from mediar_infer.training.commands.run_options import add_run_arguments, train
 
 
@@ -9,7 +11,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``train`` command."""
     add_run_arguments(parser)
     parser.add_argument(
-        "--stage", nargs="+", default=[], metavar="NAME", help="only these stages of the recipe"
+        "--stage", nargs="+", default=[], metavar="NAME",
+        help="train only these stages of the recipe (default: all)",
+    )  # fmt: skip
+    add_examples(
+        parser,
+        (
+            "all stages of a recipe",
+            f"{PROGRAM} train small --table table.csv --run runs/small",
+        ),
+        (
+            "continue after an interruption",
+            f"{PROGRAM} train small --table table.csv --run runs/small --resume",
+        ),
+        (
+            "a quick trial",
+            f"{PROGRAM} train small --table table.csv --run runs/trial --scale 0.01",
+        ),
     )
 
 

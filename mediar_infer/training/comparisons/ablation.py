@@ -263,7 +263,8 @@ class _SeedRun:
         images = select_records(records, ("unlabelled",), "train")
         crop_size = self.recipe(teacher).stage(teacher.stages[-1]).crop_size
         predictor = load_for_scoring([weights], device, plan="fast", roi_size=crop_size)
-        decisions = relabel(predictor, images, folder)
+        min_f1 = self.recipe(teacher).relabelling.min_f1
+        decisions = relabel(predictor, images, folder, min_f1=min_f1)
         return replace_labels(records, find_label_paths(folder, decisions))
 
     def _score(self, row: Row, recipe: Recipe, weights: Path, device: str) -> RowResult:

@@ -34,15 +34,15 @@ class IndexOptions:
     """How images become lines of the table."""
 
     role: Role = "target"
-    """Role of images of which neither the manifest nor ``role_of`` says another."""
+    """Role of images that neither a manifest nor ``--role-of`` gives one."""
     role_of: Mapping[str, Role] = field(default_factory=dict)
-    """Start of an image id → role; stronger than the manifest, the longest start decides."""
+    """Start of an image id → role; overrides the manifest, and the longest start wins."""
     hold_out: float = 0.1
-    """Share of the labelled images to hold out where no split is given (paper: 10 %)."""
+    """Fraction of the labelled images to hold out where no split is given (10% in the paper)."""
     seed: int = 19940817
-    """Of the hold-out."""
+    """Seed of the hold-out."""
     keep_empty: bool = False
-    """Keep images whose labels hold no cell; they are taken for not yet labelled otherwise."""
+    """Keep images without any labelled cell; otherwise they count as not labelled yet."""
     accept_predictions: bool = False
     """Train on labels that this package predicted, as they are."""
 

@@ -16,9 +16,6 @@ from mediar_infer.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-N_CLUSTERS: Final = 40
-"""As in the paper."""
-
 _N_STARTS: Final = 10
 _N_ITERATIONS: Final = 100
 
@@ -28,7 +25,7 @@ Clusters = npt.NDArray[np.int64]
 """``(n,)`` int64, the cluster of each image; 0 is the largest."""
 
 
-def find_clusters(embeddings: Embeddings, n_clusters: int = N_CLUSTERS, seed: int = 0) -> Clusters:
+def find_clusters(embeddings: Embeddings, n_clusters: int, seed: int = 0) -> Clusters:
     """Find clusters by k-means, the best of ten starts; the result follows from the seed.
 
     Every dimension is brought to unit variance first: a few loud channels would decide alone.

@@ -28,7 +28,6 @@ from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.networks.build import pool_features
 from mediar_infer.training.stages.cluster_plots import write_projection, write_sheets
 from mediar_infer.training.stages.clustering import (
-    N_CLUSTERS,
     Clusters,
     Embeddings,
     compute_purity,
@@ -124,8 +123,8 @@ def discover(
     records: Sequence[TrainingImage],
     folder: Path,
     *,
-    n_clusters: int = N_CLUSTERS,
-    seed: int = 0,
+    n_clusters: int,
+    seed: int,
     device: str = "auto",
 ) -> dict[str, int]:
     """Find the clusters of images and write everything there is to see of them.

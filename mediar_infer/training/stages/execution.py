@@ -2,23 +2,23 @@
 
 from dataclasses import dataclass
 
-import torch
-
 
 @dataclass(frozen=True, slots=True)
 class Execution:
     """Where and how a run is computed; changes speed, not the result beyond rounding."""
 
     device: str = "auto"
-    """As for inference."""
-    n_processes: int = 1
-    """Processes that share every batch; with CUDA one GPU each."""
+    """Device: auto, cpu, cuda, cuda:N or mps."""
+    processes: int = 1
+    """Data-parallel processes, which share every batch; with CUDA one GPU each."""
     threads: int = 0
-    """CPU threads per process; 0 leaves torch's choice."""
+    """CPU threads per process; 0 keeps torch's choice."""
     resume: bool = False
-    """Keep finished stages and go on with started ones; otherwise they are an error."""
+    """Keep finished stages and continue started ones; without it, both are an error."""
 
     def limit_threads(self) -> None:
-        """Let torch use so many threads in this process, for training and scoring."""
+        """Limit torch to this number of threads in this process, for training and scoring."""
         if self.threads:
+            import torch  # takes seconds, which --help need not
+
             torch.set_num_threads(self.threads)

@@ -43,12 +43,12 @@ def run_stage(job: StageJob) -> None:
         return
     if folder.checkpoint_path.exists():
         logger.info("%s: resumes from %s", config.name, folder.checkpoint_path)
-    fabric = build_fabric(job.execution.device, job.execution.n_processes, config.precision)
+    fabric = build_fabric(job.execution.device, job.execution.processes, config.precision)
     logger.info(
         "%s, %s: %d images to train on, %s, seed %d, %s on %d × %s",
         *(job.recipe.name, config.name, len(job.records)),
         f"{len(job.scored)} to validate on" if job.scored else "no validation",
-        *(job.seed, config.precision, job.execution.n_processes, fabric.device.type),
+        *(job.seed, config.precision, job.execution.processes, fabric.device.type),
     )
     try:
         # bound, as Fabric walks through arguments and takes no frozen dataclass

@@ -124,7 +124,7 @@ class DiscoveryConfig:
     from_stage: str = ""
     """Stage whose encoder embeds the target images; empty where no stage is amplified."""
     n_clusters: int = 40
-    """Number of clusters."""
+    """Number of clusters; fewer if fewer images differ."""
 
     def __post_init__(self) -> None:
         check(self.n_clusters >= 1, f"n_clusters: found {self.n_clusters}, expected 1 or more")
@@ -137,7 +137,7 @@ class RelabellingConfig:
     from_stage: str = ""
     """Stage whose model predicts the target images; empty where no stage is relabelled."""
     min_f1: float = 0.5
-    """Images whose labels agree less with the prediction (F1 at IoU 0.5) get the prediction."""
+    """Smallest F1 at IoU 0.5 of labels and prediction; labels that agree less are replaced."""
 
     def __post_init__(self) -> None:
         check(0 <= self.min_f1 <= 1, f"min_f1: found {self.min_f1}, expected 0 to 1")

@@ -37,8 +37,6 @@ from mediar_infer.training.stages.scoring import load_for_scoring
 
 logger = logging.getLogger(__name__)
 
-MIN_F1: Final = 0.5
-"""Labels that agree less with the prediction (F1 at IoU 0.5) are replaced by it."""
 LOG_NAME: Final = "relabelling.csv"
 LABELS_NAME: Final = "labels"
 
@@ -120,7 +118,7 @@ def relabel(
     records: Sequence[TrainingImage],
     folder: Path,
     *,
-    min_f1: float = MIN_F1,
+    min_f1: float,
     with_overlays: bool = False,
 ) -> list[Decision]:
     """Give images whose labels disagree with the prediction, or that have none, the prediction.

@@ -9,7 +9,7 @@ blend with the start weights whose share is chosen on the held-out images.
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +31,6 @@ from mediar_infer.training.data.table import (
 )
 from mediar_infer.training.export import check_output, export_weights
 from mediar_infer.training.stages.averaging import blend_weights
-from mediar_infer.training.stages.execution import Execution
 from mediar_infer.training.stages.recipe import Recipe
 from mediar_infer.training.stages.recipe_files import find_recipe, read_recipe
 from mediar_infer.training.stages.run_folder import StageFolder, save_state, write_json
@@ -44,6 +43,7 @@ from mediar_infer.training.tuning.blends import (
     describe_blend,
     score_memory,
 )
+from mediar_infer.training.tuning.options import TuneOptions
 
 logger = logging.getLogger(__name__)
 
@@ -57,33 +57,6 @@ _MEMORY_SHARE: Final = 2
 _CANDIDATES_NAME: Final = "candidates.json"
 """In the run folder: scores of all blends; written last, so that it also marks the end."""
 _CHOSEN_NAME: Final = "chosen.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class TuneOptions:
-    """What may be changed about a fine-tuning."""
-
-    weights: tuple[Path, ...] = ()
-    """Start weights; of several files, or the default pair, the better one on the user's training
-    images is taken."""
-    memory: Path | None = None
-    """Labelled images of what must not be forgotten: a folder, or a data table."""
-    recipe: str = "finetune"
-    """Recipe whose last stage is used."""
-    steps: int = 0
-    """Longest training in steps; 0 takes the recipe's."""
-    hold_out: float = 0.2
-    """Share of the user's images that only judge."""
-    max_loss: float = 0.02
-    """Largest loss of F1 on the memory's held-out images."""
-    accept_predictions: bool = False
-    """Train on labels that this package predicted, as they are."""
-    replaces: bool = False
-    """Overwrite an output of this name."""
-    has_graph: bool = True
-    """Export the graph for fast prediction on CPUs too."""
-    execution: Execution = field(default_factory=Execution)
-    """Where and how."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The command line: every command's help, exit codes, and small runs through it."""
 
+import argparse
 import logging
 
 import pytest
@@ -7,7 +8,8 @@ from fakes import tiny_state_dict
 from safetensors.torch import save_file
 from small_runs import make_records
 
-from mediar_infer.training.__main__ import COMMANDS, main
+from mediar_infer.commands.arguments import walk_actions
+from mediar_infer.training.__main__ import COMMANDS, build_parser, main
 from mediar_infer.training.commands.finetune import find_finetuning
 from mediar_infer.training.data.table import write_table
 from mediar_infer.training.stages.recipe_files import find_recipe, read_recipe
@@ -65,6 +67,17 @@ def test_every_command_has_help(command, capsys):
     assert command in told
     if command == "convert":
         assert "cellpose   NNN_img.png with NNN_masks.png" in told
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_help(command):
+    without = [
+        action.dest
+        for action in walk_actions(build_parser(command))
+        if not action.help and not isinstance(action, argparse._SubParsersAction)
+    ]
+
+    assert without == []
 
 
 def test_run_by_phases_prints_its_weights_and_is_drawn(arguments, tmp_path, capsys):

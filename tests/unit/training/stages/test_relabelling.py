@@ -89,7 +89,7 @@ def test_image_whose_cells_all_touch_the_border_is_not_scored():
 
 
 def test_new_labels_are_written_where_labels_disagree_or_are_missing(records, tmp_path):
-    decisions = relabel(make_segmenter(), records, tmp_path / "new")
+    decisions = relabel(make_segmenter(), records, tmp_path / "new", min_f1=0.5)
     assert [decision.action for decision in decisions] == [
         "agrees", "relabelled", "relabelled", "pseudo-labelled",
     ]  # fmt: skip
@@ -100,7 +100,7 @@ def test_new_labels_are_written_where_labels_disagree_or_are_missing(records, tm
 
 
 def test_new_labels_say_that_they_are_predictions(records, tmp_path):
-    decisions = relabel(make_segmenter(), records, tmp_path / "new")
+    decisions = relabel(make_segmenter(), records, tmp_path / "new", min_f1=0.5)
 
     for path in find_label_paths(tmp_path / "new", decisions).values():
         assert find_origin(path).startswith(f"labels that mediar-infer {__version__} predicted")
@@ -108,7 +108,7 @@ def test_new_labels_say_that_they_are_predictions(records, tmp_path):
 
 def test_original_files_are_as_they_were(records, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    relabel(make_segmenter(), records, tmp_path / "new", with_overlays=True)
+    relabel(make_segmenter(), records, tmp_path / "new", min_f1=0.5, with_overlays=True)
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -119,23 +119,23 @@ def test_output_among_the_data_is_refused(records, tmp_path):
     record.label_path.rename(path)
     moved = replace_labels([record], {"mine": path})
     with pytest.raises(UsageError, match="original labels are never replaced"):
-        relabel(make_segmenter(), moved, tmp_path / "data")
+        relabel(make_segmenter(), moved, tmp_path / "data", min_f1=0.5)
     assert not (tmp_path / "data" / "relabelling.csv").exists()
 
 
 def test_two_images_with_one_output_name_are_refused(tmp_path):
     pair = [make_record(tmp_path, name, "target") for name in ("a b", "a_b")]
     with pytest.raises(UsageError, match="a b and a_b would both be written"):
-        relabel(make_segmenter(), pair, tmp_path / "new")
+        relabel(make_segmenter(), pair, tmp_path / "new", min_f1=0.5)
 
 
 def test_no_image_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="no image to relabel"):
-        relabel(make_segmenter(), [], tmp_path)
+        relabel(make_segmenter(), [], tmp_path, min_f1=0.5)
 
 
 def test_log_has_a_line_per_image_and_reads_back(records, tmp_path):
-    decisions = relabel(make_segmenter(), records, tmp_path / "new")
+    decisions = relabel(make_segmenter(), records, tmp_path / "new", min_f1=0.5)
     with (tmp_path / "new" / "relabelling.csv").open() as file:
         assert [row["image_id"] for row in csv.DictReader(file)] == [
             "right", "other", "empty", "bare",
@@ -152,15 +152,15 @@ def test_damaged_log_names_its_columns(tmp_path):
 
 def test_finished_relabelling_is_not_computed_again(records, tmp_path):
     first = make_segmenter()
-    relabel(first, records, tmp_path / "new")
+    relabel(first, records, tmp_path / "new", min_f1=0.5)
     second = make_segmenter()
-    relabel(second, records, tmp_path / "new")
+    relabel(second, records, tmp_path / "new", min_f1=0.5)
     assert second.members[0].n_calls == 0
 
 
 @pytest.mark.parametrize("change", ["model", "threshold", "labels", "missing file"])
 def test_relabelling_is_done_again_when_something_changed(records, tmp_path, change):
-    relabel(make_segmenter(), records, tmp_path / "new")
+    relabel(make_segmenter(), records, tmp_path / "new", min_f1=0.5)
     if change == "labels":
         with_labels(records[0], np.roll(CELLS, 3, 1))
     if change == "missing file":
@@ -171,7 +171,7 @@ def test_relabelling_is_done_again_when_something_changed(records, tmp_path, cha
 
 
 def test_records_point_to_new_labels_and_pseudo_labelled_images_become_targets(records, tmp_path):
-    decisions = relabel(make_segmenter(), records, tmp_path / "new")
+    decisions = relabel(make_segmenter(), records, tmp_path / "new", min_f1=0.5)
     replaced = replace_labels(records, find_label_paths(tmp_path / "new", decisions))
     assert replaced[0] == records[0]
     assert [record.role for record in replaced] == ["target"] * 4
@@ -179,7 +179,7 @@ def test_records_point_to_new_labels_and_pseudo_labelled_images_become_targets(r
 
 
 def test_overlays_show_images_that_change(records, tmp_path):
-    relabel(make_segmenter(), records, tmp_path / "new", with_overlays=True)
+    relabel(make_segmenter(), records, tmp_path / "new", min_f1=0.5, with_overlays=True)
     names = sorted(path.name for path in (tmp_path / "new" / "overlays").iterdir())
     assert names == ["bare.png", "empty.png", "other.png"]
 

@@ -82,7 +82,7 @@ def folder(tmp_path):
 
 
 def score_by_share(monkeypatch, f1s):
-    monkeypatch.setattr(tuning._Judge, "score", lambda self, share: f1s[share])
+    monkeypatch.setattr(tuning.BlendJudge, "score", lambda self, share: f1s[share])
 
 
 def test_better_weights_are_written_for_the_engine(folder, options, tmp_path, monkeypatch):
@@ -111,7 +111,7 @@ def test_worse_weights_are_not_written(folder, options, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(Trainer, "_finish"), (tuning._Judge, "score"), (tuning._Judge, "score_memory")],
+    [(Trainer, "_finish"), (tuning.BlendJudge, "score"), (tuning.BlendJudge, "score_memory")],
 )
 def test_stopped_tuning_is_not_lost_and_goes_on_with_the_same_images_only(
     folder, options, tmp_path, monkeypatch, owner, name
