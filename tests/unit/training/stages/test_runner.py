@@ -118,7 +118,7 @@ def test_two_processes_give_the_result_of_one(records, tmp_path):
     stage = {"steps": 3, "learning_rate": 1e-3, "validate_every": 3, "select": "f1"}
     recipe = make_recipe({"model": {"drop_path": 0.0}}, stage=stage)
     for name, n_processes in (("one", 1), ("two", 2)):
-        execution = replace(CPU, n_processes=n_processes)
+        execution = replace(CPU, processes=n_processes)
         run_recipe(recipe, records, tmp_path / name, execution=execution)
     one, two = (
         load_file(tmp_path / name / "pretrain_phase1" / "weights.safetensors")

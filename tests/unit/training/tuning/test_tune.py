@@ -15,7 +15,8 @@ from mediar_infer.training.stages.execution import Execution
 from mediar_infer.training.stages.trainer import Trainer
 from mediar_infer.training.tuning import tune as tuning
 from mediar_infer.training.tuning.blends import ScoredBlend, choose, score_memory
-from mediar_infer.training.tuning.tune import TuneOptions, tune
+from mediar_infer.training.tuning.options import TuneOptions
+from mediar_infer.training.tuning.tune import tune
 
 START = ScoredBlend(0.0, 0.5, 0.8)
 
