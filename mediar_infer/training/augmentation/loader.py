@@ -195,7 +195,7 @@ def _take_part(step: int, draws: Sequence[Draw], rank: int, world_size: int) -> 
     n_each, n_left = divmod(len(draws), world_size)
     if n_left or not n_each:
         raise UsageError(
-            f"step {step} has {len(draws)} crops for {world_size} processes; expected a multiple: "
+            f"step {step} has {len(draws)} crops for {world_size} processes, expected a multiple; "
             "change the batch size or the number of processes"
         )
     first = rank * n_each

@@ -78,11 +78,11 @@ class Augmentation:
         _check("zoom_range", self.zoom_range, self.zoom_range[0] > 0, "zooms above 0")
         smallest = min(self.smoothing_sigma_range[0], self.sharpening_sigma_range[0])
         _check("the smallest sigma", smallest, smallest > 0, "standard deviations above 0")
-        _check("noise_sigma", self.noise_sigma, self.noise_sigma >= 0, "a number from 0 on")
+        _check("noise_sigma", self.noise_sigma, self.noise_sigma >= 0, "0 or more")
         points = self.histogram_points
         _check("histogram_points", points, points >= 3, "at least 3")
 
 
 def _check(name: str, value: object, is_right: bool, expected: str) -> None:
     if not is_right:
-        raise UsageError(f"augmentation: {name} is {value}; expected {expected}")
+        raise UsageError(f"augmentation: {name}: found {value}, expected {expected}")

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     write_problems(problems, args.output / PROBLEMS_NAME)
     n_left_out = found.n_left_out + len(found.images) - len(images)
     if n_left_out:
-        logger.info("%d images left out", n_left_out)
+        logger.info("%d images excluded", n_left_out)
     if not lines:
         logger.error(
             "%s: found no image of %s to convert, expected the unpacked download: %s%s",
@@ -87,8 +87,8 @@ def _check_output(folder: Path, name: str) -> None:
     others = found - {name}
     if others:
         raise UsageError(
-            f"{manifest}: found {', '.join(sorted(others))}, expected {name} or nothing there;"
-            " choose a folder of its own for each data set"
+            f"{manifest}: found {', '.join(sorted(others))}, expected {name} or no manifest;"
+            " choose a separate folder for each data set"
         )
 
 

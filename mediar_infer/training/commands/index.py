@@ -75,7 +75,9 @@ def run(args: argparse.Namespace) -> int:
     write_problems(index.problems, problems_path)
     if not index.records:
         places = ", ".join(str(place) for place in (*args.folders, *args.manifest))
-        logger.error("%s: no usable image; see %s", places, problems_path)
+        logger.error(
+            "%s: found no usable image, expected at least one; see %s", places, problems_path
+        )
         return 1
     write_table(index.records, args.output)
     for (role, split), number in sorted(
@@ -100,7 +102,7 @@ def _parse_roles(texts: list[str]) -> dict[str, Role]:
         prefix, _, role = text.partition("=")
         if not prefix or role not in ROLES:
             raise UsageError(
-                f"--role-of {text}; expected PREFIX=ROLE with a role of {', '.join(ROLES)}"
+                f"found --role-of {text}, expected PREFIX=ROLE with one of {', '.join(ROLES)}"
             )
         roles[prefix] = role
     return roles

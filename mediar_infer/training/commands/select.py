@@ -57,12 +57,14 @@ def run(args: argparse.Namespace) -> int:
     )
     if not chosen:
         expected = "held-out images (split val)" if by_f1 else "tuning images"
-        raise UsageError(f"{args.table}: found no {expected}, expected some; see 'index --help'")
+        raise UsageError(
+            f"{args.table}: found no {expected}, expected at least one; see 'index --help'"
+        )
     scores = {path: score_weights(path, chosen, args.device) for path in args.weights}
     compute = compute_mean_f1 if by_f1 else count_cells
     values = {path: compute(each) for path, each in scores.items()}
     measure = "mean F1 at IoU 0.5 on held-out" if by_f1 else "cells found on tuning"
-    logger.info("the best first: %s images, %d of them", measure, len(chosen))
+    logger.info("best first: %s images (%d)", measure, len(chosen))
     for path in sorted(values, key=lambda path: -values[path]):
         shown = f"{values[path]:.4f}" if by_f1 else str(values[path])
         sys.stdout.write(f"{shown}  {path}\n")
@@ -75,8 +77,8 @@ def _write(scores: dict[Path, list[ImageScore]], path: Path) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("weights", "image_id", "modality", "n_cells", "f1"))
-    for weights, each in scores.items():
-        for score in each:
+    for weights, image_scores in scores.items():
+        for score in image_scores:
             record = score.record
             f1 = f"{score.f1:.6f}" if score.f1s else ""
             writer.writerow((weights, record.image_id, record.modality, score.n_cells, f1))

@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draw the sheet and write it; 0."""
     if args.crop < 1 or args.images < 1:
-        raise UsageError(f"--crop {args.crop} --images {args.images}; expected 1 or more of each")
+        raise UsageError(
+            f"found --crop {args.crop} --images {args.images}, expected 1 or more of each"
+        )
     records = _choose_records(read_table(args.table), args.images, args.id, args.table)
     store = SampleStore(records)
     sheet = draw_contact_sheet(store, Augmentation(), crop_size=args.crop, seed=args.seed)
@@ -63,7 +65,7 @@ def _choose_records(
     unknown = [image_id for image_id in image_ids if image_id not in labelled]
     if unknown or not labelled:
         raise UsageError(
-            f"{table}: no labelled image {', '.join(unknown)}; expected ids from its column "
+            f"{table}: found no labelled image {', '.join(unknown)}, expected ids from its column "
             "image_id, of images with labels"
         )
     if image_ids:

@@ -63,16 +63,18 @@ def run(args: argparse.Namespace) -> int:
         OutputError: if the results cannot be written.
     """
     if args.group and args.data.is_dir():
-        raise UsageError("--group needs a data table; make one with 'index'")
+        raise UsageError(
+            "found --group with a folder, expected a data table; make one with 'index'"
+        )
     paths, groups = _list_labels(args.data, args.group)
     measures, problems = _measure_files(paths)
     log_problems(problems)
     if not sum(len(each.ids) for each in measures.values()):
-        logger.error("%s: no labelled cell; expected NAME_label.tiff files", args.data)
+        logger.error("%s: found no labelled cell, expected NAME_label.tiff files", args.data)
         return 1
     by_group = {ALL_IMAGES: list(measures.values())}
     for group in sorted(set(groups.values())):
-        members = [each for image_id, each in measures.items() if groups[image_id] == group]
+        members = [cells for image_id, cells in measures.items() if groups[image_id] == group]
         by_group[group or "unknown"] = members
     write_cells(args.output / CELLS_NAME, measures)
     write_medians(args.output / MEDIANS_NAME, by_group)

@@ -207,7 +207,7 @@ class _SeedRun:
         if all(record.source in excluded for record in found):
             raise UsageError(
                 f"table {self.table.number}, {place}: found no image of split {split} with one of"
-                f" the roles {', '.join(roles)}, expected some in the data table"
+                f" the roles {', '.join(roles)}, expected at least one in the data table"
             )
 
     def run(self) -> list[RowResult]:
@@ -348,7 +348,7 @@ def hide_labels(records: Sequence[TrainingImage], share: float, seed: int) -> li
         UsageError: if the share is out of range.
     """
     if not 0 <= share < 1:
-        raise UsageError(f"found a share of {share} labels to hide, expected 0 to below 1")
+        raise UsageError(f"found --hide-labels {share}, expected at least 0 and less than 1")
     rng = np.random.default_rng(seed)
     kinds: dict[tuple[str, str], list[str]] = {}
     for record in select_records(records, ("target",), "train"):

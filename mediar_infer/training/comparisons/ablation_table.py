@@ -48,7 +48,8 @@ class Row:
     def __post_init__(self) -> None:
         if not self.stages or SHARED_NAME in (self.key, ""):
             raise UsageError(
-                f"found row {self.key!r} with stages {list(self.stages)}, expected some"
+                f"found row {self.key!r} with stages {list(self.stages)}, expected a key and at"
+                " least one stage"
             )
         if self.decoder_divisor < 1:
             raise UsageError(f"decoder_divisor: found {self.decoder_divisor}, expected 1 or more")

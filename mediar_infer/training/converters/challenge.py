@@ -50,20 +50,20 @@ def find_images(folder: Path) -> Found:
             n_left_out += len(candidates)
             continue
         problems += wrong
-        for each in candidates:
-            if role == "target" and each.label_path is None:
-                problems.append(Problem(MISSING_LABELS, each.image_path, "no label file"))
+        for candidate in candidates:
+            if role == "target" and candidate.label_path is None:
+                problems.append(Problem(MISSING_LABELS, candidate.image_path, "no label file"))
                 continue
             images.append(
                 SourceImage(
-                    image_id=make_id("challenge", each.image_path.relative_to(folder)),
-                    image_path=each.image_path,
-                    label_path=each.label_path if role == "target" else None,
+                    image_id=make_id("challenge", candidate.image_path.relative_to(folder)),
+                    image_path=candidate.image_path,
+                    label_path=candidate.label_path if role == "target" else None,
                     role=role,
                 )
             )
     if not images and not n_left_out:
-        raise UsageError(f"{folder}: no image at any depth; expected the unpacked archives")
+        raise UsageError(f"{folder}: found no image at any depth, expected the unpacked archives")
     return Found(images, problems, n_left_out)
 
 

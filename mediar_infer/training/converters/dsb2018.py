@@ -93,12 +93,12 @@ def merge_masks(paths: Sequence[Path]) -> LabelArray:
             labels = np.zeros(mask.shape, np.int32)
         if mask.shape != labels.shape:
             raise ShapeError(
-                f"{path.name}: found a mask of {mask.shape}, expected {labels.shape} as the other "
-                "masks of the image"
+                f"{path.name}: found a mask of {mask.shape}, expected {labels.shape} like the "
+                "other masks of the image"
             )
         labels[(mask > 0) & (labels == 0)] = number
     if labels is None:
-        raise ShapeError("no mask file; expected at least one")
+        raise ShapeError("found no mask file, expected at least one")
     return labels
 
 
@@ -152,6 +152,7 @@ def _start_solution(path: Path, row: Mapping[str, str], place: str) -> _Solution
         height, width = int(row["Height"]), int(row["Width"])
     except ValueError as error:
         raise DataError(
-            f"{place}: height {row['Height']!r} and width {row['Width']!r}; expected whole numbers"
+            f"{place}: found height {row['Height']!r} and width {row['Width']!r}, expected whole"
+            " numbers"
         ) from error
     return _Solution(path, height, width, is_scored=row.get("Usage") != _NOT_SCORED)

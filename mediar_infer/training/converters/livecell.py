@@ -37,7 +37,9 @@ def find_images(folder: Path) -> Found:
     image_files = {path.name: path for path in list_files(folder, "*.tif")}
     annotation_files = list_files(folder, _ANNOTATIONS)
     if not annotation_files:
-        raise UsageError(f"{folder}: no {_ANNOTATIONS} at any depth; expected LIVECell, unpacked")
+        raise UsageError(
+            f"{folder}: found no {_ANNOTATIONS} at any depth, expected the unpacked LIVECell"
+        )
     images, problems = [], []
     described = set()
     for path in annotation_files:
@@ -127,6 +129,6 @@ def _read_annotations(path: Path) -> Iterable[tuple[str, tuple[int, int], list[A
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: not COCO annotations ({type(error).__name__}: {error}); expected images "
+            f"{path}: found no COCO annotations ({type(error).__name__}: {error}), expected images "
             "(id, file_name, height, width) and annotations (image_id, segmentation)"
         ) from error

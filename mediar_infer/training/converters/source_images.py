@@ -76,7 +76,7 @@ def list_files(folder: Path, pattern: str) -> list[Path]:
         UsageError: if the folder is not there.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; expected the unpacked data set")
+        raise UsageError(f"{folder}: found no such folder, expected the unpacked data set")
     return sorted(
         path
         for path in folder.rglob(pattern)
@@ -113,7 +113,7 @@ def exclude_images(images: Sequence[SourceImage], names: Collection[str]) -> lis
             kept.append(image)
     if left:
         raise UsageError(
-            f"no image fits {', '.join(sorted(left)[:5])}; expected names such as "
+            f"found no image named {', '.join(sorted(left)[:5])}, expected names such as "
             f"{', '.join(image.image_path.name for image in images[:3])}"
         )
     return kept
@@ -199,7 +199,7 @@ def _checked_labels(
 ) -> npt.NDArray[np.integer[Any]]:
     if labels.min() < 0:
         raise ImageReadError(
-            f"{path.name}: found labels down to {labels.min()}, expected 0 or more"
+            f"{path.name}: found negative labels down to {labels.min()}, expected 0 or more"
         )
     return labels
 

@@ -150,12 +150,12 @@ def read_image_manifest(path: Path) -> list[CandidateImage]:
 def _to_candidate(values: Mapping[str, str], folder: Path, place: str) -> CandidateImage:
     for column in _REQUIRED:
         if not values[column]:
-            raise DataError(f"{place}, column {column}: nothing there; expected a value")
+            raise DataError(f"{place}, column {column}: found an empty cell, expected a value")
     for column, allowed in (("role", ROLES), ("split", SPLITS)):
         if values.get(column) and values[column] not in allowed:
             raise DataError(
-                f"{place}, column {column}: {values[column]!r}; expected one of "
-                f"{', '.join(allowed)}, or nothing"
+                f"{place}, column {column}: found {values[column]!r}, expected one of "
+                f"{', '.join(allowed)} or an empty cell"
             )
     label = values.get("label")
     return CandidateImage(
@@ -185,11 +185,11 @@ def write_image_manifest(candidates: Sequence[CandidateImage], path: Path) -> No
     """
     folder = path.absolute().parent
     rows = []
-    for each in candidates:
-        image = os.path.relpath(each.image_path, folder)
-        label = os.path.relpath(each.label_path, folder) if each.label_path else ""
-        kind = (each.role or "", each.split, each.modality, each.source)
-        rows.append((each.image_id, *kind, image, label))
+    for candidate in candidates:
+        image = os.path.relpath(candidate.image_path, folder)
+        label = os.path.relpath(candidate.label_path, folder) if candidate.label_path else ""
+        kind = (candidate.role or "", candidate.split, candidate.modality, candidate.source)
+        rows.append((candidate.image_id, *kind, image, label))
     write_rows(path, ("id", "role", "split", "modality", "source", "image", "label"), rows)
 
 

@@ -56,7 +56,7 @@ def measure_cells(labels: npt.NDArray[np.integer[Any]]) -> CellMeasures:
         the cell, as scikit-image and others count it.
     """
     if labels.ndim != 2:
-        raise ShapeError(f"labels of shape {labels.shape}; expected (H, W)")
+        raise ShapeError(f"found labels of shape {labels.shape}, expected (H, W)")
     y, x = np.nonzero(labels)
     ids, inverse, areas = np.unique(labels[y, x], return_inverse=True, return_counts=True)
     order = np.argsort(inverse, kind="stable")
@@ -186,17 +186,17 @@ def draw_histograms(measures: Sequence[CellMeasures]) -> bytes:
         "cell_size": "Cell size (pixels)",
     }
     for axes, name in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
-        each = values[name]
+        cells = values[name]
         if name == "cell_size":  # from specks to whole fields
-            bins = np.geomspace(0.9 * each.min(), 1.1 * each.max(), _N_BINS + 1)
+            bins = np.geomspace(0.9 * cells.min(), 1.1 * cells.max(), _N_BINS + 1)
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())
         else:
             bins = np.linspace(0, 1, _N_BINS + 1)
-        median = float(np.median(each))
-        axes.hist(each, bins=bins, color="tab:blue", alpha=0.8)
+        median = float(np.median(cells))
+        axes.hist(cells, bins=bins, color="tab:blue", alpha=0.8)
         axes.axvline(median, color="red", linestyle=":", linewidth=2, label=f"median {median:.4g}")
         axes.set(title=titles[name], ylabel="cells")
         axes.legend()

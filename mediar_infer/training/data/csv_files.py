@@ -34,7 +34,7 @@ def read_rows(
     try:
         text = path.read_bytes().decode("utf-8-sig", _ENCODING_ERRORS)
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: found no such file; expected {expected}") from error
+        raise UsageError(f"{path}: found no such file, expected {expected}") from error
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); expected {expected}"
@@ -46,16 +46,16 @@ def read_rows(
         if missing:
             names = ", ".join(found)[:200] or "none"
             raise DataError(
-                f"{path}: columns {', '.join(missing)} are missing among {names}; "
+                f"{path}: found the columns {names} without {', '.join(missing)}, "
                 f"expected {expected}"
             )
         for row in reader:
             place = f"{path}, line {reader.line_num}"
             if None in row:
-                raise DataError(f"{place}: more cells than columns; expected {expected}")
+                raise DataError(f"{place}: found more cells than columns, expected {expected}")
             yield place, row
     except csv.Error as error:
-        raise DataError(f"{path}: not CSV ({error}); expected {expected}") from error
+        raise DataError(f"{path}: found no CSV ({error}), expected {expected}") from error
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

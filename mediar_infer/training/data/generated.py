@@ -56,7 +56,7 @@ def write_generated(n_images: int, folder: Path, seed: int) -> Path:
         OutputError: if a file cannot be written.
     """
     if n_images < 1:
-        raise UsageError(f"{n_images} images to generate; expected 1 or more")
+        raise UsageError(f"found {n_images} images to generate, expected 1 or more")
     candidates = []
     for i in range(n_images):
         kind = KINDS[i % len(KINDS)]

@@ -88,7 +88,9 @@ def index_folders(
     problems += wrong
     roles = _resolve_roles(unique, options)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        checked = list(pool.map(lambda each: _check(each, roles[each.image_id], options), unique))
+        checked = list(
+            pool.map(lambda image: _check(image, roles[image.image_id], options), unique)
+        )
     records = []
     for record, wrong in checked:
         records += [record] if record else []
@@ -108,7 +110,7 @@ def index_folders(
 def _resolve_roles(candidates: Sequence[CandidateImage], options: IndexOptions) -> dict[str, Role]:
     wrong = [role for role in (options.role, *options.role_of.values()) if role not in ROLES]
     if wrong:
-        raise UsageError(f"role {wrong[0]!r}; expected one of {', '.join(ROLES)}")
+        raise UsageError(f"found role {wrong[0]!r}, expected one of {', '.join(ROLES)}")
     starts = sorted(options.role_of, key=len, reverse=True)
     unused = set(starts)
     roles = {}
@@ -119,7 +121,8 @@ def _resolve_roles(candidates: Sequence[CandidateImage], options: IndexOptions) 
         roles[candidate.image_id] = by_start or candidate.role or options.role
     if unused:
         raise UsageError(
-            f"no image id starts with {', '.join(sorted(unused))}; expected starts such as "
+            f"found no image id that starts with {', '.join(sorted(unused))}, expected prefixes "
+            "of ids such as "
             f"{', '.join(candidate.image_id for candidate in candidates[:3])}"
         )
     return roles

@@ -59,8 +59,8 @@ def load_sample(record: TrainingImage, label_path: Path | None = None) -> Sample
         labels = read_labels(path).astype(np.int32)
     if labels.shape != image.shape[:2]:
         raise ShapeError(
-            f"{path}: found labels of {labels.shape}, expected {image.shape[:2]} as "
-            f"{record.image_path.name} is; make the data table again with 'index'"
+            f"{path}: found labels of {labels.shape}, expected {image.shape[:2]} like "
+            f"{record.image_path.name}; rebuild the data table with 'index'"
         )
     for array in (image, labels):
         array.flags.writeable = False

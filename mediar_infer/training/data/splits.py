@@ -38,7 +38,7 @@ def assign_splits(
         UsageError: if the share is not in [0, 1).
     """
     if not 0 <= hold_out < 1:
-        raise UsageError(f"hold-out share {hold_out}; expected at least 0 and less than 1")
+        raise UsageError(f"found --hold-out {hold_out}, expected at least 0 and less than 1")
     splits = dict(given)
     free = [record for record in records if record.label_path and record.image_id not in given]
     groups = _group_copies(free)

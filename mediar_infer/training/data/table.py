@@ -63,23 +63,26 @@ class TrainingImage:
     def __post_init__(self) -> None:
         """Check what the type does not say."""
         if self.role not in ROLES:
-            raise DataError(f"column role: {self.role!r}; expected one of {', '.join(ROLES)}")
+            raise DataError(f"column role: found {self.role!r}, expected one of {', '.join(ROLES)}")
         if self.split not in SPLITS:
-            raise DataError(f"column split: {self.split!r}; expected one of {', '.join(SPLITS)}")
+            raise DataError(
+                f"column split: found {self.split!r}, expected one of {', '.join(SPLITS)}"
+            )
         if (self.label_path is not None) != (self.role in LABELLED_ROLES):
             found = "a label file" if self.label_path else "no label file"
             raise DataError(
-                f"column label: {self.image_id} has role {self.role} with {found}; expected labels "
-                f"for {' and '.join(LABELLED_ROLES)}, and none for the other roles"
+                f"column label: found {self.image_id} of role {self.role} with {found}, expected "
+                f"labels for {' and '.join(LABELLED_ROLES)}, and none for the other roles"
             )
         if self.split == "val" and self.label_path is None:
             raise DataError(
-                f"column split: {self.image_id} is held out without labels; expected split train"
+                f"column split: found {self.image_id} held out without labels, expected split train"
             )
         if self.height < 1 or self.width < 1 or self.n_cells < 0:
             raise DataError(
-                f"columns height, width, n_cells: {self.image_id} has {self.height} × {self.width} "
-                f"pixels and {self.n_cells} cells; expected one pixel or more, no negative count"
+                f"columns height, width, n_cells: found {self.image_id} with {self.height} × "
+                f"{self.width} pixels and {self.n_cells} cells, expected at least one pixel and no "
+                "negative count"
             )
 
 
@@ -104,8 +107,8 @@ def read_table(path: Path) -> list[TrainingImage]:
         record = _to_record(row, path.absolute().parent, place)
         if record.image_id in places:
             raise DataError(
-                f"{place}, column image_id: {record.image_id!r} stands in "
-                f"{places[record.image_id]} too; expected every image once"
+                f"{place}, column image_id: found {record.image_id!r}, which is also in "
+                f"{places[record.image_id]}, expected every image once"
             )
         places[record.image_id] = place
         records.append(record)
@@ -152,8 +155,8 @@ def select_records(
     unknown = [role for role in roles if role not in ROLES]
     if unknown or split not in SPLITS:
         raise UsageError(
-            f"roles {list(roles)}, split {split!r}; expected roles among {', '.join(ROLES)} and "
-            f"a split among {', '.join(SPLITS)}"
+            f"found roles {list(roles)} and split {split!r}, expected roles among "
+            f"{', '.join(ROLES)} and a split among {', '.join(SPLITS)}"
         )
     return [record for record in records if record.role in roles and record.split == split]
 
@@ -165,7 +168,7 @@ def _relative(path: Path, folder: Path) -> str:
 def _to_record(values: Mapping[str, str], folder: Path, place: str) -> TrainingImage:
     for column in ("image_id", "image"):
         if not values[column]:
-            raise DataError(f"{place}, column {column}: nothing there; expected a value")
+            raise DataError(f"{place}, column {column}: found an empty cell, expected a value")
     height, width, n_cells = (
         _whole(values, column, place) for column in ("height", "width", "n_cells")
     )
@@ -198,5 +201,5 @@ def _whole(values: Mapping[str, str], column: str, place: str) -> int:
         return int(values[column])
     except ValueError:
         raise DataError(
-            f"{place}, column {column}: {values[column]!r}; expected a whole number"
+            f"{place}, column {column}: found {values[column]!r}, expected a whole number"
         ) from None

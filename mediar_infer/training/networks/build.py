@@ -231,7 +231,7 @@ def _with_packages(name: str, build: Callable[[], nn.Module]) -> nn.Module:
     except OptionalImportError as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(
-            f"network {name}: found that MONAI lacks a package ({reason}), expected it to be there;"
+            f"network {name}: a package that MONAI needs is missing ({reason});"
             " install the training packages: pip install 'mediar-infer[training]'"
         ) from error
 

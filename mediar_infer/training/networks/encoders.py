@@ -104,7 +104,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         entries = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{path}: there is no such file; expected encoder weights, or encoder_weights ="
+            f"{path}: found no such file, expected encoder weights, or encoder_weights ="
             ' "imagenet" to download them'
         ) from error
     except _UNREADABLE as error:
@@ -123,15 +123,15 @@ def _download(encoder: str) -> Mapping[str, Tensor]:
         from segmentation_models_pytorch.encoders import get_encoder
     except ImportError as error:
         raise CheckpointError(
-            f"{encoder}: found no segmentation_models_pytorch ({error}), expected it for the"
-            " download; pip install 'mediar-infer[training]', or give a file"
+            f"{encoder}: found no segmentation_models_pytorch ({error}), which downloads the"
+            " weights; pip install 'mediar-infer[training]', or name a file"
         ) from error
     try:
         model = get_encoder(encoder, weights="imagenet")
     except OSError as error:
         raise CheckpointError(
-            f"{encoder}: the ImageNet weights cannot be downloaded ({error}); go online once, or"
-            " give a file: [model] encoder_weights = FILE"
+            f"{encoder}: the ImageNet weights cannot be downloaded ({error}); connect to the"
+            " internet once, or name a file: [model] encoder_weights = FILE"
         ) from error
     state: dict[str, Tensor] = model.state_dict()
     return state

@@ -46,7 +46,9 @@ def find_clusters(embeddings: Embeddings, n_clusters: int, seed: int = 0) -> Clu
     points = _standardise(embeddings)
     n_different = len(np.unique(points, axis=0))
     if n_different < n_clusters:
-        logger.warning("%d clusters for %d different images", n_clusters, n_different)
+        logger.warning(
+            "%d clusters are asked for, but only %d images differ", n_clusters, n_different
+        )
     rng = np.random.default_rng(seed)
     tries = [_run_kmeans(points, min(n_clusters, n_different), rng) for _ in range(_N_STARTS)]
     _, clusters = min(tries, key=lambda each: each[0])

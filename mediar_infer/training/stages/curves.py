@@ -54,7 +54,7 @@ def read_curves(run: Path, stage_names: Sequence[str] = ()) -> list[StageCurves]
     try:
         stages = json.loads(path.read_text(encoding="utf-8"))["recipe"]["stages"]
     except OSError as error:
-        raise UsageError(f"{path}: found no such file; expected a run folder") from error
+        raise UsageError(f"{path}: found no such file, expected a run folder") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: cannot be read ({error!r}); expected a run folder") from error
     ends: dict[str, int] = {}
@@ -75,7 +75,7 @@ def read_curves(run: Path, stage_names: Sequence[str] = ()) -> list[StageCurves]
                 )
             )
     if not found:
-        raise UsageError(f"{run}: found no log of a stage, expected a run that has begun")
+        raise UsageError(f"{run}: found no log of a stage, expected a run that has started")
     return found
 
 
@@ -124,13 +124,13 @@ def draw_curves(runs: Sequence[Path], output: Path, stage_names: Sequence[str] =
     figure = Figure(figsize=(9, 3.2 * n_rows), layout="constrained")
     panels = figure.subplots(n_rows, 1, sharex=True, squeeze=False)[:, 0]
     colours = _colours(len(curves))
-    for each, colour in zip(curves, colours, strict=True):
-        _draw_loss(panels[0], each, colour)
+    for curve, colour in zip(curves, colours, strict=True):
+        _draw_loss(panels[0], curve, colour)
         for panel, measure in zip(panels[1:], measures, strict=True):
-            if measure in each.scores:
-                steps, values = each.scores[measure]
+            if measure in curve.scores:
+                steps, values = curve.scores[measure]
                 style = {"marker": "o", "markersize": 3, "color": colour}
-                panel.plot(each.offset + steps, values, label=each.name, **style)
+                panel.plot(curve.offset + steps, values, label=curve.name, **style)
     panels[0].set_ylabel("training loss")
     panels[0].set_yscale("log")
     for panel, measure in zip(panels[1:], measures, strict=True):
@@ -144,12 +144,12 @@ def draw_curves(runs: Sequence[Path], output: Path, stage_names: Sequence[str] =
     write_bytes(output, picture.getvalue())
 
 
-def _draw_loss(panel: Any, each: StageCurves, colour: Any) -> None:  # noqa: ANN401 (matplotlib has no types here)
-    steps = each.offset + each.steps
-    width = max(1, len(each.steps) // _SMOOTHED_SHARE)
-    panel.plot(steps, each.losses, color=colour, alpha=0.2, linewidth=0.7)
+def _draw_loss(panel: Any, curve: StageCurves, colour: Any) -> None:  # noqa: ANN401 (matplotlib has no types here)
+    steps = curve.offset + curve.steps
+    width = max(1, len(curve.steps) // _SMOOTHED_SHARE)
+    panel.plot(steps, curve.losses, color=colour, alpha=0.2, linewidth=0.7)
     style = {"color": colour, "linewidth": 1.5, "marker": "o" if len(steps) == 1 else None}
-    panel.plot(steps, smooth(each.losses, width), label=each.name, **style)
+    panel.plot(steps, smooth(curve.losses, width), label=curve.name, **style)
 
 
 def _colours(number: int) -> Iterator[Any]:

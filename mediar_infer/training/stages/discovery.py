@@ -65,7 +65,7 @@ def compute_embeddings(
         ImageReadError: if an image cannot be read.
     """
     if not len(samples):
-        raise UsageError("found no image to embed, expected some; look at role and split")
+        raise UsageError("found no image to embed, expected at least one; check role and split")
     network = network.eval().to(device)
     rows = []
     for number, sample in enumerate(samples, start=1):
@@ -158,7 +158,7 @@ def discover(
     logger.info("%d images in %d clusters", len(records), n_found)
     if purity is not None:
         logger.info(
-            "purity against %d modalities: %.3f (one cluster: %.3f)",
+            "purity for %d known modalities: %.3f (%.3f with a single cluster)",
             *(purity.n_modalities, purity.purity, purity.chance),
         )
     for path in folder.glob("cluster_*.png"):

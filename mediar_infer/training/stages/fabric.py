@@ -56,8 +56,8 @@ def _build_precision(precision: str, device_type: str) -> Precision:
     if precision == "bfloat16":
         if device_type == "cpu" and not _has_cpu_bfloat16():
             logger.warning(
-                "this processor has no bfloat16 instructions, so that a step takes many times as"
-                ' long as in float32; set precision = "float32"'
+                "this processor has no bfloat16 instructions: a step takes many times as long as"
+                ' in float32; set precision = "float32"'
             )
         return MixedPrecision("bf16-mixed", device_type)
     return Precision()

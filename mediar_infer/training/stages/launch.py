@@ -39,7 +39,7 @@ def run_stage(job: StageJob) -> None:
     summary = folder.read_summary()
     if summary is not None:
         check_same(folder.summary_path, summary["description"], job.description)
-        logger.info("%s: finished already", config.name)
+        logger.info("%s: already finished", config.name)
         return
     if folder.checkpoint_path.exists():
         logger.info("%s: resumes from %s", config.name, folder.checkpoint_path)
@@ -60,7 +60,7 @@ def run_stage(job: StageJob) -> None:
     except ProcessExitedException as error:
         raise TrainingError(
             f"process {error.error_index} ended by {error.signal_name or error.exit_code},"
-            " expected it to train; look for a lack of memory, then resume"
+            " expected it to train; check for lack of memory, then resume"
         ) from error
 
 

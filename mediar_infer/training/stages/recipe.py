@@ -56,7 +56,10 @@ class ModelConfig:
             f"decoder_channels: found {list(self.decoder_channels)}, expected five of at least 2",
         )
         check(self.pab_channels > 0, f"pab_channels: found {self.pab_channels}, expected 1 or more")
-        check(0 <= self.drop_path < 1, f"drop_path: found {self.drop_path}, expected 0 to below 1")
+        check(
+            0 <= self.drop_path < 1,
+            f"drop_path: found {self.drop_path}, expected at least 0 and less than 1",
+        )
 
     @property
     def architecture(self) -> Architecture:
@@ -178,7 +181,7 @@ class Recipe:
             check(
                 stage.start != "encoder" or self.model.encoder_weights != "",
                 f"stages.{stage.name}.start: found 'encoder' without [model] encoder_weights,"
-                " expected imagenet or a file there",
+                " expected imagenet or a file",
             )
             earlier.append(stage.name)
         named = [stage for blend in self.blends for stage in (blend.first, blend.second)]

@@ -63,7 +63,7 @@ def read_values(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); expected a recipe") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: found no TOML ({error}); expected a recipe") from error
+        raise UsageError(f"{path}: found no TOML ({error}), expected a recipe") from error
 
 
 def merge_values(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def relabel(
     description = _describe(segmenter, records, min_f1)
     finished = _read_finished(folder, description)
     if finished is not None:
-        logger.info("%s: relabelled already", folder)
+        logger.info("%s: already relabelled", folder)
         return finished
     decisions = []
     # 'index' tells predictions from what a person has drawn.
@@ -181,21 +181,21 @@ def _read(record: TrainingImage, predicted: LabelArray) -> LabelArray:
 
 def _check_paths(records: Sequence[TrainingImage], folder: Path) -> None:
     if not records:
-        raise UsageError("found no image to relabel, expected some; look at role and split")
+        raise UsageError("found no image to relabel, expected at least one; check role and split")
     owned = {path.resolve() for record in records for path in _files(record)}
     owners: dict[str, str] = {}
     for record in records:
         name = _label_name(record.image_id)
         if name in owners:
             raise UsageError(
-                f"{name}: found that {owners[name]} and {record.image_id} would both be written"
-                " there, expected different names; rename one of the images in the table"
+                f"{name}: found {owners[name]} and {record.image_id}, whose labels would both get"
+                " this name, expected different names; rename one of the images in the table"
             )
         owners[name] = record.image_id
         path = folder / LABELS_NAME / name
         if path.resolve() in owned:
             raise UsageError(
-                f"{path}: found a file of the data where new labels would be written, expected"
+                f"{path}: found a file of the data set in place of the new labels, expected"
                 " another folder; original labels are never replaced"
             )
 
@@ -263,7 +263,7 @@ def read_decisions(folder: Path) -> list[Decision]:
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path}: found no log of a relabelling ({error!r}), expected the columns"
-            f" {', '.join(field.name for field in fields(Decision))}; make it with 'relabel'"
+            f" {', '.join(field.name for field in fields(Decision))}; create it with 'relabel'"
         ) from error
 
 
@@ -331,7 +331,9 @@ def relabel_for_stage(
     device: str = "auto",
 ) -> dict[str, Path]:
     """Relabel the images of a stage of a recipe, see :func:`relabel`: image → new label file."""
-    logger.info("comparing the labels of %d images with what %s finds", len(records), weights)
+    logger.info(
+        "comparing the labels of %d images with the prediction of %s", len(records), weights
+    )
     crop_size = recipe.stage(recipe.relabelling.from_stage).crop_size
     # Overlap is worth a thousandth of F1 (benchmarks/NOTES.md), and several times the time.
     segmenter = load_for_scoring([weights], device, plan="fast", roi_size=crop_size)

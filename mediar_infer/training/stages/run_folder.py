@@ -109,7 +109,7 @@ class StageFolder:
             return None
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{self.summary_path}: cannot be read ({error}); expected the figures of a finished"
+                f"{self.summary_path}: cannot be read ({error}); expected the summary of a finished"
                 " stage; remove the folder of the stage to train it again"
             ) from error
         return summary
@@ -141,7 +141,7 @@ class StageFolder:
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(
                 f"{path}: cannot be read ({str(error).partition(chr(10))[0]}); expected a"
-                " checkpoint of this stage; remove it to begin the stage anew"
+                " checkpoint of this stage; remove it to restart the stage"
             ) from error
         check_same(path, content["description"], description)
         for name, length in content["log_bytes"].items():
@@ -163,7 +163,7 @@ def _length(path: Path) -> int:
 def _cut(path: Path, length: int) -> None:
     found = _length(path)
     if found < length:
-        logger.warning("%s: found %d bytes, expected %d; lines are lost", path, found, length)
+        logger.warning("%s: found %d bytes, expected %d; some lines are lost", path, found, length)
     elif found > length:
         os.truncate(path, length)
 

@@ -82,8 +82,8 @@ def _check_unused(run_path: Path, stages: Iterable[StageConfig]) -> None:
         folder = StageFolder(run_path / config.name)
         if folder.is_started:
             raise UsageError(
-                f"{folder.path}: found this stage finished or begun, expected an empty folder; go"
-                " on with --resume, remove that folder, or choose another run folder"
+                f"{folder.path}: found a finished or started stage, expected an empty folder;"
+                " continue with --resume, remove that folder, or choose another run folder"
             )
 
 

@@ -43,7 +43,7 @@ def read_clusters(path: Path) -> dict[str, int]:
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path}: found no cluster table ({error!r}), expected the columns image_id and cluster"
-            " (a whole number); make it with 'discover'"
+            " (a whole number); create it with 'discover'"
         ) from error
 
 
@@ -67,7 +67,7 @@ def amplify(
     if missing:
         raise UsageError(
             f"found no cluster for {len(missing)} images ({', '.join(missing[:4])}), expected one"
-            " for each; run 'discover' on this table"
+            " for every image; run 'discover' on this table"
         )
     members: dict[int, list[int]] = defaultdict(list)
     for index, record in enumerate(records):
@@ -185,8 +185,8 @@ def build_sampler(
     if config.sampling == "amplified":
         if clusters is None:
             raise UsageError(
-                f"stage {config.name}: found no clusters for amplified sampling; run 'discover'"
-                " first"
+                f"stage {config.name}: found no clusters for amplified sampling, expected some; run"
+                " 'discover' first"
             )
         pool = amplify([records[i] for i in fresh], clusters, config.amplify_to)
         stream = Stream(tuple(fresh[i] for i in pool), seed)
@@ -221,7 +221,7 @@ def _indices(
     if not found:
         raise UsageError(
             f"stage {config.name}: found no training image with one of the {key}"
-            f" {', '.join(roles)}; expected at least one in the table: index your images with that"
+            f" {', '.join(roles)}; expected at least one in the table; index your images with that"
             " --role, or add a converted or generated set"
             + (f" (not of {', '.join(config.exclude_sources)})" if config.exclude_sources else "")
         )

@@ -127,7 +127,7 @@ def score_weights(
         UsageError: if there is no image.
     """
     if not records:
-        raise UsageError("found no image to score; expected held-out or tuning images in the table")
+        raise UsageError("found no image to score, expected held-out or tuning images in the table")
     if isinstance(weights, Segmenter):
         segmenter = weights
     elif isinstance(weights, Path):

@@ -122,7 +122,7 @@ class StageConfig:
         check(
             bool(self.memory_roles) == bool(self.memory_per_batch),
             f"memory_per_batch: found {self.memory_per_batch} with memory_roles"
-            f" {list(self.memory_roles)}, expected both or none",
+            f" {list(self.memory_roles)}, expected both or neither",
         )
         check(
             0 <= self.memory_per_batch < self.batch_size,
@@ -133,8 +133,8 @@ class StageConfig:
     def _check_lengths(self) -> None:
         check(
             (self.steps > 0) != (self.epochs > 0) and min(self.steps, self.epochs) == 0,
-            f"steps: found steps = {self.steps} and epochs = {self.epochs}, expected one of the two"
-            " and above 0",
+            f"steps: found steps = {self.steps} and epochs = {self.epochs}, expected exactly one"
+            " of them, above 0",
         )
         check(
             self.crop_size > 0 and self.crop_size % STRIDE == 0,
@@ -171,7 +171,7 @@ class StageConfig:
         )
         check(
             0 <= self.ema_decay < 1,
-            f"ema_decay: found {self.ema_decay}, expected 0 (off) to below 1",
+            f"ema_decay: found {self.ema_decay}, expected 0 (off) or less than 1",
         )
 
     @property

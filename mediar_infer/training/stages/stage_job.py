@@ -139,14 +139,14 @@ def _find_scored(config: StageConfig, records: Sequence[TrainingImage]) -> list[
         tuning = select_records(records, ("tuning",), "train")
         if not tuning:
             raise UsageError(
-                f"stage {config.name}: found no tuning image to count cells on, expected some in"
-                ' the table; index a folder with --role tuning, or set select = "last"'
+                f"stage {config.name}: found no tuning image to count cells on, expected one in the"
+                ' table; index a folder with --role tuning, or set select = "last"'
             )
         return tuning
     if not held_out:
         raise UsageError(
             f"stage {config.name}: found no held-out image (split val) with one of the roles"
-            f" {', '.join(config.scored_roles)}, expected some; index with --hold-out, or set"
+            f" {', '.join(config.scored_roles)}, expected one; index with --hold-out, or set"
             ' select = "last"'
         )
     return held_out

@@ -30,7 +30,7 @@ def find_stage_weights(run_path: Path, name: str) -> Path:
     folder = StageFolder(run_path / name)
     if not folder.summary_path.exists():
         raise UsageError(
-            f"{folder.path}: found no finished stage {name!r}, expected it; train it first"
+            f"{folder.path}: found no finished stage {name!r}, expected one; train it first"
         )
     return folder.weights_path
 

@@ -43,7 +43,7 @@ class StopLater:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self._noted = number
         self._restore()
-        logger.info("stopping after this step; once more stops at once")
+        logger.info("stopping after this step; a second signal stops immediately")
 
     def _restore(self) -> None:
         for number, handler in self._handlers.items():

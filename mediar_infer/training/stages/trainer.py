@@ -191,7 +191,7 @@ class Trainer:
                     stop.obey(self._save_and_tell)
                 if self._is_out_of_patience:
                     logger.info(
-                        "%s: %d validations without improvement, ended at step %d of %d",
+                        "%s: no improvement in %d validations, stopped at step %d of %d",
                         *(self.config.name, progress.n_without_gain, progress.step),
                         self.plan.n_steps,
                     )
@@ -257,8 +257,8 @@ class Trainer:
         raise TrainingError(
             f"stage {self.config.name}, step {progress.step + 1}: loss {losses[0]}, gradient norm"
             f" {norm} on the images {', '.join(self._name_images(progress.step))}; expected finite"
-            " numbers: lower the learning rate, take bfloat16 or float32 in place of float16, or"
-            " look at these images, then resume from the last checkpoint"
+            " numbers; lower the learning rate, use bfloat16 or float32 instead of float16, or"
+            " check these images, then resume from the last checkpoint"
         )
 
     @property
@@ -317,7 +317,7 @@ class Trainer:
     def _save_and_tell(self) -> None:
         self._save()
         logger.info(
-            "%s: saved at step %d of %d; --resume goes on from there",
+            "%s: saved at step %d of %d; --resume continues from there",
             *(self.config.name, self.progress.step, self.plan.n_steps),
         )
 

@@ -50,11 +50,11 @@ def score_memory(
         The blends in the same order, those that were needed with their F1 on the memory.
     """
     scored = {}
-    for each in sorted(candidates, key=_rank):
-        if each.f1 > start.f1:
-            scored[each.share] = replace(each, memory_f1=score(each.share))
-            logger.info("%s", describe_blend(scored[each.share]))
-            if not _forgets(start, scored[each.share], max_loss):
+    for blend in sorted(candidates, key=_rank):
+        if blend.f1 > start.f1:
+            scored[blend.share] = replace(blend, memory_f1=score(blend.share))
+            logger.info("%s", describe_blend(scored[blend.share]))
+            if not _forgets(start, scored[blend.share], max_loss):
                 break
     return [scored.get(each.share, each) for each in candidates]
 

@@ -165,8 +165,8 @@ def _check_room(run_path: Path, folder: StageFolder) -> None:
     """Refuse to lose a tuning that was stopped; one whose blends were judged makes room."""
     if folder.is_started and not (run_path / _CANDIDATES_NAME).exists():
         raise UsageError(
-            f"{folder.path}: found a tuning that was stopped, expected none; go on with --resume,"
-            " or remove that folder to begin anew"
+            f"{folder.path}: found an interrupted tuning, expected none; continue with --resume,"
+            " or remove that folder to restart"
         )
 
 
@@ -182,9 +182,9 @@ def _write_images(records: list[TrainingImage], path: Path, options: TuneOptions
     earlier = read_table(path) if is_resumed else records
     if list(map(_identify, earlier)) != list(map(_identify, records)):
         raise UsageError(
-            f"{path}: found other images or another hold-out than there are now, expected the same"
-            " ones to go on with; give the same folder, --memory and --hold-out, or begin anew:"
-            f" remove {path.parent}"
+            f"{path}: found other images or another hold-out than now, expected the same ones to"
+            " continue; give the same folder, --memory and --hold-out, or restart: remove"
+            f" {path.parent}"
         )
     write_table(records, path)
 
@@ -225,8 +225,7 @@ def _find_memory(options: TuneOptions) -> list[TrainingImage]:
             "of split train" if path.is_file() else "with NAME_label.tiff beside each; see above"
         )
         raise UsageError(
-            f"{path}: found no labelled image to replay, expected some {expected}, or leave"
-            " --memory out"
+            f"{path}: found no labelled image to replay, expected one {expected}; or omit --memory"
         )
     return records
 
@@ -243,7 +242,7 @@ def _choose_start(
         model = build_model(checkpoint).to(device)
         scores.append(compute_mean_f1(score_weights(model, records)))
         logger.info(
-            "%s: F1 %.4f on the images to train on, before", checkpoint.path.name, scores[-1]
+            "%s: F1 %.4f on the training images before tuning", checkpoint.path.name, scores[-1]
         )
     best = checkpoints[scores.index(max(scores))]
     logger.info("tuning starts from %s", best.path)

@@ -68,7 +68,7 @@ def test_sheet_of_named_images(table, tmp_path):
 
 
 def test_unknown_image_is_named(table, tmp_path):
-    with pytest.raises(UsageError, match=r"table\.csv: no labelled image nowhere; expected"):
+    with pytest.raises(UsageError, match=r"table\.csv: found no labelled image nowhere, expected"):
         run(sheet_command, table, "-o", tmp_path / "sheet.png", "--id", "nowhere")
 
 

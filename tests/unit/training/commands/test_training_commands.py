@@ -108,7 +108,7 @@ def test_wrong_recipe_table_and_phase_are_wrong_use(arguments, tmp_path, capsys)
 def test_damaged_table_is_bad_data(arguments, tmp_path, capsys):
     (tmp_path / "table.csv").write_text("x\n")
     assert main(["train", *arguments]) == 1
-    assert "columns image_id, role" in capsys.readouterr().err
+    assert "without image_id, role" in capsys.readouterr().err
 
 
 def test_select_prints_the_best_first(tmp_path, capsys):

@@ -160,7 +160,7 @@ def test_name_in_the_list_that_fits_no_image_is_an_error(download, tmp_path):
     names = tmp_path / "photographs.txt"
     names.write_text("train/007_img.png\n")
 
-    with pytest.raises(UsageError, match=r"no image fits train/007_img\.png; expected names such"):
+    with pytest.raises(UsageError, match=r"no image named train/007_img\.png, expected names such"):
         run("cellpose", download, "-o", tmp_path / "out", "--exclude", names)
 
 
@@ -241,7 +241,7 @@ def test_livecell_outline_that_is_no_polygon_skips_its_image(download):
 def test_livecell_file_that_is_not_coco_is_an_error(download, tmp_path, text):
     (download / "livecell_coco_val.json").write_text(text)
 
-    with pytest.raises(DataError, match=r"livecell_coco_val\.json: not COCO annotations"):
+    with pytest.raises(DataError, match=r"livecell_coco_val\.json: found no COCO annotations"):
         run("livecell", download, "-o", tmp_path / "out")
 
 
@@ -354,8 +354,8 @@ def test_run_outside_the_image_or_without_numbers_is_an_error(text):
 def test_wrong_solution_files_are_errors(download, tmp_path):
     path = download / "stage1_solution.csv"
     for text, message in (
-        ("ImageId\nbb\n", "columns EncodedPixels, Height, Width are missing"),
-        ("ImageId,EncodedPixels,Height,Width\nbb,1 1,x,3\n", "line 2: height 'x'"),
+        ("ImageId\nbb\n", "without EncodedPixels, Height, Width"),
+        ("ImageId,EncodedPixels,Height,Width\nbb,1 1,x,3\n", "line 2: found height 'x'"),
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=message):

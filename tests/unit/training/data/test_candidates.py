@@ -93,11 +93,14 @@ def test_manifest_may_hold_id_and_image_only_or_more(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,label\na,b\n", "columns image are missing among id, label"),
-        ("id,image\n,b\n", "line 2, column id: nothing there"),
-        ("id,image,split\na,b,test\n", "line 2, column split: 'test'; expected one of train, val"),
-        ("id,image,role\na,b,goal\n", "line 2, column role: 'goal'; expected one of target"),
-        ("", "columns id, image are missing among none"),
+        ("id,label\na,b\n", "found the columns id, label without image"),
+        ("id,image\n,b\n", "line 2, column id: found an empty cell"),
+        (
+            "id,image,split\na,b,test\n",
+            "line 2, column split: found 'test', expected one of train, val",
+        ),
+        ("id,image,role\na,b,goal\n", "line 2, column role: found 'goal', expected one of target"),
+        ("", "found the columns none without id, image"),
     ],
 )
 def test_wrong_manifest_names_file_line_and_column(tmp_path, text, message):

@@ -87,7 +87,7 @@ def test_no_cells_give_no_measures():
 
 
 def test_stack_is_an_error():
-    with pytest.raises(ShapeError, match=r"\(2, 3, 4\); expected \(H, W\)"):
+    with pytest.raises(ShapeError, match=r"\(2, 3, 4\), expected \(H, W\)"):
         measure_cells(np.zeros((2, 3, 4), np.int32))
 
 
@@ -131,5 +131,5 @@ def test_folder_without_cells_fails_and_grouping_needs_a_table(tmp_path, caplog)
 
     assert run(tmp_path, "-o", tmp_path / "out") == 1
     assert "no labelled cell" in caplog.text
-    with pytest.raises(UsageError, match="--group needs a data table"):
+    with pytest.raises(UsageError, match="expected a data table"):
         run(tmp_path, "-o", tmp_path / "out", "--group", "source")

@@ -30,11 +30,11 @@ def test_place_names_file_and_line_and_short_lines_are_filled(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a,c\n", "columns b are missing among a, c; expected a small table"),
-        (b"", "columns a, b are missing among none"),
-        (b"a,b\n1,2,3\n", r"t\.csv, line 2: more cells than columns"),
-        (b'a,b\n"' + b"x" * 200_000, r"t\.csv: not CSV \(field larger"),
-        (b"\xff\xd8\xff\xe0" * 50_000, "not CSV"),
+        (b"a,c\n", "found the columns a, c without b, expected a small table"),
+        (b"", "found the columns none without a, b"),
+        (b"a,b\n1,2,3\n", r"t\.csv, line 2: found more cells than columns"),
+        (b'a,b\n"' + b"x" * 200_000, r"t\.csv: found no CSV \(field larger"),
+        (b"\xff\xd8\xff\xe0" * 50_000, "found no CSV"),
     ],
 )
 def test_what_is_no_such_table_is_an_error(tmp_path, content, message):

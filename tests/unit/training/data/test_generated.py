@@ -66,5 +66,5 @@ def test_written_images_depend_on_the_seed_only(tmp_path):
 
 
 def test_no_image_to_generate_is_an_error(tmp_path):
-    with pytest.raises(UsageError, match="0 images to generate; expected 1 or more"):
+    with pytest.raises(UsageError, match="found 0 images to generate, expected 1 or more"):
         write_generated(0, tmp_path, 7)

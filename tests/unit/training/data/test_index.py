@@ -326,7 +326,9 @@ def test_role_is_that_of_the_longest_start_then_of_the_manifest_then_the_default
 def test_start_that_fits_no_id_is_an_error(tmp_path):
     save_pair(tmp_path, "a")
 
-    with pytest.raises(UsageError, match="no image id starts with slip; expected starts such as a"):
+    with pytest.raises(
+        UsageError, match="no image id that starts with slip, expected prefixes of ids such as a"
+    ):
         index_folders([tmp_path], options=IndexOptions(role_of={"slip": "public"}))
 
 

@@ -81,5 +81,5 @@ def test_without_a_network_the_error_says_what_to_do(monkeypatch):
         raise OSError("no route")
 
     monkeypatch.setattr(smp.encoders, "get_encoder", get_encoder)
-    with pytest.raises(CheckpointError, match=r"cannot be downloaded \(no route\).*give a file"):
+    with pytest.raises(CheckpointError, match=r"cannot be downloaded \(no route\).*name a file"):
         load_encoder(MediarFormer(SMALL), "mit_b0", "imagenet")

@@ -18,6 +18,7 @@ from mediar_infer.segmenter import Segmenter
 from mediar_infer.training.commands import relabel as relabel_command
 from mediar_infer.training.data.file_checks import find_origin
 from mediar_infer.training.data.table import read_table, write_table
+from mediar_infer.training.stages import scoring
 from mediar_infer.training.stages.relabelling import (
     decide,
     find_label_paths,
@@ -125,7 +126,7 @@ def test_output_among_the_data_is_refused(records, tmp_path):
 
 def test_two_images_with_one_output_name_are_refused(tmp_path):
     pair = [make_record(tmp_path, name, "target") for name in ("a b", "a_b")]
-    with pytest.raises(UsageError, match="a b and a_b would both be written"):
+    with pytest.raises(UsageError, match="a b and a_b, whose labels would both get"):
         relabel(make_segmenter(), pair, tmp_path / "new", min_f1=0.5)
 
 
@@ -186,7 +187,7 @@ def test_overlays_show_images_that_change(records, tmp_path):
 
 def test_command_writes_a_table_with_the_new_labels(records, tmp_path, monkeypatch):
     write_table(records, tmp_path / "table.csv")
-    monkeypatch.setattr(relabel_command, "load_for_scoring", lambda *_: make_segmenter())
+    monkeypatch.setattr(scoring, "load_for_scoring", lambda *_: make_segmenter())
     parser = ArgumentParser()
     relabel_command.add_arguments(parser)
     options = [

@@ -134,7 +134,7 @@ def test_two_processes_give_the_result_of_one(records, tmp_path):
 
 
 def test_finished_or_begun_run_is_not_overwritten(finished, records):
-    with pytest.raises(UsageError, match=r"found this stage finished or begun.*--resume"):
+    with pytest.raises(UsageError, match=r"found a finished or started stage.*--resume"):
         run_recipe(make_recipe(), records, finished, execution=CPU)
 
 

@@ -13,6 +13,7 @@ from mediar_infer.network.weight_files import find_weights
 from mediar_infer.training.data.table import read_table
 from mediar_infer.training.stages.execution import Execution
 from mediar_infer.training.stages.trainer import Trainer
+from mediar_infer.training.tuning import blends
 from mediar_infer.training.tuning import tune as tuning
 from mediar_infer.training.tuning.blends import ScoredBlend, choose, score_memory
 from mediar_infer.training.tuning.options import TuneOptions
@@ -127,7 +128,7 @@ def test_stopped_tuning_is_not_lost_and_goes_on_with_the_same_images_only(
         with pytest.raises(KeyboardInterrupt):
             tune(folder, output, options)
     table = (tmp_path / "mine.run" / "table.csv").read_bytes()
-    with pytest.raises(UsageError, match=r"found a tuning that was stopped, .* --resume"):
+    with pytest.raises(UsageError, match=r"found an interrupted tuning, .* --resume"):
         tune(folder, output, options)
     make_record(folder, "one_more")
     with pytest.raises(UsageError, match="found other images or another hold-out"):
@@ -143,7 +144,7 @@ def test_memory_is_replayed_and_judged(folder, options, tmp_path, monkeypatch):
     for i in range(5):
         make_record(tmp_path / "memory", f"old{i}")
     score_by_share(monkeypatch, {0.0: 0.1, 0.25: 0.2, 0.5: 0.1, 0.75: 0.1, 1.0: 0.1})
-    monkeypatch.setattr(tuning, "_MAX_SCORED_MEMORY", 2)
+    monkeypatch.setattr(blends, "_MAX_SCORED_MEMORY", 2)
     options = TuneOptions(
         weights=options.weights, steps=1, has_graph=False, execution=options.execution,
         memory=tmp_path / "memory",
