@@ -97,7 +97,7 @@ def test_manifest_may_hold_id_and_image_only_or_more(tmp_path):
         ("id,image\n,b\n", "line 2, column id: found an empty cell"),
         (
             "id,image,split\na,b,test\n",
-            "line 2, column split: found 'test', expected one of train, val",
+            "line 2, column split: found 'test', expected one of train",
         ),
         ("id,image,role\na,b,goal\n", "line 2, column role: found 'goal', expected one of target"),
         ("", "found the columns none without id, image"),

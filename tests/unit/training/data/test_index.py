@@ -327,7 +327,7 @@ def test_start_that_fits_no_id_is_an_error(tmp_path):
     save_pair(tmp_path, "a")
 
     with pytest.raises(
-        UsageError, match="no image id that starts with slip, expected prefixes of ids such as a"
+        UsageError, match="starts with slip, expected prefixes of ids such as a"
     ):
         index_folders([tmp_path], options=IndexOptions(role_of={"slip": "public"}))
 

@@ -66,23 +66,23 @@ def test_table_in_working_folder_has_absolute_paths(tmp_path, monkeypatch):
         (
             ",30,",
             ",thirty,",
-            r"table\.csv, line 2, column height: found 'thirty', expected a whole",
+            r"line 2, column height: found 'thirty', expected a whole",
         ),
         (
             "target",
             "goal",
-            r"table\.csv, line 2, column role: found 'goal', expected one of target",
+            r"line 2, column role: found 'goal', expected one of target",
         ),
         (
             "train",
             "test",
-            r"table\.csv, line 2, column split: found 'test', expected one of train, val",
+            r"line 2, column split: found 'test', expected one of train",
         ),
         ("images/a.png", "", r"table\.csv, line 2, column image: found an empty cell"),
         (
             "labels/a_label.tiff",
             "",
-            r"line 2, column label: found a of role target with no label file",
+            r"column label: found a of role target with no label file",
         ),
         (",70000," + "0f" * 32, "", r"line 2, column n_cells: found '', expected a whole number"),
     ],
@@ -100,7 +100,7 @@ def test_image_named_twice_is_an_error(tmp_path):
     write_table([make_record(tmp_path)] * 2, tmp_path / "table.csv")
 
     with pytest.raises(
-        DataError, match=r"line 3, column image_id: found 'a', which is also in .*line 2"
+        DataError, match=r"line 3, column image_id: found 'a', .* also in .*line 2"
     ):
         read_table(tmp_path / "table.csv")
 
