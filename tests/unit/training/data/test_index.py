@@ -326,9 +326,7 @@ def test_role_is_that_of_the_longest_start_then_of_the_manifest_then_the_default
 def test_start_that_fits_no_id_is_an_error(tmp_path):
     save_pair(tmp_path, "a")
 
-    with pytest.raises(
-        UsageError, match="starts with slip, expected prefixes of ids such as a"
-    ):
+    with pytest.raises(UsageError, match="starts with slip, expected prefixes of ids such as a"):
         index_folders([tmp_path], options=IndexOptions(role_of={"slip": "public"}))
 
 

@@ -99,9 +99,7 @@ def test_wrong_table_names_file_line_and_column(tmp_path, old, new, message):
 def test_image_named_twice_is_an_error(tmp_path):
     write_table([make_record(tmp_path)] * 2, tmp_path / "table.csv")
 
-    with pytest.raises(
-        DataError, match=r"line 3, column image_id: found 'a', .* also in .*line 2"
-    ):
+    with pytest.raises(DataError, match=r"line 3, column image_id: found 'a', .* also in .*line 2"):
         read_table(tmp_path / "table.csv")
 
 
