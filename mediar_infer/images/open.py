@@ -88,7 +88,7 @@ def list_images(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
     try:
         if folder.is_file():
             return [folder], []
-        entries = sorted(folder.iterdir(), key=_natural_key)
+        entries = sorted(folder.iterdir(), key=natural_key)
         skipped = [_skipped(path) for path in entries]
     except FileNotFoundError:
         raise UsageError(
@@ -112,7 +112,8 @@ def list_images(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
     return images, [left_out[path] for path in entries if path in left_out]
 
 
-def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
+def natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Sort key of file names in natural order: ``a2`` before ``a10``."""
     parts = re.split(r"(\d+)", path.name.casefold())
     keys = [(int(part), "") if k % 2 else (-1, part) for k, part in enumerate(parts)]
     return keys, path.name

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from mediar_infer.errors import UsageError
-from mediar_infer.images.open import list_images
+from mediar_infer.images.open import EXTENSIONS, natural_key
 from mediar_infer.labels.naming import LABEL_EXTENSIONS, find_marked_stem
 from mediar_infer.training.data.problems import (
     FOREIGN_LABELS,
@@ -113,12 +113,11 @@ def find_unread(images: Sequence[Path]) -> list[Problem]:
 
 def _find_layout(folder: Path) -> Layout | None:
     """Find the images of a folder itself; None if it holds none."""
-    files, _ = list_images(folder)
     named = _choose(_list_folders(folder), IMAGE_FOLDERS)
     problems: list[Problem] = []
     if named:
         images_folder, siblings = named[0], _list_folders(folder)
-        own = [path for path in files if find_marked_stem(path) is None]
+        own = _list_images(folder)
         if own:
             found = f"{len(own)} images such as {own[0].name} beside {named[0].name}/"
             problems.append(Problem(UNREAD_IMAGES, folder, found))
@@ -129,10 +128,8 @@ def _find_layout(folder: Path) -> Layout | None:
         images_folder = folder
         has_siblings = _is_image_folder(folder)
         siblings = _list_folders(folder.parent if has_siblings else folder)
-    files, _ = list_images(images_folder)
-    # a reader of images may pass over label files
+    images = _list_images(images_folder)
     marked = [path for path in _list_files(images_folder) if find_marked_stem(path) is not None]
-    images = [path for path in files if find_marked_stem(path) is None]
     if not images and not marked:
         return None
     label_folders = _choose(siblings, LABEL_FOLDERS)
@@ -169,9 +166,21 @@ def _list_folders(folder: Path) -> list[Path]:
 
 
 def _list_files(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
-    )
+    """Files in natural order; a broken link is one, so that it ends as an error of its image."""
+    files = [
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and (path.is_file() or not path.exists())
+    ]
+    return sorted(files, key=natural_key)
+
+
+def _list_images(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in _list_files(folder)
+        if path.suffix.lower() in EXTENSIONS and find_marked_stem(path) is None
+    ]
 
 
 def _find_foreign(place: Path, files: Sequence[Path], *, is_beside: bool) -> list[Problem]:
