@@ -1,4 +1,4 @@
-"""What each augmentation does to real crops, as one picture to look at."""
+"""A picture of what each augmentation does to real crops."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,8 +18,8 @@ from mediar_infer.training.data.samples import Sample
 Rgb = npt.NDArray[np.uint8]
 
 _PROBABILITY: Final = "_probability"
-# Alone they change nothing that a crop shows: the first is the zoom of other images, the second
-# cuts off what other changes leave beyond the range.
+# On their own they have no visible effect: the first zooms other images, the second clips values
+# that other changes push out of range.
 _NOT_SHOWN: Final = ("plain_zoom", "saturation")
 _GAP: Final = 4
 _CAPTION_WIDTH: Final = 190
@@ -34,7 +34,7 @@ class Change:
     lines: tuple[str, ...]
     """Its name and its values."""
     augmentation: Augmentation
-    """What is done to the crops of the row."""
+    """Changes to the crops of the row."""
     excludes_boundary: bool = False
     """Turn the boundaries of cells into background too, and show the labels as areas."""
 
@@ -80,10 +80,10 @@ def draw_contact_sheet(
         samples: at least one. Not modified.
         augmentation: probabilities and ranges.
         crop_size: side of the crops in pixels.
-        seed: of the random choices; a crop is cut at the same place in every row.
+        seed: seed of the random choices; a crop is cut at the same place in every row.
 
     Returns:
-        ``(H, W, 3)`` RGB; cells are outlined, values beyond [0, 1] cut off.
+        ``(H, W, 3)`` RGB; cells are outlined, values clipped to [0, 1].
     """
     changes = list_changes(augmentation)
     never = changes[-2].augmentation
@@ -106,7 +106,7 @@ def draw_contact_sheet(
 
 
 def join_tiles(rows: Sequence[Sequence[Rgb]]) -> Rgb:
-    """Join tiles to one picture, with gaps between them.
+    """Join tiles into one picture, with gaps between them.
 
     Args:
         rows: tiles ``(h, w, 3)``; one height per row, one width per column.
@@ -125,9 +125,9 @@ def draw_text(lines: Sequence[str], height: int, width: int) -> Rgb:
     """Draw lines of ASCII text, white on black.
 
     Args:
-        lines: cut off where they are longer than the tile.
-        height: of the tile in pixels; a line takes 16.
-        width: of the tile in pixels.
+        lines: clipped at the end of the tile.
+        height: height of the tile in pixels; a line takes 16.
+        width: width of the tile in pixels.
     """
     tile = np.zeros((height, width, 3), np.uint8)
     for number, line in enumerate(lines, start=1):

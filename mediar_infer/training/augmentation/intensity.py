@@ -1,7 +1,7 @@
 """Random changes of a training crop's intensities as MONAI dictionary transforms.
 
 The convention is that of ``transforms``: ``{"image": (3, S, S), "label": (1, S, S)}``, float32 in
-[0, 1] and int32. Only the image changes; no array that is handed in is modified.
+[0, 1] and int32. Only the image changes; input arrays are not modified.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -24,7 +24,7 @@ LABEL: Final = "label"
 """Key of the labels."""
 
 _Data = Mapping[Hashable, Any]
-# Optical density is counted from here on.
+# Optical density starts here.
 _DARKEST = 1 / 255
 
 
@@ -32,9 +32,9 @@ class RandCellIntensityd(transforms.RandomizableTransform):  # type: ignore[misc
     """Scale the brightness of single cells (paper, Table 1: cell-aware intensity).
 
     Args:
-        prob: how often it happens.
+        prob: probability.
         fraction: probability of each cell to be scaled then.
-        gain_range: factors, drawn evenly and anew for each cell.
+        gain_range: factors, drawn uniformly and separately for each cell.
     """
 
     def __init__(self, *, prob: float, fraction: float, gain_range: Range) -> None:
@@ -43,7 +43,7 @@ class RandCellIntensityd(transforms.RandomizableTransform):  # type: ignore[misc
         self.gain_range = gain_range
 
     def draw_gains(self, n_cells: int) -> Float32Array:
-        """Draw the factor of the background (1) and of each cell: ``(n_cells + 1,)``."""
+        """Draw the factors of the background (1) and of each cell: ``(n_cells + 1,)``."""
         gains = self.R.uniform(*self.gain_range, n_cells + 1)
         gains[self.R.uniform(size=n_cells + 1) >= self.fraction] = 1
         gains[0] = 1
@@ -62,14 +62,14 @@ class RandCellIntensityd(transforms.RandomizableTransform):  # type: ignore[misc
 
 
 class _RandImaged(transforms.RandomizableTransform, transforms.MapTransform):  # type: ignore[misc]
-    """A random change of the image alone; the base of those that follow."""
+    """A random change of the image alone; base class of the transforms below."""
 
     def __init__(self, keys: str, *, prob: float) -> None:
         transforms.MapTransform.__init__(self, keys)
         transforms.RandomizableTransform.__init__(self, prob)
 
     def __call__(self, data: _Data) -> dict[Hashable, Any]:
-        """Change the image with the probability given."""
+        """Change the image with the given probability."""
         changed = dict(data)
         self.randomize(None)
         if self._do_transform:
@@ -83,7 +83,7 @@ class _RandImaged(transforms.RandomizableTransform, transforms.MapTransform):  #
 
 
 class RandChanneld(_RandImaged):
-    """Let the colours change places or turn them to grey, each in half of the cases."""
+    """Permute the colours or convert them to greyscale, with equal probability."""
 
     def change(self, image: Tensor) -> Tensor:
         """Change ``(3, S, S)`` float32."""
@@ -109,7 +109,7 @@ def _mix(matrix: Tensor, image: Tensor) -> Tensor:
 
 
 class RandInversiond(_RandImaged):
-    """Let light and dark change places."""
+    """Invert light and dark."""
 
     def change(self, image: Tensor) -> Tensor:
         """Change ``(3, S, S)`` float32 in [0, 1]."""
@@ -117,7 +117,7 @@ class RandInversiond(_RandImaged):
 
 
 class RandSaturationd(_RandImaged):
-    """Cut off values beyond [0, 1]."""
+    """Clip values to [0, 1]."""
 
     def change(self, image: Tensor) -> Tensor:
         """Change ``(3, S, S)`` float32."""
@@ -128,8 +128,8 @@ class RandSmoothd(_RandImaged):
     """Smooth by a Gaussian, as MONAI's ``RandGaussianSmoothd``; see :func:`smooth_image`.
 
     Args:
-        keys: of the image.
-        prob: how often.
+        keys: key of the image.
+        prob: probability.
         sigma_range: standard deviations in pixels, drawn for each axis.
     """
 
@@ -146,8 +146,8 @@ class RandSharpend(_RandImaged):
     """Smooth twice and amplify the difference, as MONAI's ``RandGaussianSharpend``.
 
     Args:
-        keys: of the image.
-        prob: how often.
+        keys: key of the image.
+        prob: probability.
         sigma_range: standard deviations of the first Gaussian in pixels, drawn for each axis; those
             of the second are drawn from the smallest to the one of the first.
         alpha_range: factors of the difference.
@@ -168,10 +168,10 @@ class RandSharpend(_RandImaged):
 
 
 def smooth_image(image: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Smooth by MONAI's Gaussian, some ten times faster.
+    """Smooth by MONAI's Gaussian, about ten times faster.
 
-    Beyond its edge the crop goes on as its mirror image, where MONAI's is black: at inference no
-    window has a dark rim, which sharpening would turn into a bright frame.
+    Beyond its edge the crop continues as its mirror image, whereas MONAI's is black: at inference
+    no window has a dark rim, which sharpening would turn into a bright frame.
 
     Args:
         image: ``(3, H, W)`` float32. Not modified.
@@ -189,14 +189,14 @@ def smooth_image(image: Tensor, sigmas: Sequence[float]) -> Tensor:
 
 
 class RandHistogramd(_RandImaged):
-    """Bend the histogram as MONAI's ``RandHistogramShiftd``, some five times faster.
+    """Bend the histogram as MONAI's ``RandHistogramShiftd``, about five times faster.
 
-    Images of one value stay as they are, without MONAI's warning.
+    Constant images are unchanged, without MONAI's warning.
 
     Args:
-        keys: of the image.
-        prob: how often.
-        n_points: control points, at least 3; the two ends stay where they are.
+        keys: key of the image.
+        prob: probability.
+        n_points: control points, at least 3; the two ends are fixed.
     """
 
     def __init__(self, keys: str, *, prob: float, n_points: int) -> None:
@@ -212,7 +212,7 @@ class RandHistogramd(_RandImaged):
         step = (high - low) / (self.n_points - 1)
         if step == 0:
             return image
-        # A sum of ramps, one per piece, looks nothing up.
+        # A sum of ramps, one per piece, needs no lookup.
         slopes = np.diff(heights) * (self.n_points - 1)
         bent = torch.full_like(image, low.item())
         for i, slope in enumerate(slopes.tolist()):
@@ -222,13 +222,13 @@ class RandHistogramd(_RandImaged):
 
 
 class RandNoised(_RandImaged):
-    """Add Gaussian noise as MONAI's ``RandGaussianNoised``, some ten times faster.
+    """Add Gaussian noise as MONAI's ``RandGaussianNoised``, about ten times faster.
 
     Args:
-        keys: of the image.
-        prob: how often.
+        keys: key of the image.
+        prob: probability.
         sigma: standard deviation.
-        varies: draw the standard deviation evenly from 0 to ``sigma``.
+        varies: draw the standard deviation uniformly from 0 to ``sigma``.
     """
 
     def __init__(self, keys: str, *, prob: float, sigma: float, varies: bool) -> None:

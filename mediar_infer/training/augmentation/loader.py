@@ -1,4 +1,4 @@
-"""Batches of augmented crops with their targets, made ahead of the training step.
+"""Batches of augmented crops with their targets, prepared ahead of the training step.
 
 Every random choice of a crop follows from the seed, the step and the crop's slot in the step: a
 resumed run, and a run of several processes, train on the batches of an uninterrupted one.
@@ -28,7 +28,7 @@ from mediar_infer.training.data.samples import Sample
 
 _N_PREFETCHED = 3
 _N_PREFETCHED_PER_WORKER = 2
-# Processes that are made from this one by copying would inherit its threads' locks and its GPU.
+# Forked processes would inherit the locks of this one's threads and its GPU.
 _START_METHOD = "forkserver"
 
 
@@ -37,7 +37,7 @@ class Batch:
     """Crops of one step, or of one process's part of it."""
 
     inputs: Tensor
-    """``(N, 3, S, S)`` float32, about [0, 1]: noise and sharpening reach beyond."""
+    """``(N, 3, S, S)`` float32, about [0, 1]: noise and sharpening may exceed it."""
     foreground: Tensor
     """``(N, S, S)`` float32, 1 inside cells."""
     unit_flow: Tensor
@@ -45,7 +45,7 @@ class Batch:
     image_ids: tuple[str, ...]
     """Image of each crop."""
     has_labels: Tensor
-    """``(N,)`` bool, false for images without labels: their targets mean nothing."""
+    """``(N,)`` bool, false for images without labels: their targets do not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Draw:
     excludes_boundary: bool
     """Turn the boundaries of its cells into background."""
     intensity: bool
-    """Change its intensities too, not only its place, size and direction."""
+    """Also change its intensities, not only its position, scale and orientation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class CropMaker:
     Args:
         augmentation: probabilities and ranges.
         crop_size: side of a crop in pixels.
-        seed: of all random choices.
+        seed: seed of all random choices.
     """
 
     def __init__(self, augmentation: Augmentation, *, crop_size: int, seed: int) -> None:
@@ -93,7 +93,7 @@ class CropMaker:
 
         Args:
             sample: not modified.
-            draw: how the crop is to be changed; its index is not looked at.
+            draw: how to change the crop; its index is ignored.
             step: number of the step.
             slot: number of the crop in the step, over all processes.
 
@@ -111,7 +111,7 @@ class CropMaker:
 
 
 class _BatchMaker(Dataset[Batch | MediarError]):
-    """Work → batch; an error of the package is a result: torch would bury it in a traceback."""
+    """Work → batch; an error of this package is returned, as torch would bury it in a traceback."""
 
     def __init__(self, store: Sequence[Sample], maker: CropMaker) -> None:
         self.store = store
@@ -157,16 +157,16 @@ def iterate_batches(
 ) -> Iterator[Batch]:
     """Yield the batches of the steps ``first_step`` … ``first_step + n_steps - 1`` in order.
 
-    They are made ahead: by one thread, or by processes. Each process opens images for itself, so
-    that a store that caches them does so once per process; batches reach this process through
-    shared memory (25 bytes per pixel, two batches per worker: in a container, mind ``--shm-size``).
+    They are prepared ahead by one thread or by worker processes. Each process opens images itself,
+    so a caching store caches once per process; batches reach this process through shared memory (25
+    bytes per pixel, two batches per worker: in a container, mind ``--shm-size``).
 
     Args:
         store: images with their labels; picklable where there are workers.
         draw_step: crops of a step, all processes together; called here, in order of the steps.
         augmentation: probabilities and ranges.
         crop_size: side of a crop in pixels.
-        seed: of all random choices.
+        seed: seed of all random choices.
         first_step: number of the first step.
         n_steps: number of batches.
         rank: which part of each step's crops to make, 0 … ``world_size - 1``.
@@ -223,7 +223,7 @@ def _run_workers(
     maker: _BatchMaker, works: Iterable[_Work], n_workers: int
 ) -> Generator[Batch | MediarError, None, None]:
     context = multiprocessing.get_context(_START_METHOD)
-    # Imported once, not by every worker.
+    # Imported once instead of by every worker.
     context.set_forkserver_preload([__name__])
     yield from DataLoader(
         maker,
@@ -233,7 +233,7 @@ def _run_workers(
         prefetch_factor=_N_PREFETCHED_PER_WORKER,
         worker_init_fn=_start_worker,
         multiprocessing_context=context,
-        # The loader draws a number; not from the generator that the training step draws from.
+        # The loader draws a number, which must not come from the training step's generator.
         generator=torch.Generator(),
     )
 

@@ -1,4 +1,4 @@
-"""Table 1 of the paper as numbers: how often and how far a training crop is changed."""
+"""Table 1 of the paper as numbers: probabilities and ranges of the changes to training crops."""
 
 from dataclasses import dataclass, fields
 
@@ -11,8 +11,8 @@ Range = tuple[float, float]
 class Augmentation:
     """Probabilities and ranges of the random changes of a crop.
 
-    The defaults are those of Table 1; where it is silent, or where the released code differs, the
-    field says so. What the paper does not have is off by default. Values are drawn evenly from
+    The defaults are those of Table 1; where it is silent or the released code differs, the field
+    says so. Changes that the paper does not use are off by default. Values are drawn uniformly from
     their range. The image is in [0, 1].
 
     Raises:
@@ -20,53 +20,55 @@ class Augmentation:
     """
 
     zoom_probability: float = 0.5
-    """How often a crop is zoomed."""
+    """Probability that a crop is zoomed."""
     zoom_range: Range = (0.25, 1.5)
     """Smallest and largest zoom; below 1 the crop shows more of the image."""
     plain_zoom_probability: float = 0.0
-    """How often a crop without intensity changes (public images) is zoomed; never, as released."""
+    """Probability that a crop without intensity changes (public images) is zoomed; 0, as
+    released."""
     flip_probability: float = 0.5
-    """How often a crop is mirrored, along one of its two axes."""
+    """Probability that a crop is mirrored along one of its two axes."""
     rotation_probability: float = 0.5
-    """How often a crop is turned by 90, 180 or 270 degrees."""
+    """Probability that a crop is rotated by 90, 180 or 270 degrees."""
     cell_intensity_probability: float = 0.25
-    """How often the brightness of single cells changes."""
+    """Probability that the brightness of single cells changes."""
     cell_intensity_fraction: float = 0.4
     """Fraction of the cells that change then (released; Table 1 names none)."""
     cell_intensity_range: Range = (1.0, 1.7)
     """Factors of the brightness of a cell."""
     noise_probability: float = 0.25
-    """How often Gaussian noise is added."""
+    """Probability of Gaussian noise."""
     noise_sigma: float = 0.1
     """Standard deviation of the noise."""
     noise_varies: bool = False
-    """Draw the standard deviation from 0 to ``noise_sigma`` (released) in place of the latter."""
+    """Draw the standard deviation from 0 to ``noise_sigma`` (released) instead of using the
+    latter."""
     contrast_probability: float = 0.25
-    """How often the contrast changes."""
+    """Probability that the contrast changes."""
     contrast_range: Range = (0.0, 2.0)
     """Exponents of the contrast change (released: 1 to 2)."""
     smoothing_probability: float = 0.25
-    """How often the image is smoothed by a Gaussian."""
+    """Probability that the image is smoothed by a Gaussian."""
     smoothing_sigma_range: Range = (1.0, 1.0)
     """Standard deviations of that Gaussian in pixels (released: 1 to 2)."""
     histogram_probability: float = 0.25
-    """How often the histogram is bent."""
+    """Probability that the histogram is warped."""
     histogram_points: int = 3
-    """Control points of the bent curve, its two ends included."""
+    """Control points of the warped curve, including its two ends."""
     sharpening_probability: float = 0.25
-    """How often the image is sharpened: smoothed twice, and the difference amplified."""
+    """Probability that the image is sharpened: smoothed twice, and the difference amplified."""
     sharpening_sigma_range: Range = (0.5, 1.0)
     """Standard deviations of the two Gaussians in pixels, the second not above the first."""
     sharpening_alpha_range: Range = (10.0, 30.0)
     """Factors of the difference."""
     channel_probability: float = 0.0
-    """How often the colours change places or turn to grey, each in half of the cases."""
+    """Probability that the colours are permuted or turn to grey, with equal shares."""
     mixing_probability: float = 0.0
-    """How often the colours are mixed anew, as light or as optical density of stains."""
+    """Probability that the colours are mixed, as light or as optical density of stains."""
     inversion_probability: float = 0.0
-    """How often light and dark change places."""
+    """Probability that light and dark are inverted."""
     saturation_probability: float = 0.0
-    """How often, after all other changes, values beyond [0, 1] are cut off as by a camera."""
+    """Probability that, after all other changes, values are clipped to [0, 1] as by a camera."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

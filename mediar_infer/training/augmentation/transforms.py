@@ -6,7 +6,7 @@ Convention:
       int32 instance ids, 0 = background.
     - spatial transforms move image and labels alike; intensity transforms touch the image only.
     - ``set_random_state`` of the composed transform decides every random choice.
-    - no array that is handed in is modified.
+    - input arrays are not modified.
 """
 
 from collections.abc import Hashable, Mapping
@@ -177,7 +177,7 @@ class RandZoomCropd(transforms.RandomizableTransform):  # type: ignore[misc]
     Args:
         crop_size: side of the crop in pixels.
         prob: how often the image is zoomed.
-        zoom_range: zooms, drawn evenly.
+        zoom_range: zooms, drawn uniformly.
     """
 
     def __init__(self, crop_size: int, *, prob: float, zoom_range: Range) -> None:

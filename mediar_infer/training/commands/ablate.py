@@ -1,4 +1,4 @@
-"""The ``ablate`` command: one of the paper's Tables 5 to 8, run with a recipe of any scale."""
+"""The ``ablate`` command: one of the paper's Tables 5 to 8, run with a recipe of any size."""
 
 import argparse
 import sys
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         UsageError: if recipe, table and images do not fit together.
-        MediarError: whatever training and scoring raise.
+        MediarError: anything that training and scoring raise.
     """
     table, recipe_path = read_ablation(find_table(args.ablation)), find_recipe(args.recipe)
     values = read_values(recipe_path)

@@ -39,10 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out the command.
+    """Run the command.
 
     Returns:
-        0 if images were converted, 1 if there was none.
+        0 if images were converted, 1 if there were none.
 
     Raises:
         UsageError: if the folder does not hold the data set, if an excluded image is not in it, or

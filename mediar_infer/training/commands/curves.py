@@ -1,4 +1,4 @@
-"""The ``curves`` command: logs of runs → a picture of losses and scores."""
+"""The ``curves`` command: logs of runs → a plot of losses and scores."""
 
 import argparse
 import sys

@@ -35,15 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out the command; 0 when all files are written.
+    """Run the command; 0 when all files are written.
 
     Raises:
-        UsageError: if the table holds no such image, or the device is not there.
-        CheckpointError: if the weights are no MEDIAR-Former.
+        UsageError: if the table holds no such image, or the device does not exist.
+        CheckpointError: if the weights are not those of a MEDIAR-Former.
         ImageReadError: if an image cannot be read.
         OutputError: if a file cannot be written.
     """
-    # Networks take seconds to import: not for --help.
+    # Importing networks importing it takes seconds, which --help need not.
     from mediar_infer.training.stages.discovery import discover
 
     records = select_records(read_table(args.table), args.roles, "train")

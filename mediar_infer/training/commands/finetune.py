@@ -27,7 +27,7 @@ def find_finetuning(recipe: Recipe, phase: int) -> list[str]:
     """Find the stages that start, one after the other, from a pretraining phase.
 
     Raises:
-        UsageError: if there is none.
+        UsageError: if it does not exist.
     """
     found = {f"pretrain_phase{phase}"}
     names = []

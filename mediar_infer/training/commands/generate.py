@@ -1,4 +1,4 @@
-"""The ``generate`` command: drawn images with known cells, ready for ``index``."""
+"""The ``generate`` command: synthetic images with known cells, ready for ``index``."""
 
 import argparse
 from pathlib import Path
@@ -20,13 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out the command.
+    """Run the command.
 
     Returns:
         0.
 
     Raises:
-        UsageError: if fewer than one image is asked for.
+        UsageError: if fewer than one image is requested.
         OutputError: if a file cannot be written.
     """
     write_generated(args.number, args.output, args.seed)

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out the command.
+    """Run the command.
 
     Returns:
         0 if the table holds images, 1 if none was usable; no table is written then.

@@ -1,4 +1,4 @@
-"""The ``relabel`` command: predictions in place of labels that disagree or are missing."""
+"""The ``relabel`` command: predictions instead of labels that disagree or are missing."""
 
 import argparse
 import logging
@@ -44,15 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out the command; 0 when all files are written.
+    """Run the command; 0 when all files are written.
 
     Raises:
         UsageError: if there is no such image, or the output would replace a file of the data.
-        CheckpointError: if the weights are no MEDIAR-Former.
+        CheckpointError: if the weights are not those of a MEDIAR-Former.
         ImageReadError: if an image or its labels cannot be read.
         OutputError: if a file cannot be written.
     """
-    # Networks take seconds to import: not for --help.
+    # Importing networks importing it takes seconds, which --help need not.
     from mediar_infer.training.stages.relabelling import find_label_paths, relabel, replace_labels
     from mediar_infer.training.stages.scoring import load_for_scoring
 

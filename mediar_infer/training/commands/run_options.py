@@ -69,7 +69,7 @@ def train(args: argparse.Namespace, stage_names: Sequence[str]) -> int:
         stage_names: stages to train; all if empty.
     """
     recipe = read_recipe(find_recipe(args.recipe)).scaled(args.scale)
-    # Networks and transforms take seconds to import: not for --help, nor for a misspelt recipe.
+    # Importing networks takes seconds, which --help or a misspelt recipe need not.
     from mediar_infer.training.stages.runner import run_recipe
 
     made = run_recipe(

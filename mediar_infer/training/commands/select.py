@@ -1,4 +1,4 @@
-"""The ``select`` command: several weight files → the one that does best on held-out images."""
+"""The ``select`` command: several weight files → a ranking on held-out images."""
 
 import argparse
 import csv

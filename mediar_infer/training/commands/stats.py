@@ -53,10 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out the command.
+    """Run the command.
 
     Returns:
-        0 if cells were measured, 1 if there was none.
+        0 if cells were measured, 1 if there were none.
 
     Raises:
         UsageError: if folder or table is not there, or a folder is to be grouped.
@@ -90,7 +90,7 @@ def _list_labels(data: Path, group: str | None) -> tuple[dict[str, Path], dict[s
     if data.is_dir():
         candidates, problems = find_candidates(data)
         paths = {each.image_id: each.label_path for each in candidates if each.label_path}
-        # labels without their images are measured all the same
+        # labels without their images are measured, too
         alone = [each.path for each in problems if each.kind is MISSING_IMAGE]
         if not paths and not alone:
             alone = sorted(path for path in data.iterdir() if path.is_file())

@@ -1,4 +1,4 @@
-"""The ``tune`` command: a folder of one's own labelled images → weights that do better on them."""
+"""The ``tune`` command: a folder of labelled images → weights that do better on them."""
 
 import argparse
 import sys
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fine-tune, and print scores before and after; 0."""
-    # Networks take seconds to import: not for --help.
+    # Importing networks importing it takes seconds, which --help need not.
     from mediar_infer.training.tuning.blends import describe_blend
     from mediar_infer.training.tuning.tune import tune
 

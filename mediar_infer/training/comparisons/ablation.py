@@ -1,14 +1,14 @@
 """The paper's Tables 5 to 8 as runs: the rows of a table with one recipe and several seeds.
 
-Stages that rows start from are trained once per seed. Everything is kept in folders: a stopped
-table goes on where it was::
+Stages that rows start from are trained once per seed. Everything is kept in folders: an interrupted
+table continues where it stopped::
 
     RUN/seed_S/shared/STAGE/    stages that rows start from
     RUN/seed_S/ROW/STAGE/       stages of a row
     RUN/seed_S/ROW/scores.json  its score on the held-out images
 
-Networks are scored in windows of the size of their training crops: what is attended to or averaged
-over the whole input then has its usual range. The paper's crops and windows are both 512.
+Networks are scored in windows of the size of their training crops: attention and averages over the
+whole input then have their usual range. The paper's crops and windows are both 512.
 """
 
 import json
@@ -73,7 +73,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """What a row came to with one seed."""
+    """Result of a row with one seed."""
 
     key: str
     """The row."""
@@ -111,7 +111,7 @@ def run_table(
 
     Raises:
         UsageError: if recipe, table and images do not fit together; before anything is trained.
-        MediarError: whatever training and scoring raise.
+        MediarError: anything that training and scoring raise.
     """
     if n_seeds < 1:
         raise UsageError(f"found {n_seeds} seeds, expected 1 or more")
@@ -180,7 +180,7 @@ class _SeedRun:
         return names
 
     def check(self) -> None:
-        """Raise UsageError unless all stages are there, find images, and networks can be built."""
+        """Raise UsageError unless all stages exist, find images and have a network."""
         base = self.recipe()
         for name in self._shared_names:
             base.stage(name)
@@ -280,7 +280,7 @@ class _SeedRun:
         if is_same and found["result"]["digest"] == digest:
             return RowResult(**found["result"])
         network = _load_network(recipe, row.stages[-1], weights)
-        # Small windows with the engine's overlap would take longer to score than to train on.
+        # With the engine's overlap, scoring small windows would take longer than training.
         segmenter = build_segmenter(network, select_device(device), plan="fast")
         scores = score_weights(segmenter, records)
         kinds = [f"{each.record.role}: {each.record.modality or 'unknown'}" for each in scores]
@@ -335,17 +335,17 @@ def _read_losses(folder: StageFolder) -> dict[str, Any]:
 
 
 def hide_labels(records: Sequence[TrainingImage], share: float, seed: int) -> list[TrainingImage]:
-    """Turn a share of the target images for training into unlabelled ones, evenly per modality.
+    """Turn a fraction of the target training images into unlabelled ones, evenly per modality.
 
     For trials of Table 8 where there are no unlabelled images.
 
     Args:
         records: the data table. Not modified.
-        share: of the images of each modality and source, in [0, 1).
-        seed: decides which.
+        share: fraction of the images of each modality and source, in [0, 1).
+        seed: seed of the choice.
 
     Raises:
-        UsageError: if the share is out of range.
+        UsageError: if the fraction is out of range.
     """
     if not 0 <= share < 1:
         raise UsageError(f"found --hide-labels {share}, expected at least 0 and less than 1")

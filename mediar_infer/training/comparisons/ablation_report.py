@@ -1,4 +1,4 @@
-"""Results of a table as Markdown, JSON and a plot, with the paper's values beside ours."""
+"""Results of a table as Markdown, JSON and a plot, with the paper's values next to ours."""
 
 import io
 import json
@@ -19,10 +19,10 @@ def write_report(
     """Write ``tableN.md``, ``tableN.json`` and ``tableN.png``.
 
     Args:
-        folder: made if absent.
+        folder: created if absent.
         table: what was compared.
-        results: a result per seed and row; rows without one are left out.
-        metadata: recipe, scale, data: whatever a reader needs to know.
+        results: a result per seed and row; rows without one are omitted.
+        metadata: recipe, scale, data and whatever else a reader needs.
 
     Returns:
         The files.

@@ -1,6 +1,6 @@
 """The files of the paper's Tables 5 to 8: rows, and what each changes about a recipe.
 
-A table's file lays changes over any recipe: ``[changes]`` for all rows, ``[recipes.NAME]`` where
+A table's file applies changes to any recipe: ``[changes]`` for all rows, ``[recipes.NAME]`` where
 the recipe has that name, ``[[rows]]`` with changes of their own.
 """
 
@@ -27,13 +27,13 @@ class Row:
     key: str
     """Name of its folder."""
     label: str
-    """As the paper calls it."""
+    """Name in the paper."""
     paper_f1: float
     """F1 in the paper."""
     stages: tuple[str, ...]
     """Stages that are trained for it; the last one's result is scored."""
     changes: Mapping[str, Any]
-    """Values laid over the recipe."""
+    """Changes to the recipe."""
     paper_loss: float = 0.0
     """Training loss in the paper; 0 where it gives none."""
     shared: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Row:
     decoder_divisor: int = 1
     """The recipe's decoder and PAB widths are divided by this."""
     unlabelled: str = ""
-    """Further loss for unlabelled images, one of ``unlabelled.APPROACHES``; empty for none."""
+    """Additional loss for unlabelled images, one of ``unlabelled.APPROACHES``; empty for none."""
     pseudo_labels_from: str = ""
     """Earlier row whose result labels the unlabelled images; empty for none."""
 
@@ -64,15 +64,15 @@ class Table:
     """A table of the paper."""
 
     number: int
-    """In the paper."""
+    """Number in the paper."""
     title: str
-    """Short."""
+    """Short title."""
     roles: tuple[str, ...]
     """Held-out images of these roles are scored."""
     changes: Mapping[str, Any]
-    """Values laid over the recipe for all rows."""
+    """Changes to the recipe for all rows."""
     recipes: Mapping[str, Mapping[str, Any]]
-    """Name of a recipe → values laid over it."""
+    """Name of a recipe → changes to it."""
     rows: tuple[Row, ...]
     """In order."""
     shared: tuple[str, ...] = ()
@@ -97,7 +97,7 @@ class Table:
             keys.append(row.key)
 
     def choose(self, keys: Iterable[str]) -> list[Row]:
-        """Rows of these keys in the table's order, with those that they need; all for none.
+        """Rows with these keys in the table's order, and those they need; all rows without keys.
 
         Raises:
             UsageError: if there is no such row.
@@ -117,7 +117,7 @@ def find_table(name: str) -> Path:
     """Find a table: ``table5`` or ``5`` … ``8``, or a TOML file.
 
     Raises:
-        UsageError: if there is none.
+        UsageError: if it does not exist.
     """
     path = Path(name)
     packaged = [TABLES_DIR / f"{name}.toml", TABLES_DIR / f"table{name}.toml"]

@@ -1,7 +1,7 @@
-"""Further terms of the loss for images without labels (paper, section 6.6 and Table 8).
+"""Additional terms of the loss for images without labels (paper, section 6.6 and Table 8).
 
 Convention:
-    - a term looks at the crops of a batch that have no labels; it is None where all have some.
+    - a term uses the crops of a batch that have no labels; it is ``None`` if all have labels.
     - random choices come from torch's global generator, which the trainer seeds in every step.
     - the network runs again on these crops: the terms fit any network, device and precision.
 
@@ -36,7 +36,7 @@ _SMOOTHING_RADIUS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class ConsistencyLoss:
-    """The prediction on a distorted crop shall be the one on the crop as it is.
+    """The prediction on a distorted crop should equal the one on the original crop.
 
     The latter is computed in evaluation mode and without gradient, and is the target of the usual
     loss. A crop is distorted by the intensity changes of Table 1 that act on any image: contrast,
@@ -76,7 +76,7 @@ def distort(inputs: Tensor) -> Tensor:
         return torch.rand(shape, device=device) < 0.5
 
     low, high = _GAMMAS
-    # Evenly on a logarithmic scale; a power of 0 has no gradient, and no colours either.
+    # Uniformly on a logarithmic scale; a power of 0 has no gradient, and no colours either.
     gamma = low * (high / low) ** torch.rand(shape, device=device)
     changed = torch.where(happens(), inputs.clamp(1e-4, 1) ** gamma, inputs)
     changed = torch.where(happens(), _smooth(changed), changed)
@@ -95,14 +95,14 @@ def _smooth(inputs: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ReconstructionLoss:
-    """An additional head shall paint the crop itself: mean squared error of its pixels.
+    """An additional head should reconstruct the crop: mean squared error of its pixels.
 
     Needs the network ``mediar_former_reconstructing``, whose output has three more channels while
     it is trained.
     """
 
     only_cells: bool
-    """Only pixels count that the network takes for cells; otherwise the whole crop does."""
+    """Count only pixels that the network classifies as cells; otherwise the whole crop."""
     weight: float = 1.0
     """Factor of the term."""
 
@@ -126,14 +126,15 @@ class ReconstructionLoss:
         counted = torch.ones_like(errors)
         if self.only_cells:
             counted = (outputs[:, CELLPROB].detach() > 0).float()
-        # Where nothing counts, a zero with a graph: several processes average all gradients.
+        # Where nothing counts, a zero with a graph, because several processes average all
+        # gradients.
         loss: Tensor = self.weight * (errors * counted).sum() / counted.sum().clamp(min=1)
         return loss
 
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; modules that were in it before stay in it afterwards."""
+    """Temporary evaluation mode; modules that were in it before stay in it."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

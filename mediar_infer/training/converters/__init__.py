@@ -1,4 +1,4 @@
-"""Data sets as they are distributed → one folder of images, labels and a manifest for ``index``."""
+"""Data sets as distributed → one folder of images, labels and a manifest for ``index``."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class DataSet:
     layout: str
     """What the folder of the download holds, at any depth."""
     left_out: str
-    """What the paper leaves out; empty if it uses all."""
+    """What the paper excludes; empty if it uses everything."""
 
 
 DATA_SETS: Final[Mapping[str, DataSet]] = {

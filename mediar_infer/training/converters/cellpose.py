@@ -1,7 +1,8 @@
 """Cellpose (Stringer et al. 2021): ``train/000_img.png`` with ``train/000_masks.png``, ``test/…``.
 
-The paper discards 58 images that show no microscopy (fruit, shells, …) without naming them, and
-the files do not tell them apart: list them in a file for ``--exclude``. It turns all images grey.
+The paper discards 58 images that show no microscopy (fruit, shells, …) without naming them, and the
+files do not tell them apart: list them in a file for ``--exclude``. All images are converted to
+greyscale.
 """
 
 from functools import partial
@@ -19,10 +20,10 @@ def find_images(folder: Path) -> Found:
         folder: holds ``train/``, ``test/`` or both, unpacked.
 
     Returns:
-        All images; which to leave out is for ``exclude_images``.
+        All images; ``exclude_images`` removes unwanted ones.
 
     Raises:
-        UsageError: if the folder is not there.
+        UsageError: if the folder does not exist.
     """
     images, problems = [], []
     masks = set(list_files(folder, "*_masks.png"))

@@ -1,8 +1,8 @@
 """The NeurIPS 2022 cell segmentation challenge: labelled, unlabelled and tuning images.
 
-The archives unpack into ``…/images/NAME.ext`` with ``…/labels/NAME_label.tiff``; what an archive
-is for stands in the names of its folders. The tuning labels, published later, are not used: the
-paper chooses checkpoints by counting cells there. Test images are left out.
+The archives unpack into ``…/images/NAME.ext`` with ``…/labels/NAME_label.tiff``; the names of its
+folders say what an archive is for. The tuning labels, published later, are not used: the paper
+chooses checkpoints by counting cells there. Test images are excluded.
 """
 
 import os
@@ -25,21 +25,21 @@ _ROLES: Mapping[str, Role | None] = {
     "hidden": None,
     "train": "target",
 }
-"""Start of a word in the names of the folders → role; None is left out."""
+"""Start of a word in the names of the folders → role; ``None`` is excluded."""
 
 
 def find_images(folder: Path) -> Found:
-    """Find the images of all archives that are there.
+    """Find the images of all archives.
 
     Args:
         folder: holds one or more unpacked archives.
 
     Returns:
-        Labelled images as target, tuning and unlabelled ones in these roles; test images are
-        counted.
+        Labelled images as target images, tuning and unlabelled images with these roles; test images
+        are only counted.
 
     Raises:
-        UsageError: if the folder is not there or holds no image.
+        UsageError: if the folder does not exist or holds no image.
     """
     folder = Path(os.path.normpath(folder.absolute()))  # as the paths of candidates are
     images, problems, n_left_out = [], [], 0
@@ -78,7 +78,7 @@ def _image_folders(folder: Path) -> list[Path]:
 
 
 def _find_role(*names: str) -> Role | None:
-    """Look into the names one after the other; target if none says anything."""
+    """Search the names in order; target if none names a role."""
     for name in names:
         words = re.split(r"[^a-z]+", name.lower())
         for start, role in _ROLES.items():

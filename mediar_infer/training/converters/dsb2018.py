@@ -1,4 +1,4 @@
-"""Data Science Bowl 2018 (Caicedo et al. 2019, BBBC038), all 841 labelled images of it.
+"""Data Science Bowl 2018 (Caicedo et al. 2019, BBBC038), all 841 labelled images.
 
 ``stage1_train/ID/images/ID.png`` with one file per nucleus in ``stage1_train/ID/masks/``; the test
 images have run-length codes in ``stage1_solution.csv`` and ``stage2_solution_final.csv`` instead,
@@ -43,7 +43,7 @@ def find_images(folder: Path) -> Found:
         Images with masks or run-length codes; those marked as not scored are counted.
 
     Raises:
-        UsageError: if the folder is not there.
+        UsageError: if the folder does not exist.
         DataError: if a solution file is malformed.
     """
     solutions: dict[str, _Solution] = {}
@@ -76,14 +76,14 @@ def merge_masks(paths: Sequence[Path]) -> LabelArray:
     """Merge one mask file per cell.
 
     Args:
-        paths: grey images of one size, non-zero inside the cell.
+        paths: greyscale images of one size, non-zero inside the cell.
 
     Returns:
         ``(H, W)`` int32 labels in the order of the files, from 1; where masks overlap, the first
-        one is seen.
+        wins.
 
     Raises:
-        ImageReadError: if a file is no grey image.
+        ImageReadError: if a file is not a greyscale image.
         ShapeError: if sizes differ.
     """
     labels: LabelArray | None = None
@@ -113,10 +113,10 @@ def draw_runs(runs: Sequence[str], height: int, width: int, name: str = "runs") 
 
     Returns:
         ``(height, width)`` int32 labels in the order of ``runs``, from 1; where cells overlap, the
-        first one is seen.
+        first wins.
 
     Raises:
-        ImageReadError: if a code is no pairs of numbers or leaves the image.
+        ImageReadError: if a code is not pairs of numbers or leaves the image.
     """
     by_column = np.zeros(height * width, np.int32)
     for number, text in enumerate(runs, start=1):

@@ -1,7 +1,7 @@
 """LIVECell (Edlund et al. 2021): TIFF images and ``livecell_coco_{train,val,test}.json``.
 
-Every annotation is one cell with one or more polygons in COCO coordinates: pixel (0, 0) covers
-0 ≤ x < 1, 0 ≤ y < 1. Where cells overlap, the smaller one is seen.
+Every annotation is one cell with one or more polygons in COCO coordinates: pixel (0, 0) covers 0 ≤
+x < 1, 0 ≤ y < 1. Where cells overlap, the smaller one is on top.
 """
 
 import json
@@ -28,7 +28,7 @@ def find_images(folder: Path) -> Found:
         folder: holds images and annotation files at any depth.
 
     Returns:
-        All images of the annotation files; images that none describes are problems.
+        All images of the annotation files; images without annotations are problems.
 
     Raises:
         UsageError: if there is no annotation file.

@@ -1,7 +1,7 @@
 """Omnipose (Cutler et al. 2022): ``bact_phase/``, ``bact_fluor/``, ``worm/`` and others.
 
-Images are ``NAME.tif`` with ``NAME_masks.tif`` beside them, at any depth; ``NAME_flows.tif`` are
-made by Omnipose and not read. The paper discards the worm images.
+Images are ``NAME.tif`` with ``NAME_masks.tif`` beside them, at any depth; ``NAME_flows.tif`` come
+from Omnipose and are not read. The paper discards the worm images.
 """
 
 from functools import partial
@@ -25,7 +25,7 @@ def find_images(folder: Path) -> Found:
         Images outside folders whose name starts with ``worm``; the others are counted.
 
     Raises:
-        UsageError: if the folder is not there.
+        UsageError: if the folder does not exist.
     """
     images, problems, n_left_out = [], [], 0
     files = list_files(folder, "*.tif")

@@ -1,4 +1,4 @@
-"""Images of a data set as it was downloaded, and the folder of images and labels made of them."""
+"""Images of a data set as downloaded, and the folder of images and labels made from them."""
 
 import logging
 import os
@@ -42,19 +42,19 @@ class SourceImage:
     """One image of a downloaded data set."""
 
     image_id: str
-    """Unique name: the set, then the place in it; letters, digits, ``-`` and ``_`` only."""
+    """Unique name: the set, then the path in it; letters, digits, ``-`` and ``_`` only."""
     image_path: Path
     """The image as downloaded."""
     label_path: Path | None
-    """The file that holds its labels in whatever form; None if it has none."""
+    """The file that holds its labels in any form; ``None`` without labels."""
     make_labels: LabelMaker | None = None
     """Reads the labels, ``(H, W)`` integers; None if ``label_path`` is a finished label file."""
     becomes_grey: bool = False
-    """Whether the image is to be turned into grey."""
+    """Whether the image is converted to greyscale."""
     role: Role = "public"
     """What the image is for."""
     modality: str = ""
-    """Kind of microscopy; empty if the set does not tell."""
+    """Kind of microscopy; empty if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,14 @@ class Found:
     problems: list[Problem] = field(default_factory=list)
     """What is wrong with single files."""
     n_left_out: int = 0
-    """Images that the paper leaves out too."""
+    """Number of images that the paper excludes, too."""
 
 
 def list_files(folder: Path, pattern: str) -> list[Path]:
-    """List files below a folder, in a fixed order, without what archives of a Mac add.
+    """List files below a folder, in a fixed order, without the extra files of macOS archives.
 
     Raises:
-        UsageError: if the folder is not there.
+        UsageError: if the folder does not exist.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: found no such folder, expected the unpacked data set")
@@ -85,13 +85,13 @@ def list_files(folder: Path, pattern: str) -> list[Path]:
 
 
 def make_id(set_name: str, place: PurePath) -> str:
-    """Make an id of the name of a set and a path in it, without ``images`` and the extension."""
+    """Build an id from the name of a set and a path in it, without ``images`` and the extension."""
     parts = [part for part in place.with_suffix("").parts if part != "images"]
     return "_".join([set_name, *(re.sub(r"[^A-Za-z0-9-]+", "_", part) for part in parts)])
 
 
 def exclude_images(images: Sequence[SourceImage], names: Collection[str]) -> list[SourceImage]:
-    """Leave out the images of a list.
+    """Exclude the images of a list.
 
     Args:
         images: what was found.
@@ -102,7 +102,7 @@ def exclude_images(images: Sequence[SourceImage], names: Collection[str]) -> lis
         The others, in the same order.
 
     Raises:
-        UsageError: if a name fits no image, so that a slip of the pen is noticed.
+        UsageError: if a name fits no image, so a typing error is noticed.
     """
     left = set(names)
     kept = []
@@ -131,11 +131,11 @@ def write_converted(
     """Write images, labels and the manifest that ``index`` reads.
 
     Files that need no change are linked, or copied where the file system has no hard links. The
-    manifest leaves the split open: the paper trains on the published test images as well.
+    manifest leaves the split open, because the paper also trains on the published test images.
 
     Args:
         images: what to convert.
-        folder: gets ``images/``, ``labels/`` and ``manifest.csv``; made if absent.
+        folder: gets ``images/``, ``labels/`` and ``manifest.csv``; created if absent.
         source: name of the data set for the manifest.
 
     Returns:
@@ -162,7 +162,7 @@ def write_converted(
 
 
 def _convert(image: SourceImage, folder: Path, source: str) -> CandidateImage | Problem:
-    """Read everything first: a problem leaves no half of a pair behind."""
+    """Read everything first, so that a problem leaves no half of a pair behind."""
     try:
         grey = _read_grey(image.image_path) if image.becomes_grey else None
     except (MediarError, OSError) as error:
@@ -217,7 +217,7 @@ def _place_file(source: Path, target: Path) -> None:
 
 
 def _read_grey(path: Path) -> npt.NDArray[np.uint8]:
-    """Weigh red, green and blue as ITU-R 601 does; the paper says grey, not how."""
+    """Convert to greyscale with the weights of ITU-R 601; the paper does not say how."""
     with open_image(path) as source:
         rows = source.read_rows(0, source.height)
         if rows.dtype != np.uint8:

@@ -1,4 +1,4 @@
-"""Which files might be training data: image and label files paired by name, or by a manifest."""
+"""Candidates for training data: image and label files paired by name or by a manifest."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -34,18 +34,18 @@ _MANIFEST = "a manifest: id, image and, as far as known, label, role, split, mod
 
 @dataclass(frozen=True, slots=True)
 class CandidateImage:
-    """An image that may become a line of the table once its files are checked."""
+    """An image that becomes a line of the table if its files pass the checks."""
 
     image_id: str
     """Name of the image, not yet unique."""
     image_path: Path
     """The image, absolute."""
     label_path: Path | None = None
-    """Its label file, absolute; None if there is none."""
+    """Its label file, absolute; None if it does not exist."""
     role: Role | None = None
-    """Role that the manifest gives; None if it gives none."""
+    """Role from the manifest, if any."""
     split: str = ""
-    """``train`` or ``val`` if the manifest says so; empty if it is to be drawn."""
+    """``train`` or ``val`` if the manifest says so; empty if it is drawn later."""
     modality: str = ""
     """Kind of microscopy; empty if unknown."""
     source: str = ""
@@ -61,7 +61,7 @@ def find_candidates(
     without such a sub-folder, of the folder itself or else of its sub-folders; the labels of
     ``NAME.ext`` are ``NAME_label.tiff`` (``.tif``, ``.png``, ``.bmp``) beside it, or that or
     ``NAME.tiff`` in ``labels/``. For ``a.b.ext`` both ``a.b_label.tiff`` and the challenge's
-    ``a_label.tiff`` fit. Other usual names of files and folders are known too, see ``layouts``.
+    ``a_label.tiff`` fit. Other common names are also recognised, see ``layouts``.
 
     Args:
         folder: to look into.
@@ -71,7 +71,7 @@ def find_candidates(
         Candidates in natural order of their names, and what is wrong with single files.
 
     Raises:
-        UsageError: if the folder is not there.
+        UsageError: if the folder does not exist.
         DataError: if its manifest cannot be used.
     """
     folder = Path(os.path.normpath(folder.absolute()))
@@ -110,7 +110,7 @@ def _pair(layout: Layout) -> tuple[list[CandidateImage], list[Problem]]:
 
 
 def _group_by_image(layout: Layout) -> dict[str, list[Path]]:
-    """Name of an image → its label files, those whose names say so first."""
+    """Name of an image → its label files, those named as labels first."""
     groups: dict[str, list[Path]] = {}
     for path in (*layout.marked, *layout.labels):
         stem = find_marked_stem(path)
@@ -129,7 +129,7 @@ def read_image_manifest(path: Path) -> list[CandidateImage]:
     """Read a manifest.
 
     Args:
-        path: CSV file with the columns ``id, image`` and, as far as known, ``label, role, split,
+        path: CSV file with the columns ``id, image`` and, where known, ``label, role, split,
             modality, source`` (or ``source_repo``); image and label are relative to its folder.
             Empty cells are unknown; further columns are ignored.
 
@@ -137,7 +137,7 @@ def read_image_manifest(path: Path) -> list[CandidateImage]:
         Its images in order.
 
     Raises:
-        UsageError: if the file is not there.
+        UsageError: if the file does not exist.
         DataError: if it cannot be read, lacks a column, or a value is not allowed; the message
             names file, line and column.
     """
@@ -178,7 +178,7 @@ def write_image_manifest(candidates: Sequence[CandidateImage], path: Path) -> No
 
     Args:
         candidates: its lines.
-        path: CSV file to make or replace; the paths in it are relative to its folder.
+        path: CSV file to create or replace; the paths in it are relative to its folder.
 
     Raises:
         OutputError: if it cannot be written.
@@ -196,15 +196,15 @@ def write_image_manifest(candidates: Sequence[CandidateImage], path: Path) -> No
 def make_ids_unique(
     candidates: Sequence[CandidateImage],
 ) -> tuple[list[CandidateImage], list[Problem]]:
-    """Give every candidate an id of its own.
+    """Give every candidate a unique id.
 
     Args:
         candidates: from any number of folders.
 
     Returns:
         Candidates in the same order. A file listed twice, or a second file of one name and other
-        extension in a folder, is left out; an id that another folder has too gets its folder's
-        name in front. Each case is among the problems.
+        extension in a folder, is skipped; an id that also occurs in another folder is prefixed with
+        its folder's name. Each case is reported as a problem.
     """
     kept: dict[str, CandidateImage] = {}
     seen: set[Path] = set()
@@ -229,7 +229,7 @@ def make_ids_unique(
 
 
 def _free_id(candidate: CandidateImage, taken: Mapping[str, CandidateImage]) -> str:
-    """Put the names of folders in front, from the inside out, then a number at the end."""
+    """Prefix the names of folders, innermost first, then append a number."""
     image_id = candidate.image_id
     for folder in candidate.image_path.parents:
         if folder.name and folder.name.lower() not in IMAGE_FOLDERS:

@@ -32,7 +32,7 @@ class CellMeasures:
     eccentricity: _Float64Array
     """``(n,)`` short axis / long axis, in (0, 1]: 1 is round (the paper's definition)."""
     solidity: _Float64Array
-    """``(n,)`` area / convex area, in (0, 1]: 1 has no dent."""
+    """``(n,)`` area / convex area, in (0, 1]: 1 is convex."""
     cell_size: npt.NDArray[np.int64]
     """``(n,)`` pixels in each cell."""
 
@@ -52,7 +52,7 @@ def measure_cells(labels: npt.NDArray[np.integer[Any]]) -> CellMeasures:
     Notes:
         The axes are those of the ellipse with the cell's second moments, each pixel counted as a
         unit square: a straight line one pixel wide keeps a short axis. The convex area is the
-        number of pixels whose centres lie in the convex hull of the middles of all pixel edges of
+        number of pixels whose centres lie in the convex hull of the midpoints of all pixel edges of
         the cell, as scikit-image and others count it.
     """
     if labels.ndim != 2:
@@ -93,7 +93,7 @@ def _axis_ratios(
 def _count_convex_pixels(points: npt.NDArray[np.int32]) -> int:
     """Count the pixels in the hull of some of them, row by row.
 
-    In doubled coordinates pixel centres are even and the middles of their edges whole numbers.
+    In doubled coordinates pixel centres are even and the midpoints of their edges whole numbers.
     """
     diamonds = (2 * points[:, None] + _EDGE_MIDDLES).reshape(-1, 2)
     hull = cv2.convexHull(diamonds)[:, 0].astype(np.float64)
@@ -114,7 +114,7 @@ def concatenate_measures(measures: Sequence[CellMeasures]) -> dict[str, npt.NDAr
     """Join the cells of several images.
 
     Args:
-        measures: of the images.
+        measures: measures of the images.
 
     Returns:
         Name of the measure, as in ``MEASURES`` → ``(n,)`` values of all cells.
@@ -129,7 +129,7 @@ def write_cells(path: Path, measures: Mapping[str, CellMeasures]) -> None:
     """Write one CSV line per cell: image_id, label, eccentricity, solidity, cell_size.
 
     Args:
-        path: file to make or replace.
+        path: file to create or replace.
         measures: image id → its cells.
 
     Raises:
@@ -149,7 +149,7 @@ def write_medians(path: Path, groups: Mapping[str, Sequence[CellMeasures]]) -> N
     """Write one CSV line per group: images, cells and the median of every measure.
 
     Args:
-        path: file to make or replace.
+        path: file to create or replace.
         groups: name → measures of its images.
 
     Raises:
@@ -170,7 +170,7 @@ def draw_histograms(measures: Sequence[CellMeasures]) -> bytes:
     """Draw the histogram of every measure with a dotted red line at the median.
 
     Args:
-        measures: of the images; at least one cell.
+        measures: measures of the images; at least one cell.
 
     Returns:
         A PNG file.

@@ -1,4 +1,4 @@
-"""CSV files with a header: read with the place of every line for errors, written whole."""
+"""CSV files with a header: read with the place of every line for errors, written atomically."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from pathlib import Path
 from mediar_infer.errors import DataError, UsageError
 from mediar_infer.output_files import write_bytes
 
-# File names that are not UTF-8 go through the table unchanged.
+# File names that are not UTF-8 pass through the table unchanged.
 _ENCODING_ERRORS = "surrogateescape"
 
 
@@ -27,7 +27,7 @@ def read_rows(
         line lacks are empty.
 
     Raises:
-        UsageError: if the file is not there.
+        UsageError: if the file does not exist.
         DataError: if it cannot be read, is no CSV, lacks a column, or has a line with more cells
             than the header.
     """
@@ -62,7 +62,7 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
     """Write a CSV file, complete or not at all.
 
     Args:
-        path: file to make or replace; its folder is made if need be.
+        path: file to create or replace; its folder is created if needed.
         header: names of the columns.
         rows: one cell per column each.
 

@@ -1,4 +1,4 @@
-"""Checks of single files: can they be read, are the labels instances, do image and labels fit."""
+"""Checks of single files: readable, labels are instances, image and labels fit."""
 
 import hashlib
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ def check_image_file(path: Path) -> tuple[ImageFacts | None, list[Problem]]:
         path: the image file.
 
     Returns:
-        Its facts, None if it cannot be used; and its problems.
+        Its facts, ``None`` if it cannot be used; and its problems.
     """
     try:
         with open_image(path) as source:
@@ -86,7 +86,7 @@ def check_label_file(
 
     Args:
         path: the label file.
-        facts: of the image.
+        facts: facts of the image.
         keeps_empty: labels without any cell are used.
         accepts_predictions: labels that this package predicted are used.
 
@@ -145,7 +145,7 @@ def _find_misfit(labels: npt.NDArray[np.integer[Any]], facts: ImageFacts) -> str
 
 
 def _why_no_labels(path: Path, error: Exception) -> Problem:
-    """Tell a picture or a map of fractions, saved as labels, from a damaged file."""
+    """Distinguish an image or a map of fractions, saved as labels, from a damaged file."""
     found = str(error).removeprefix(f"{path.name}: found ").partition(", expected")[0]
     try:
         with open_image(path) as source:

@@ -1,8 +1,8 @@
-"""Generated images with known cells: shapes and looks that the labelled images lack.
+"""Synthetic images with known cells: shapes and looks that the labelled images lack.
 
 Every image is drawn from wide random ranges (size, crowding, contrast of body, rim, halo and
-nucleus, colours), so that the network learns what a closed cell is rather than what one stain
-looks like ("domain randomisation", Tobin et al. 2017).
+nucleus, colours), so the network learns what a closed cell is rather than what one stain looks like
+("domain randomisation", Tobin et al. 2017).
 """
 
 import colorsys
@@ -44,15 +44,15 @@ def write_generated(n_images: int, folder: Path, seed: int) -> Path:
     """Write images of 384 × 384 pixels with their labels, and a manifest for ``index``.
 
     Args:
-        n_images: how many; the kinds of layout take turns.
-        folder: gets ``images/``, ``labels/`` and ``manifest.csv``; made if absent.
+        n_images: number of images; the kinds of layout alternate.
+        folder: gets ``images/``, ``labels/`` and ``manifest.csv``; created if absent.
         seed: image ``i`` depends on ``(seed, i)`` only.
 
     Returns:
         The manifest; its images have the role public and the source ``generated``.
 
     Raises:
-        UsageError: if fewer than one image is asked for.
+        UsageError: if fewer than one image is requested.
         OutputError: if a file cannot be written.
     """
     if n_images < 1:
@@ -110,7 +110,7 @@ def draw_scene(
 
 
 def _bend(labels: LabelArray, rng: np.random.Generator) -> LabelArray:
-    """Move the pixels along a smooth random field, so that outlines are no ellipses."""
+    """Move the pixels along a smooth random field, so that outlines are not ellipses."""
     scale = rng.uniform(12, 60)
     strength = rng.uniform(0, 0.25) * scale
     y, x = np.mgrid[: labels.shape[0], : labels.shape[1]].astype(np.float32)

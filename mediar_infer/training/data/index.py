@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class IndexOptions:
-    """How images become lines of the table."""
+    """How images enter the table."""
 
     role: Role = "target"
     """Role of images that neither a manifest nor ``--role-of`` gives one."""
@@ -49,12 +49,12 @@ class IndexOptions:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What was found."""
+    """Result of indexing."""
 
     records: list[TrainingImage]
     """Usable images."""
     problems: list[Problem]
-    """Everything that is wrong or unusual, one entry per file."""
+    """Everything wrong or unusual, one entry per file."""
 
 
 def index_folders(
@@ -70,10 +70,10 @@ def index_folders(
         options: roles and split.
 
     Returns:
-        Records and problems; there may be no record.
+        Records and problems; the records may be empty.
 
     Raises:
-        UsageError: if a folder or manifest is not there or malformed, or an option does not fit.
+        UsageError: if a folder or manifest does not exist, or an option is wrong.
     """
     options = options or IndexOptions()
     candidates: list[CandidateImage] = []
@@ -131,7 +131,7 @@ def _resolve_roles(candidates: Sequence[CandidateImage], options: IndexOptions) 
 def _check(
     candidate: CandidateImage, role: Role, options: IndexOptions
 ) -> tuple[TrainingImage | None, list[Problem]]:
-    """Check the files of one candidate; its record is None if it cannot be used."""
+    """Check the files of one candidate; the record is ``None`` if they cannot be used."""
     label_path = candidate.label_path
     has_labels = role in LABELLED_ROLES
     if has_labels and label_path is None:

@@ -70,7 +70,7 @@ def find_layouts(folder: Path, *, descends: bool = True) -> tuple[list[Layout], 
         Its layouts, one per sub-folder where it descends; and what is wrong with the folder.
 
     Raises:
-        UsageError: if the folder is not there.
+        UsageError: if the folder does not exist.
     """
     if not folder.is_dir():
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What can be wrong with a file of training data, what becomes of it, and the list that is kept."""
+"""What can be wrong with a file of training data, its outcome, and the list of problems."""
 
 import logging
 from collections import Counter
@@ -21,7 +21,7 @@ class ProblemKind:
     expected: str
     """What is expected instead, and what to do."""
     is_kept: bool
-    """Whether the image is used all the same."""
+    """Whether the image is used anyway."""
 
     @property
     def outcome(self) -> str:
@@ -151,9 +151,8 @@ def write_problems(problems: Sequence[Problem], path: Path) -> None:
     """Write the list of problems.
 
     Args:
-        problems: possibly none; the list then holds its header only, so that an old one is not
-            taken for the new one.
-        path: CSV file to make or replace: kind, outcome, file, found, expected.
+        problems: possibly none; the list then holds its header only, which replaces an older list.
+        path: CSV file to create or replace: kind, outcome, file, found, expected.
 
     Raises:
         OutputError: if it cannot be written.

@@ -1,4 +1,4 @@
-"""Images and their labels in memory, loaded when asked for."""
+"""Images and their labels in memory, loaded on demand."""
 
 import threading
 from collections import OrderedDict
@@ -32,7 +32,7 @@ class Sample:
     """``(H, W)`` int32 instance labels with the ids of the file, 0 = background; all zero for
     images without labels."""
     has_labels: bool = True
-    """False for images without labels: that their labels are zero means nothing."""
+    """False for images without labels: their labels are zero without meaning."""
 
 
 def load_sample(record: TrainingImage, label_path: Path | None = None) -> Sample:
@@ -40,7 +40,7 @@ def load_sample(record: TrainingImage, label_path: Path | None = None) -> Sample
 
     Args:
         record: the image.
-        label_path: read these labels in place of the record's; None reads the record's.
+        label_path: read these labels instead of the record's; None reads the record's.
 
     Returns:
         The sample; its arrays are read-only, because they are shared between threads.
@@ -68,9 +68,9 @@ def load_sample(record: TrainingImage, label_path: Path | None = None) -> Sample
 
 
 class SampleStore(Sequence[Sample]):
-    """Samples that are loaded on demand and kept while there is room.
+    """Samples loaded on demand and cached while there is room.
 
-    Safe for several threads. A pickled copy, as worker processes get it, starts with an empty
+    Safe for several threads. A pickled copy, as sent to worker processes, starts with an empty
     cache of its own: ``cache_bytes`` is per process.
     """
 
@@ -84,14 +84,14 @@ class SampleStore(Sequence[Sample]):
         cache_bytes: int = 4 * 2**30,
         label_paths: Mapping[str, Path] | None = None,
     ) -> None:
-        """Remember what to load; nothing is read yet.
+        """Prepare to load samples; nothing is read yet.
 
         Args:
             records: the images.
-            cache_bytes: most bytes of images and labels kept (7 per pixel); the least recently
-                used go first. 0 keeps nothing.
-            label_paths: image id → label file that is read in place of the record's, for
-                relabelled images and for pseudo-labels of images that have none.
+            cache_bytes: maximum number of cached bytes (7 per pixel); the least recently used go
+                first. 0 keeps nothing.
+            label_paths: image id → label file that is read instead of the record's, for relabelled
+                images and for pseudo-labels of images that have none.
         """
         self.records = tuple(records)
         self._cache_bytes = cache_bytes

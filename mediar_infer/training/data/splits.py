@@ -1,4 +1,4 @@
-"""Hold-out split: drawn by seed, stratified, exact copies of an image on one side."""
+"""Hold-out split: seeded, stratified, with exact copies of an image on one side."""
 
 import zlib
 from collections import defaultdict
@@ -18,18 +18,18 @@ _ROUNDING = 1e-9
 def assign_splits(
     records: Sequence[TrainingImage], given: Mapping[str, str], *, hold_out: float, seed: int
 ) -> list[TrainingImage]:
-    """Hold out a share of the labelled images.
+    """Hold out a fraction of the labelled images.
 
     The strata are the (role, source, modality); images of which neither source nor modality is
-    known are stratified by their number of cells. Every stratum gives its share, rounded so that
-    the shares add up to that of the whole (largest remainders), and keeps at least one image.
+    known are stratified by their number of cells. Every stratum gives its fraction, rounded so that
+    the total fits (largest remainders), and keeps at least one image.
 
     Args:
         records: the table; images without labels stay in ``train``.
-        given: image id → ``train`` or ``val``, decided elsewhere; kept. Copies of an image that
-            is held out so are held out with it.
+        given: image id → ``train`` or ``val``, kept as given. Copies of an image that is held out
+            in this way are held out too.
         hold_out: share of the others to hold out, 0 ≤ share < 1.
-        seed: of the draw; the order of the records does not matter.
+        seed: seed of the draw; the order of the records does not matter.
 
     Returns:
         The records in the same order, with their splits.

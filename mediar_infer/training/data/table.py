@@ -1,4 +1,4 @@
-"""The data table: one line per image, checked once by ``index`` and trusted by all that follows."""
+"""The data table: one line per image, checked once by ``index`` and trusted afterwards."""
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -36,7 +36,7 @@ class TrainingImage:
     """One line of the table."""
 
     image_id: str
-    """Unique in the table."""
+    """Unique id in the table."""
     role: Role
     """What the image is for; tuning and unlabelled images have no labels."""
     split: str
@@ -61,7 +61,7 @@ class TrainingImage:
     """SHA-256 of the image file's bytes, in hexadecimal."""
 
     def __post_init__(self) -> None:
-        """Check what the type does not say."""
+        """Check what types cannot express."""
         if self.role not in ROLES:
             raise DataError(f"column role: found {self.role!r}, expected one of {', '.join(ROLES)}")
         if self.split not in SPLITS:
@@ -97,9 +97,9 @@ def read_table(path: Path) -> list[TrainingImage]:
         The records in the order of the file.
 
     Raises:
-        UsageError: if the file is not there.
-        DataError: if it lacks a column, or a value is not what its column holds; the message names
-            file, line and column.
+        UsageError: if the file does not exist.
+        DataError: if it lacks a column, or a value does not fit its column; the message names file,
+            line and column.
     """
     records: list[TrainingImage] = []
     places: dict[str, str] = {}
@@ -120,8 +120,8 @@ def write_table(records: Iterable[TrainingImage], path: Path) -> None:
 
     Args:
         records: what to write, in this order.
-        path: CSV file to make or replace; paths in it are relative to its folder, so that folder
-            and images can move together.
+        path: CSV file to create or replace; paths in it are relative to its folder, so folder and
+            images can move together.
 
     Raises:
         OutputError: if it cannot be written.
@@ -150,7 +150,7 @@ def select_records(
         The matching records in the same order; possibly none.
 
     Raises:
-        UsageError: if a role or the split is not a known one.
+        UsageError: if a role or the split is unknown.
     """
     unknown = [role for role in roles if role not in ROLES]
     if unknown or split not in SPLITS:

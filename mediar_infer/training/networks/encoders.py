@@ -54,7 +54,7 @@ def put_encoder(model: nn.Module, entries: Mapping[str, Tensor], origin: str) ->
 
     Args:
         model: modified.
-        entries: with or without a prefix; the classifier's are left out.
+        entries: with or without a prefix; the classifier's are skipped.
         origin: for messages.
 
     Raises:

@@ -189,7 +189,7 @@ def _compute_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fuse_norms(model: nn.Module) -> None:
-    """Put the fast layers in place of Mish, and of BatchNorm with Mish behind it.
+    """Put the fast layers instead of Mish, and of BatchNorm with Mish behind it.
 
     Only those inside an ``nn.Sequential`` and beside each other; entry names stay.
 

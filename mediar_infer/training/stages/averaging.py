@@ -1,4 +1,4 @@
-"""A moving average of the weights: smoother than the weights of any single step."""
+"""A moving average of the weights: smoother than those of any single step."""
 
 from collections.abc import Mapping
 
@@ -28,7 +28,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over saved entries, which are copied."""
+        """Copy saved entries."""
         for name, value in state.items():
             self.state[name].copy_(value)
 
@@ -38,12 +38,12 @@ def blend_weights(
 ) -> dict[str, Tensor]:
     """Average the weights of two networks of one architecture, entry by entry.
 
-    A blend of the weights before and after a fine-tuning knows what each of them knows.
+    A blend of the weights before and after fine-tuning keeps what either of them has learned.
 
     Args:
-        first: entries with a share of ``1 - share``. Not modified.
-        second: entries with the rest; its integers are taken.
-        share: of the second one, in [0, 1].
+        first: entries that get the weight ``1 - share``. Not modified.
+        second: entries that get the weight ``share``; its integers are used.
+        share: weight of the second network, in [0, 1].
 
     Returns:
         The entries in float32.

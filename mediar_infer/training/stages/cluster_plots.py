@@ -1,4 +1,4 @@
-"""Clusters to look at: a contact sheet of each, and all images in the plane."""
+"""Pictures of clusters: a contact sheet of each, and all images in the plane."""
 
 import io
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ def write_sheets(folder: Path, samples: Sequence[Sample], clusters: Clusters) ->
     """Write a contact sheet per cluster, ``cluster_00.png`` …; at most 40 images each.
 
     Args:
-        folder: made if absent.
+        folder: created if absent.
         samples: the images.
-        clusters: of the same images.
+        clusters: clusters of the same images.
 
     Returns:
         The files.
@@ -87,8 +87,8 @@ def write_projection(
     Args:
         path: PNG file.
         embeddings: ``(n, D)``.
-        clusters: of the same images.
-        modalities: of the same images; empty where unknown.
+        clusters: clusters of the same images.
+        modalities: modalities of the same images; empty where unknown.
 
     Raises:
         OutputError: if it cannot be written.

@@ -28,18 +28,18 @@ Clusters = npt.NDArray[np.int64]
 def find_clusters(embeddings: Embeddings, n_clusters: int, seed: int = 0) -> Clusters:
     """Find clusters by k-means, the best of ten starts; the result follows from the seed.
 
-    Every dimension is brought to unit variance first: a few loud channels would decide alone.
+    Every dimension is first scaled to unit variance; otherwise a few strong channels would decide.
 
     Args:
         embeddings: ``(n, D)``. Not modified.
-        n_clusters: wanted number; there are fewer if fewer images differ from each other.
-        seed: of the starts (k-means++).
+        n_clusters: number wanted; there are fewer if fewer images differ from each other.
+        seed: seed of the starts (k-means++).
 
     Returns:
-        ``(n,)`` the cluster of each image, numbered by falling size.
+        ``(n,)`` the cluster of each image, numbered by decreasing size.
 
     Raises:
-        UsageError: if less than one cluster is asked for.
+        UsageError: if fewer than one cluster is asked for.
     """
     if n_clusters < 1:
         raise UsageError(f"found {n_clusters} clusters, expected 1 or more")
@@ -65,7 +65,7 @@ def _standardise(embeddings: Embeddings) -> npt.NDArray[np.float64]:
     points = embeddings.astype(np.float64)
     points -= points.mean(0)
     deviations = points.std(0)
-    # A dimension that is constant but for rounding tells nothing.
+    # A dimension that is constant up to rounding carries no information.
     is_alive = deviations > 1e-6 * max(float(np.abs(embeddings).max()), 1e-30)
     standardised: npt.NDArray[np.float64] = points[:, is_alive] / deviations[is_alive]
     return standardised if is_alive.any() else np.zeros((len(points), 1))
@@ -78,7 +78,7 @@ def _run_kmeans(
     from scipy.cluster.vq import kmeans2
 
     with warnings.catch_warnings():
-        # A centre may lose its last point; there is one cluster less then.
+        # A centre may lose its last point, which leaves one cluster fewer.
         warnings.filterwarnings("ignore", message="One of the clusters is empty")
         centres, clusters = kmeans2(points, n_clusters, iter=_N_ITERATIONS, minit="++", rng=rng)
     return float(((points - centres[clusters]) ** 2).sum()), clusters.astype(np.int64)
@@ -114,7 +114,7 @@ class Purity:
     purity: float
     """Share of these images that belong to the most frequent modality of their cluster."""
     chance: float
-    """The same with one cluster of all: share of the most frequent modality."""
+    """The same for a single cluster of all images: share of the most frequent modality."""
     mutual_information: float
     """Mutual information of cluster and modality over the mean of their entropies, 0 to 1."""
 
@@ -124,7 +124,7 @@ def compute_purity(clusters: Clusters, modalities: Sequence[str]) -> Purity | No
 
     Args:
         clusters: ``(n,)``.
-        modalities: of the same images; empty where unknown.
+        modalities: modalities of the same images; empty where unknown.
     """
     pairs = [(int(c), m) for c, m in zip(clusters, modalities, strict=True) if m]
     if not pairs:

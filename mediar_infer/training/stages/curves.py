@@ -17,7 +17,7 @@ from mediar_infer.training.stages.run_folder import StageFolder, read_log
 _Floats = npt.NDArray[np.float64]
 
 _SMOOTHED_SHARE: Final = 40
-"""Losses are smoothed over a stage's steps divided by this."""
+"""Losses are smoothed over the number of a stage's steps divided by this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def smooth(values: _Floats, width: int) -> _Floats:
 
 
 def draw_curves(runs: Sequence[Path], output: Path, stage_names: Sequence[str] = ()) -> None:
-    """Draw the losses of all steps and, if there are some, the scores on the way.
+    """Draw the losses of all steps and any validation scores.
 
     Args:
         runs: run folders.
@@ -114,7 +114,7 @@ def draw_curves(runs: Sequence[Path], output: Path, stage_names: Sequence[str] =
 
     Raises:
         UsageError: if a folder holds no run.
-        OutputError: if the picture cannot be written.
+        OutputError: if the plot cannot be written.
     """
     from matplotlib.figure import Figure
 

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 CLUSTERS_NAME: Final = "clusters.csv"
 """Name of the cluster table in the folder of a discovery."""
 WINDOW: Final = 512
-"""Largest side of the windows that an image is embedded by, in pixels."""
+"""Largest side of the windows in which an image is embedded, in pixels."""
 
 _WINDOWS_PER_AXIS: Final = 3
 
@@ -49,8 +49,8 @@ def compute_embeddings(
 ) -> Embeddings:
     """Embed images: the encoder's four feature maps, averaged over each image.
 
-    An image is seen at its own scale, in at most nine windows of at most ``WINDOW`` pixels that are
-    spread evenly over it; padding does not count.
+    An image keeps its scale and is covered by at most nine windows of at most ``WINDOW`` pixels,
+    spread evenly; padding does not count.
 
     Args:
         network: a MEDIAR-Former; put into evaluation mode and moved to the device.
@@ -61,7 +61,7 @@ def compute_embeddings(
         ``(n, D)`` float32, in the order of the images.
 
     Raises:
-        UsageError: if there is no image, or the network has no encoder of its own.
+        UsageError: if there is no image, or the network has no MEDIAR-Former encoder.
         ImageReadError: if an image cannot be read.
     """
     if not len(samples):
@@ -82,7 +82,7 @@ def compute_embeddings(
 
 
 def _cut_windows(image: Uint8Image) -> tuple[Tensor, Tensor]:
-    """Windows ``(n, 3, h, w)`` in [0, 1] and ``(n, 1, h, w)``, 1 on the image and 0 beside it."""
+    """Windows ``(n, 3, h, w)`` in [0, 1], weights ``(n, 1, h, w)``: 0 in the padding, else 1."""
     windows = [
         image[top : top + WINDOW, left : left + WINDOW]
         for top in _spread(image.shape[0])
@@ -127,24 +127,24 @@ def discover(
     seed: int,
     device: str = "auto",
 ) -> dict[str, int]:
-    """Find the clusters of images and write everything there is to see of them.
+    """Cluster images and write the clusters, their contact sheets and a projection.
 
     Writes ``clusters.csv`` (last), ``cluster_NN.png``, ``projection.png`` and ``discovery.json``.
 
     Args:
-        weights: of a MEDIAR-Former, the paper's phase-1 model.
+        weights: weight file of a MEDIAR-Former; the paper uses its phase-1 model.
         records: the images.
-        folder: made if absent; sheets of an earlier discovery are removed.
-        n_clusters: wanted number of clusters.
-        seed: of k-means.
+        folder: created if absent; sheets of an earlier discovery are removed.
+        n_clusters: number of clusters wanted.
+        seed: seed of k-means.
         device: as for inference.
 
     Returns:
         Image → cluster.
 
     Raises:
-        UsageError: if there is no image, or the device is not there.
-        CheckpointError: if the weights are no MEDIAR-Former.
+        UsageError: if there is no image, or the device does not exist.
+        CheckpointError: if the weights are not those of a MEDIAR-Former.
         ImageReadError: if an image cannot be read.
         OutputError: if a file cannot be written.
     """

@@ -16,15 +16,15 @@ logger = logging.getLogger(__name__)
 
 
 def build_fabric(device: str, n_processes: int, precision: str) -> Fabric:
-    """Build the engine that carries device, processes and precision.
+    """Build the Fabric object that holds device, processes and precision.
 
     Args:
         device: as for inference: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        n_processes: with CUDA one per GPU, from the first one on.
+        n_processes: with CUDA one per GPU, starting with the first.
         precision: ``float32``, or ``float16`` (with a loss scaler) or ``bfloat16`` under autocast.
 
     Raises:
-        UsageError: if the device is not there, or there are fewer GPUs than processes.
+        UsageError: if the device does not exist, or there are fewer GPUs than processes.
     """
     if n_processes < 1:
         raise UsageError(f"found {n_processes} processes, expected 1 or more")
@@ -44,7 +44,7 @@ def build_fabric(device: str, n_processes: int, precision: str) -> Fabric:
 
 
 def reduce_tensor(fabric: Fabric, values: Tensor, operation: Literal["mean", "sum"]) -> Tensor:
-    """Mean or sum of a tensor over the processes, in all of them."""
+    """Mean or sum of a tensor over all processes, returned in each of them."""
     reduced = fabric.all_reduce(values, reduce_op=operation)
     assert isinstance(reduced, Tensor)
     return reduced
@@ -64,7 +64,7 @@ def _build_precision(precision: str, device_type: str) -> Precision:
 
 
 def _has_cpu_bfloat16() -> bool:
-    """Whether the CPU computes in bfloat16; true where that is not known (older torch, not x86)."""
+    """Whether the CPU computes in bfloat16; true where this is unknown (older torch, not x86)."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if capabilities.get("architecture") != "x86_64":
         return True

@@ -1,4 +1,4 @@
-"""One prepared stage, trained in one process or in several that share every batch."""
+"""A prepared stage, trained in one process or in several that share every batch."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_stage(job: StageJob) -> None:
-    """Train one stage; one that is finished already is kept.
+    """Train one stage, unless it is already finished.
 
     Raises:
         UsageError: if it was made with other settings.
@@ -51,7 +51,7 @@ def run_stage(job: StageJob) -> None:
         *(job.seed, config.precision, job.execution.processes, fabric.device.type),
     )
     try:
-        # bound, as Fabric walks through arguments and takes no frozen dataclass
+        # Bound, because Fabric walks through arguments and rejects frozen dataclasses
         fabric.launch(partial(_work, job=job))
     except ProcessRaisedException as error:
         # the last line of the other process's traceback is its error
@@ -116,7 +116,7 @@ def _measure(job: StageJob) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Validation:
-    """Scores a network on images, each process its part of them."""
+    """Scores a network on images; each process scores a part of them."""
 
     fabric: Fabric
     records: Sequence[TrainingImage]

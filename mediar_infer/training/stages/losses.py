@@ -32,7 +32,8 @@ def compute_loss(
         logits: ``(N, 3, H, W)`` network output; flow y, flow x, cell-probability logit.
         foreground: ``(N, H, W)`` float32, 1 inside cells.
         unit_flow: ``(N, 2, H, W)`` float32, (dy, dx).
-        has_labels: ``(N,)`` bool, false for crops whose targets mean nothing; by default all true.
+        has_labels: ``(N,)`` bool, false for crops without labels, whose targets do not count; all
+            true by default.
 
     Returns:
         The loss; 0, with zero gradients, if no crop has labels.
@@ -43,7 +44,7 @@ def compute_loss(
         cellprob = F.binary_cross_entropy_with_logits(cellprob_logits, foreground)
         flow = F.mse_loss(logits[:, :CELLPROB], flow_target)
     else:
-        # Means per crop, weighted: picking crops would make a GPU wait for their number.
+        # Weighted means per crop: selecting crops would make a GPU wait for their number.
         weights = has_labels.float() / has_labels.sum().clamp(min=1)
         cellprob_errors = F.binary_cross_entropy_with_logits(
             cellprob_logits, foreground, reduction="none"

@@ -1,4 +1,4 @@
-"""AdamW with weight decay on matrices and kernels only, and the course of its learning rate."""
+"""AdamW with weight decay on matrices and kernels only, and its learning-rate schedule."""
 
 import math
 
@@ -29,12 +29,12 @@ def compute_learning_rate(
 ) -> float:
     """Return the learning rate of a step.
 
-    After a linear warm-up it follows the cosine by steps to the end of the stage or, with
+    After a linear warm-up it follows a cosine, by steps to the end of the stage or, with
     ``t_max_epochs``, by epochs: the paper's "100 interval without restarts", which rises again
     after 100 epochs, as torch's ``CosineAnnealingLR`` of the released code does.
 
     Args:
-        config: of the stage.
+        config: settings of the stage.
         step: 0 … ``n_steps - 1``.
         n_steps: of the stage.
         steps_per_epoch: for ``t_max_epochs``.

@@ -1,4 +1,4 @@
-"""What a stage comes to in steps, how far it is, and how it does on the way."""
+"""A stage in steps: its plan, its progress and its scores."""
 
 import math
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ class Score:
 
 @dataclass(slots=True)
 class StageProgress:
-    """What a checkpoint holds beside weights and moments."""
+    """What a checkpoint holds besides weights and moments."""
 
     step: int = 0
-    """Steps done."""
+    """Finished steps."""
     seconds: float = 0.0
-    """Time of these steps, validations and checkpoints not counted."""
+    """Time of these steps without validations and checkpoints."""
     best_value: float = -math.inf
     """Best score so far."""
     best_step: int = 0
@@ -35,12 +35,12 @@ class StageProgress:
     n_without_gain: int = 0
     """Validations since the best score."""
     n_skipped: int = 0
-    """Steps in a row that float16 has skipped."""
+    """Consecutive steps that float16 has skipped."""
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """What a stage comes to with the images at hand."""
+    """A stage in steps, given the images."""
 
     config: StageConfig
     """The recipe's values."""
@@ -51,18 +51,18 @@ class StagePlan:
     checkpoint_every: int
     """Steps between checkpoints."""
     validate_every: int
-    """Steps between validations; 0 is none on the way."""
+    """Steps between validations; 0 means none before the end."""
     seed: int
-    """Of everything random."""
+    """Seed of everything random."""
 
 
 def plan_stage(config: StageConfig, epoch_size: int, seed: int) -> StagePlan:
     """Turn epochs into steps.
 
     Args:
-        config: of the stage.
+        config: settings of the stage.
         epoch_size: images per epoch, amplified where they are.
-        seed: of the stage.
+        seed: seed of the stage.
     """
     every = config.validate_every
     return StagePlan(

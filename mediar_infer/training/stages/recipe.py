@@ -1,4 +1,4 @@
-"""A recipe: everything that a training run depends on beside its images."""
+"""A recipe: everything that a training run depends on besides its images."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -27,10 +27,10 @@ class ModelConfig:
     encoder: str = "mit_b5"
     """``mit_b0`` … ``mit_b5``."""
     encoder_channels: tuple[int, ...] = ()
-    """Widths of the four encoder stages in place of those of ``encoder``; multiples of the numbers
+    """Widths of the four encoder stages instead of those of ``encoder``; multiples of the numbers
     of heads, 1, 2, 5 and 8."""
     encoder_depths: tuple[int, ...] = ()
-    """Blocks of the four encoder stages in place of those of ``encoder``."""
+    """Blocks of the four encoder stages instead of those of ``encoder``."""
     decoder_channels: tuple[int, ...] = (1024, 512, 256, 128, 64)
     """Widths of the five decoder blocks."""
     pab_channels: int = 256
@@ -38,7 +38,7 @@ class ModelConfig:
     drop_path: float = 0.1
     """Stochastic depth rate of the last encoder block."""
     encoder_weights: str = ""
-    """For ``start = "encoder"``: ``imagenet`` (downloaded) or a file; empty where no stage does."""
+    """For ``start = "encoder"``: ``imagenet`` (downloaded) or a file; empty if no stage uses it."""
 
     def __post_init__(self) -> None:
         check(
@@ -73,7 +73,7 @@ class ModelConfig:
         )
 
     def with_architecture(self, architecture: Architecture) -> "ModelConfig":
-        """Copy for a MEDIAR-Former of given sizes."""
+        """Copy for a MEDIAR-Former of this architecture."""
         return replace(
             self,
             network="mediar_former",
@@ -86,7 +86,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
-    """How images come from disk; changes speed, not results."""
+    """How images are loaded; affects speed, not results."""
 
     cache_gib: float = 4.0
     """Images kept in memory, in GiB."""
@@ -110,11 +110,11 @@ class Blend:
     name: str
     """The table ``[blends.NAME]``, and the name of the file."""
     first: str
-    """Stage with a share of ``1 - share``."""
+    """Stage that gets the weight ``1 - share``."""
     second: str
-    """Stage with the rest; finished after the first."""
+    """Stage that gets the weight ``share``."""
     share: float
-    """Share of the second stage, in [0, 1]."""
+    """Weight of the second stage, in [0, 1]."""
 
     def __post_init__(self) -> None:
         check(0 <= self.share <= 1, f"share: found {self.share}, expected 0 to 1")
@@ -125,7 +125,7 @@ class DiscoveryConfig:
     """Modality discovery, for stages with amplified sampling."""
 
     from_stage: str = ""
-    """Stage whose encoder embeds the target images; empty where no stage is amplified."""
+    """Stage whose encoder embeds the target images; empty if no stage is amplified."""
     n_clusters: int = 40
     """Number of clusters; fewer if fewer images differ."""
 
@@ -138,7 +138,7 @@ class RelabellingConfig:
     """Labelling consistency, for stages with relabelled targets."""
 
     from_stage: str = ""
-    """Stage whose model predicts the target images; empty where no stage is relabelled."""
+    """Stage whose model predicts the target images; empty if no stage is relabelled."""
     min_f1: float = 0.5
     """Smallest F1 at IoU 0.5 of labels and prediction; labels that agree less are replaced."""
 
@@ -153,13 +153,13 @@ class Recipe:
     name: str
     """Shown in logs."""
     seed: int
-    """Start weights, batches and stochastic depth follow from it."""
+    """Determines start weights, batches and stochastic depth."""
     model: ModelConfig
     """The network of all stages."""
     data: DataConfig
     """Loading."""
     stages: tuple[StageConfig, ...]
-    """In their order."""
+    """In training order."""
     blends: tuple[Blend, ...] = ()
     """Averages of stages, made at the end."""
     discovery: DiscoveryConfig = field(default_factory=DiscoveryConfig)
@@ -196,7 +196,7 @@ class Recipe:
         """Return a stage by name.
 
         Raises:
-            UsageError: if there is none.
+            UsageError: if it does not exist.
         """
         for stage in self.stages:
             if stage.name == name:
@@ -207,7 +207,7 @@ class Recipe:
         )
 
     def scaled(self, factor: float) -> "Recipe":
-        """Copy whose stages all take ``factor`` times as long.
+        """Copy whose stages are ``factor`` times as long.
 
         Raises:
             UsageError: if the factor is not positive.
@@ -218,7 +218,7 @@ class Recipe:
         return replace(self, stages=tuple(stage.scaled(factor) for stage in self.stages))
 
     def to_plain(self) -> dict[str, Any]:
-        """Everything that the result depends on, as JSON has it; ``data`` does not count."""
+        """Everything that the result depends on, as JSON represents it; without ``data``."""
         plain = _to_plain(asdict(self))
         del plain["data"]
         return dict(plain)

@@ -35,7 +35,7 @@ def find_recipe(name: str) -> Path:
     """Find a recipe: a TOML file, or the name of one that comes with the package.
 
     Raises:
-        UsageError: if there is none.
+        UsageError: if it does not exist.
     """
     path = Path(name)
     if path.is_file():
@@ -67,7 +67,7 @@ def read_values(path: Path) -> dict[str, Any]:
 
 
 def merge_values(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay values over others, table by table; neither is modified."""
+    """Merge values into others, table by table; neither is modified."""
     merged = dict(base)
     for key, value in changes.items():
         below = merged.get(key)

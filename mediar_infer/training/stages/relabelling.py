@@ -50,22 +50,22 @@ Action = Literal["agrees", "not scored", "prediction empty", "relabelled", "pseu
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What became of one image."""
+    """Decision about one image."""
 
     image_id: str
     """The image."""
     n_true: int
-    """Labelled cells that count: those that do not touch the border."""
+    """Labelled cells that are scored: those that do not touch the border."""
     n_predicted: int
-    """Predicted cells that count."""
+    """Predicted cells that are scored."""
     n_matched: int
     """Pairs of them with an IoU of 0.5 or more."""
     f1: float
-    """F1 of labels and prediction; NaN where no cell counts on either side."""
+    """F1 of labels and prediction; NaN if neither side has a scored cell."""
     action: Action
-    """``agrees``, ``not scored`` (no cell counts) and ``prediction empty``: the labels stay."""
+    """``agrees``, ``not scored`` (no scored cell) and ``prediction empty``: the labels are kept."""
     label_name: str = ""
-    """New label file in the folder ``labels``; empty where the labels stay."""
+    """New label file in the folder ``labels``; empty where the labels are kept."""
 
 
 def predict_labels(segmenter: Segmenter, record: TrainingImage) -> LabelArray:
@@ -82,12 +82,12 @@ def decide(image_id: str, labels: LabelArray, predicted: LabelArray, min_f1: flo
     """Compare labels and prediction.
 
     Where no cell counts on either side (all touch the border) there is nothing to compare, and an
-    empty prediction would only teach that there is nothing: the labels stay in both cases.
+    empty prediction would only teach that there is nothing: the labels are kept in both cases.
 
     Args:
-        image_id: of the image.
+        image_id: id of the image.
         labels: ``(H, W)`` instance labels. Not modified.
-        predicted: likewise.
+        predicted: the prediction, likewise.
         min_f1: smallest F1 at IoU 0.5 of labels that agree.
     """
     (scores,) = evaluate_labels(labels, predicted, (0.5,))
@@ -121,16 +121,16 @@ def relabel(
     min_f1: float,
     with_overlays: bool = False,
 ) -> list[Decision]:
-    """Give images whose labels disagree with the prediction, or that have none, the prediction.
+    """Replace labels that disagree with the prediction, or that are missing, by the prediction.
 
     Writes ``labels/ID_label.tiff`` for these images, ``relabelling.csv`` with a line for every
-    image, and last ``relabelling.json`` with what it was made of; done already with the same model,
-    images and threshold, it is read and nothing is computed.
+    image, and finally ``relabelling.json``, which describes the inputs; if it exists for the same
+    model, images and threshold, nothing is computed again.
 
     Args:
-        segmenter: predicts.
+        segmenter: makes the predictions.
         records: images with or without labels.
-        folder: made if absent; nothing in it may belong to the data.
+        folder: created if absent; must not contain files of the data set.
         min_f1: smallest F1 at IoU 0.5 of labels that agree.
         with_overlays: also write ``overlays/ID.png``, old labels beside new ones.
 
@@ -207,7 +207,7 @@ def _files(record: TrainingImage) -> Iterable[Path]:
 def _describe(
     segmenter: Segmenter, records: Sequence[TrainingImage], min_f1: float
 ) -> dict[str, Any]:
-    """What the result depends on; the names of the weight files do not count."""
+    """What the result depends on, without the names of the weight files."""
     return {
         "weights": sorted(segmenter.digests.values()),
         "plan": segmenter.config.plan.name,
@@ -249,8 +249,8 @@ def read_decisions(folder: Path) -> list[Decision]:
     """Read the log of a relabelling.
 
     Raises:
-        UsageError: if there is none.
-        DataError: if a line is not what it should be.
+        UsageError: if it does not exist.
+        DataError: if a line is malformed.
     """
     path = folder / LOG_NAME
     try:
@@ -314,7 +314,7 @@ def replace_labels(
 def _write_overlays(
     folder: Path, record: TrainingImage, labels: LabelArray, predicted: LabelArray
 ) -> None:
-    """Old labels at the left, new ones at the right."""
+    """Old labels on the left, new ones on the right."""
     with open_image(record.image_path) as source:
         image = source.read_rows(0, source.height)
     tiles = [draw_overlay(image, each, max_side=_MAX_OVERLAY_SIDE) for each in (labels, predicted)]

@@ -1,8 +1,8 @@
-"""Files of a training run: checkpoints, weights, logs; each complete or as it was before.
+"""Files of a training run: checkpoints, weights, logs; each either complete or unchanged.
 
 One folder per stage, inside the folder of the run::
 
-    RUN/recipe.json              what was asked for, last
+    RUN/recipe.json              the latest request
     RUN/STAGE/checkpoint.pt      state to resume from; removed when the stage is finished
     RUN/STAGE/log.csv            losses of every step
     RUN/STAGE/validation.csv     scores on held-out or tuning images
@@ -55,7 +55,7 @@ class StageFolder:
     """Folder of one stage."""
 
     path: Path
-    """Made when something is written."""
+    """Created when something is written."""
 
     @property
     def checkpoint_path(self) -> Path:
@@ -89,16 +89,16 @@ class StageFolder:
 
     @property
     def summary_path(self) -> Path:
-        """Figures of the finished stage."""
+        """Summary of the finished stage."""
         return self.path / "summary.json"
 
     @property
     def is_started(self) -> bool:
-        """Whether there is something to resume or to keep."""
+        """Whether there is something to resume or keep."""
         return self.checkpoint_path.exists() or self.summary_path.exists()
 
     def read_summary(self) -> dict[str, Any] | None:
-        """Figures of the finished stage; None if it is not finished.
+        """Summary of the finished stage; None if it is not finished.
 
         Raises:
             DataError: if the file is damaged.
@@ -115,10 +115,10 @@ class StageFolder:
         return summary
 
     def save_checkpoint(self, content: Mapping[str, Any]) -> None:
-        """Write the state, with the lengths that the logs have now.
+        """Write the state, with the current lengths of the logs.
 
         Raises:
-            OutputError: if it cannot be written; the previous checkpoint is as it was.
+            OutputError: if it cannot be written; the previous checkpoint is unchanged.
         """
         lengths = {path.name: _length(path) for path in (self.log_path, self.validation_path)}
         buffer = io.BytesIO()  # torch.save hides why a file could not be written
@@ -174,7 +174,7 @@ def check_same(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -
     Args:
         path: file that ``found`` comes from.
         found: plain values, nested.
-        asked: likewise.
+        asked: description of this run, likewise.
     """
     differences = list(_differences(found, asked, ""))
     if differences:
@@ -193,16 +193,16 @@ def _differences(found: Any, asked: Any, place: str) -> Iterator[str]:  # noqa: 
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write a state dict as it is (float32), at once.
+    """Write a state dict as it is (float32), atomically.
 
     Raises:
-        OutputError: if it cannot be written; a file that was there is as it was.
+        OutputError: if it cannot be written; an existing file is unchanged.
     """
     write_bytes(path, save({name: value.cpu().contiguous() for name, value in state.items()}))
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write plain values as JSON, at once.
+    """Write plain values as JSON, atomically.
 
     Raises:
         OutputError: if it cannot be written.
@@ -211,7 +211,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a ``log.csv`` or ``validation.csv``; none if it is not there."""
+    """Read the rows of a ``log.csv`` or ``validation.csv``; empty if it does not exist."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:

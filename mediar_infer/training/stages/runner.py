@@ -1,4 +1,4 @@
-"""A recipe's stages in order: start weights, images, training, blends; finished ones are kept."""
+"""A recipe's stages in order: start weights, images, training, blends; finished stages are kept."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,21 +31,21 @@ def run_recipe(
     """Train stages of a recipe in order.
 
     Args:
-        recipe: what to do.
+        recipe: the stages.
         records: the data table; each stage takes the training images of its roles.
-        run_path: folder of the run, made if absent.
+        run_path: folder of the run, created if absent.
         stage_names: only these stages; all by default.
-        execution: where and how.
+        execution: where and how to compute.
         clusters_path: cluster table of amplified stages; by default they are found by the recipe's
             ``[discovery]`` and kept in the run folder.
-        extra_losses: stage → further term of its loss; picklable.
+        extra_losses: stage → additional term of its loss; picklable.
 
     Returns:
-        Stage → its weights (float32 safetensors), and blend → its.
+        Stage → its weights (float32 safetensors), and blend → its weights.
 
     Raises:
-        UsageError: if the folder holds these stages already and is not to be resumed, if they were
-            made with other settings, or if something that a stage needs is missing.
+        UsageError: if the folder holds these stages already without ``resume``, if they were made
+            with other settings, or if something that a stage needs is missing.
         CheckpointError: if start weights are missing or of another architecture.
         TrainingError: if a loss or gradient becomes NaN or infinite.
         OutputError: if the disk is full; the last checkpoint stays.

@@ -1,7 +1,7 @@
 """Which images a step sees: amplified, balanced or plain epochs, and replayed memory.
 
-The images of a step follow from the seed and the step alone, so that a resumed run, or several
-processes, draw what one uninterrupted process would have drawn.
+The images of a step follow from the seed and the step alone, so a resumed run, or several
+processes, draw what one uninterrupted process would draw.
 """
 
 import csv
@@ -82,8 +82,8 @@ def amplify(
 def balance(records: Sequence[TrainingImage]) -> tuple[float, ...]:
     """Balance the modalities: each image is drawn in proportion to (images of its kind)^-½.
 
-    A kind is a modality of one source, so that three images of a rare source are not drowned by
-    seventy of a common one that happens to share the name of the modality.
+    A kind is a modality of one source, so three images of a rare source are not drowned out by
+    seventy of a common one with the same modality name.
 
     Args:
         records: images to draw from, at least one.
@@ -104,9 +104,9 @@ class Stream:
     pool: tuple[int, ...]
     """Images of one epoch, repeated as often as they occur in it."""
     seed: int
-    """The order follows from it."""
+    """Determines the order."""
     probabilities: tuple[float, ...] = ()
-    """Draws by chance with these probabilities; without them, epochs are shuffled passes."""
+    """Draws at random with these probabilities; without them, epochs are shuffled passes."""
 
     def take(self, step: int, number: int) -> list[int]:
         """Return the images of a step.
@@ -174,8 +174,8 @@ def build_sampler(
 
     Args:
         records: training images; indices of the draws count in this list.
-        config: of the stage.
-        seed: of the stage.
+        config: settings of the stage.
+        seed: seed of the stage.
         clusters: image → cluster, for amplified sampling.
 
     Raises:

@@ -1,7 +1,7 @@
 """Which weights are best: F1 on held-out images or, without labels, the number of cells found.
 
 The paper counts cells where all labelled images are trained on: the flow check drops false cells,
-so that more cells are, up to a point, more true ones (section 6.2).
+so more cells are, up to a point, more true ones (section 6.2).
 """
 
 import logging
@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ImageScore:
-    """How a network does on one image."""
+    """Score of a network on one image."""
 
     record: TrainingImage
     """The image."""
     n_cells: int
-    """Cells found, those at the border too."""
+    """Cells found, including those at the border."""
     f1s: tuple[float, ...]
-    """F1 at the thresholds of ``mediar_infer.labels.metrics.THRESHOLDS``; none without labels."""
+    """F1 at the thresholds of ``mediar_infer.labels.metrics.THRESHOLDS``; empty without labels."""
 
     @property
     def f1(self) -> float:
@@ -58,7 +58,7 @@ def build_segmenter(
     precision: Precision = "auto",
     plan: str = "single",
 ) -> Segmenter:
-    """Make the engine run a network in training, in one pass without flips.
+    """Build an engine around a network in memory, with one pass and no flips.
 
     Args:
         model: ``(N, 3, S, S)`` → logits; put into evaluation mode and moved to the device.
@@ -85,10 +85,10 @@ def load_for_scoring(
         weights: one or two files, or a folder of them.
         device: as for inference.
         plan: ``single`` and ``fast`` run the first model once; ``paper`` both, with flips.
-        roi_size: side of the windows; best that of the crops which the weights were trained on.
+        roi_size: side of the windows; ideally that of the training crops.
 
     Raises:
-        CheckpointError: if weights are missing or no MEDIAR-Former.
+        CheckpointError: if weights are missing or not those of a MEDIAR-Former.
     """
     runtime = RuntimeConfig(device=device, threads=torch.get_num_threads())
     config = EngineConfig(plan=PLANS[plan], runtime=runtime, roi_size=roi_size)
@@ -96,7 +96,7 @@ def load_for_scoring(
 
 
 def score_image(segmenter: Segmenter, record: TrainingImage) -> ImageScore:
-    """Segment an image and compare it with its labels, if it has some.
+    """Segment an image and compare it with its labels, if it has any.
 
     Raises:
         ImageReadError: if image or labels cannot be read.
@@ -117,7 +117,7 @@ def score_weights(
 
     Args:
         weights: a weight file, a network in memory, or an engine that holds one.
-        records: images; those without labels get a count only.
+        records: images; those without labels are only counted.
         device: where a file or a network runs, as for inference.
 
     Returns:

@@ -1,4 +1,4 @@
-"""One stage of a recipe: where it starts, which images it sees, how long, how fast."""
+"""One stage of a recipe: its start, images, length and learning rate."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -16,20 +16,20 @@ Selection = Literal["last", "f1", "count"]
 
 
 def check(holds: bool, message: str) -> None:
-    """Raise UsageError with a message unless a value holds."""
+    """Raise UsageError with a message unless a condition holds."""
     if not holds:
         raise UsageError(message)
 
 
 @dataclass(frozen=True, slots=True)
 class StageConfig:
-    """One stage: where it starts, which images it sees, how long, how fast."""
+    """One stage: its start, images, length and learning rate."""
 
     name: str
     """The stage's table: ``[stages.NAME]``."""
     start: str
     """``random``, ``encoder`` (``[model] encoder_weights``), ``stage:NAME`` or ``weights:FILE``; a
-    file that is not there is looked for in the default folder of weights."""
+    missing file is looked for in the default folder of weights."""
     roles: tuple[str, ...]
     """Images of these roles are drawn."""
     learning_rate: float
@@ -37,66 +37,68 @@ class StageConfig:
     final_learning_rate: float
     """Learning rate at the end of the cosine."""
     batch_size: int
-    """Crops per optimiser step, over all processes; memory included."""
+    """Crops per optimiser step over all processes, including replayed ones."""
     crop_size: int
     """Side of a crop in pixels; a multiple of 32."""
     steps: int = 0
-    """Length in optimiser steps; or give ``epochs``."""
+    """Length in optimiser steps, as an alternative to ``epochs``."""
     epochs: float = 0.0
     """Length in epochs: passes over the images of ``roles``, amplified where they are."""
     exclude_sources: tuple[str, ...] = ()
     """Images of these sources are neither drawn nor scored. Clusters and new labels, which stages
-    share, are made of them too."""
+    share, also use them."""
     memory_roles: tuple[str, ...] = ()
     """Images of these roles are replayed beside those of ``roles``."""
     memory_per_batch: int = 0
-    """How many crops of a batch are replayed ones."""
+    """Number of replayed crops per batch."""
     sampling: Sampling = "all"
-    """``all``: every image once per epoch; ``amplified``: images of small clusters oftener;
-    ``balanced``: by chance, ∝ (number of images of this modality and source)^-½."""
+    """``all``: every image once per epoch; ``amplified``: images of small clusters more often;
+    ``balanced``: at random, ∝ (number of images of this modality and source)^-½."""
     memory_sampling: Literal["all", "balanced"] = "all"
     """The same for the replayed images."""
     amplify_to: int = 50
-    """Clusters with fewer images are repeated up to so many per epoch."""
+    """Clusters with fewer images are repeated up to this number per epoch."""
     relabelled: bool = False
     """Labels that disagree with a model's prediction are replaced by it (labelling consistency)."""
     excludes_boundary: tuple[str, ...] = ()
     """Images of these roles lose the boundary pixels of their cells."""
     intensity: tuple[str, ...] = LABELLED_ROLES
-    """Images of these roles are changed in intensity; all are changed in space."""
+    """Images of these roles get intensity changes; all get spatial changes."""
     schedule: Schedule = "cosine"
-    """Course of the learning rate."""
+    """Schedule of the learning rate."""
     t_max_epochs: float = 0.0
     """Epochs from the highest to the final learning rate, changed once per epoch as released;
     longer stages rise again. 0: it falls step by step until the end of the stage."""
     warmup_steps: int = 0
-    """Steps in which the learning rate rises linearly."""
+    """Steps over which the learning rate rises linearly."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay; biases and normalisation layers have none."""
     max_gradient_norm: float = 0.0
     """Gradients are clipped to this norm; 0 is off."""
     freeze_norm_statistics: bool = False
-    """BatchNorm keeps the means and variances that it starts with."""
+    """BatchNorm keeps the means and variances of the start weights."""
     precision: TrainingPrecision = "float32"
     """Type that the network computes in; weights and losses are float32."""
     accumulate: int = 1
-    """Parts that a batch is cut into, to need less memory."""
+    """Number of parts into which a batch is cut to save memory."""
     ema_decay: float = 0.0
     """Decay per step of the moving average of the weights, which is then the result; 0 is off."""
     ema_from_step: int = 0
-    """Until this step the average is a plain copy."""
+    """Up to this step the average is a plain copy."""
     checkpoint_every: float = 200
-    """Distance of checkpoints, in the stage's unit (steps or epochs); its end always makes one."""
+    """Distance of checkpoints, in the stage's unit (steps or epochs); one is always written at the
+    end."""
     validate_every: float = 0
-    """Distance of validations, in the stage's unit; 0 is only at the end, if ``select`` asks."""
+    """Distance of validations, in the stage's unit; 0 validates only at the end, if ``select``
+    needs it."""
     select: Selection = "last"
     """Which weights are the result: the last, or those with the best F1 on held-out images or the
     most cells on tuning images."""
     validate_roles: tuple[str, ...] = ()
     """Held-out images of these roles are scored; by default those of ``roles``."""
     patience: int = 0
-    """The stage ends after so many validations without improvement, counted from the first score
-    above 0; 0 is off."""
+    """The stage ends after this number of validations without improvement, counted from the first
+    score above 0; 0 is off."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random changes of the crops."""
 
@@ -198,7 +200,7 @@ class StageConfig:
         return max(1, round(amount * per_unit))
 
     def scaled(self, factor: float) -> "StageConfig":
-        """Copy that takes ``factor`` times as long, e.g. 0.01 for a trial; schedules go along."""
+        """Copy that is ``factor`` times as long; schedules are scaled too."""
 
         def whole(number: int) -> int:
             return max(1, round(number * factor)) if number else 0

@@ -1,4 +1,4 @@
-"""What one stage needs: its images, clusters, new labels, start weights and order of draws."""
+"""What one stage needs: its images, clusters, new labels, start weights and sampling order."""
 
 import hashlib
 import logging
@@ -25,7 +25,7 @@ _SEED_STEP: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class StageJob:
-    """All that a process needs for one stage; picklable."""
+    """Everything that a process needs for one stage; picklable."""
 
     recipe: Recipe
     config: StageConfig
@@ -56,16 +56,16 @@ def prepare_stage(
     clusters_path: Path | None = None,
     extra_loss: ExtraLoss | None = None,
 ) -> StageJob:
-    """Find images, clusters, labels and start weights of a stage; clusters and labels are made.
+    """Find images, clusters, labels and start weights of a stage; clusters and labels are created.
 
     Args:
         recipe: the stage's recipe.
         config: the stage.
         records: the data table.
         run_path: folder of the run.
-        execution: where and how.
-        clusters_path: cluster table to use for an amplified stage, in place of one in the run.
-        extra_loss: further term of the loss; picklable.
+        execution: where and how to compute.
+        clusters_path: cluster table to use for an amplified stage, instead of one in the run.
+        extra_loss: additional term of the loss; picklable.
 
     Raises:
         UsageError: if images, clusters or an earlier stage are missing.
@@ -131,7 +131,7 @@ def _digest_images(records: Sequence[TrainingImage], label_paths: Mapping[str, P
 
 
 def _find_scored(config: StageConfig, records: Sequence[TrainingImage]) -> list[TrainingImage]:
-    """Images that the stage is validated on; none if it is not."""
+    """Images on which the stage is validated; empty if it is not."""
     if config.select == "last" and not config.validate_every:
         return []
     held_out = select_records(records, config.scored_roles, "val")

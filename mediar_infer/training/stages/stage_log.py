@@ -1,4 +1,4 @@
-"""What a stage tells on the way: CSV rows, TensorBoard, and lines of the log."""
+"""Progress of a stage: CSV rows, TensorBoard, and log lines."""
 
 import logging
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ _LOG_EVERY: Final = 20
 
 
 class StageLog:
-    """Keeps and tells what steps and validations came to.
+    """Records and reports the results of steps and validations.
 
     Args:
-        folder: of the stage.
-        plan: of the stage.
-        is_active: only one of several processes tells anything.
+        folder: folder of the stage.
+        plan: plan of the stage.
+        is_active: only one of several processes reports.
     """
 
     def __init__(self, folder: StageFolder, plan: StagePlan, *, is_active: bool) -> None:
@@ -33,7 +33,7 @@ class StageLog:
         self._writer: Any = None
 
     def open(self, step: int) -> None:
-        """Begin after ``step`` steps; what TensorBoard has of later ones is dropped."""
+        """Start after ``step`` steps; later entries in TensorBoard are dropped."""
         if not self._is_active:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -46,7 +46,7 @@ class StageLog:
             self._writer.close()
 
     def flush(self) -> None:
-        """Write the rows of all steps, as they belong to a checkpoint.
+        """Write the rows of all steps up to a checkpoint.
 
         Raises:
             OutputError: if the folder is full or locked; the rows are kept.
@@ -63,14 +63,14 @@ class StageLog:
         times_s: tuple[float, float],
         images_per_s: float,
     ) -> None:
-        """Keep a step, and tell every twentieth and the last.
+        """Record a step; report every twentieth and the last.
 
         Args:
             step: number of steps done.
             losses: total, cell probability, flow.
             rate: learning rate.
             norm: of the gradients.
-            times_s: seconds of the step, and those of them that it waited for its batch.
+            times_s: seconds of the step, and the part spent waiting for its batch.
             images_per_s: crops per second since the stage began.
 
         Raises:
@@ -95,7 +95,7 @@ class StageLog:
         )
 
     def add_score(self, score: Score, progress: StageProgress) -> None:
-        """Keep and tell a validation.
+        """Record and report a validation.
 
         Args:
             score: its outcome.

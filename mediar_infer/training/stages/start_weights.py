@@ -39,7 +39,7 @@ def find_start(start: str, run_path: Path) -> Path | None:
     """Find the weight file that a stage starts from; None for ``random`` and ``encoder``.
 
     Raises:
-        CheckpointError: if a named file is not there.
+        CheckpointError: if a named file does not exist.
         UsageError: if a named stage is not finished.
     """
     kind, _, name = start.partition(":")
@@ -61,7 +61,7 @@ def build_start(recipe: Recipe, config: StageConfig, run_path: Path) -> nn.Modul
 
     Args:
         recipe: gives architecture and seed.
-        config: of the stage.
+        config: settings of the stage.
         run_path: folder of the run, for ``stage:NAME``.
 
     Raises:
@@ -85,7 +85,7 @@ def build_start(recipe: Recipe, config: StageConfig, run_path: Path) -> nn.Modul
 
 def _load(model: nn.Module, path: Path) -> None:
     if isinstance(model, ReconstructingFormer):
-        # Its additional head is new: files of plain networks do not hold it.
+        # Its additional head is new: files of plain networks lack it.
         entries = model.additional_entries() | load_file(path)
     elif isinstance(model, MediarFormer):
         checkpoint = load_checkpoint(path)
@@ -111,7 +111,7 @@ def _check_architecture(path: Path, found: Architecture, expected: Architecture)
 
 
 def load_entries(model: nn.Module, entries: Mapping[str, Tensor], path: Path) -> None:
-    """Put a state dict into a network, strictly.
+    """Load a state dict into a network, strictly.
 
     Raises:
         CheckpointError: if names or shapes differ.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM that wait for a good moment: the end of a training step."""
+"""Ctrl-C and SIGTERM wait for the end of a training step."""
 
 import logging
 import signal
@@ -13,7 +13,7 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopLater:
-    """Notes the first stop signal inside a ``with`` block in place of obeying it.
+    """Notes the first stop signal inside a ``with`` block instead of obeying it.
 
     A second one is obeyed at once. Outside the main thread signals are left as they are.
     """
@@ -24,7 +24,7 @@ class StopLater:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            # what is ignored (a job in the background) or not Python's own stays as it is
+            # signals that are ignored (a background job) or not handled by Python are left alone
             left = (signal.SIG_IGN, None)
             taken = [each for each in _SIGNALS if signal.getsignal(each) not in left]
             self._handlers = {number: signal.signal(number, self._note) for number in taken}
@@ -51,10 +51,10 @@ class StopLater:
         self._handlers = {}
 
     def obey(self, before: Callable[[], None] = lambda: None) -> None:
-        """Do what the noted signal asks for; nothing if there is none.
+        """Do what the noted signal asks for; nothing if it does not exist.
 
         Args:
-            before: called first, to save what is to be kept.
+            before: called first, to save the state.
         """
         if self._noted is not None:
             number, self._noted = self._noted, None

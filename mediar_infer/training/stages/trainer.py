@@ -1,10 +1,10 @@
 """One training stage on Lightning Fabric: steps, checkpoints, validations, logs, result.
 
-Everything random of a step follows from the seed and the step, and a checkpoint holds weights,
+Everything random in a step follows from the seed and the step, and a checkpoint holds weights,
 moments, average, scaler and scores: a run that was killed ends where an uninterrupted one does.
-With several processes each computes its part of every batch; gradients and BatchNorm statistics
-are those of the whole batch. (Stochastic depth draws per process, so with it the result of several
-processes agrees with that of one in distribution only.)
+With several processes, each computes its part of every batch; gradients and BatchNorm statistics
+are those of the whole batch. (Stochastic depth draws per process, so with it several processes
+agree with one in distribution only.)
 """
 
 import copy
@@ -46,11 +46,11 @@ from mediar_infer.training.stages.stopping import StopLater
 logger = logging.getLogger(__name__)
 
 _MAX_SKIPPED: Final = 30
-"""Steps in a row that float16 may skip: from 65,536 its scale has then fallen below 1e-4."""
+"""Consecutive steps that float16 may skip; its scale has then fallen from 65,536 to below 1e-4."""
 
 
 class ExtraLoss(Protocol):
-    """A further term of the loss, for images without labels."""
+    """An additional term of the loss, for images without labels."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor | None:
         """Return a scalar to add to the loss, or None.
@@ -63,7 +63,7 @@ class ExtraLoss(Protocol):
 
 
 Validate = Callable[[nn.Module], Score]
-"""Scores a network in evaluation mode on the training device; called in every process alike."""
+"""Scores a network in evaluation mode on the training device; called in every process."""
 
 
 class Trainer:
@@ -72,13 +72,13 @@ class Trainer:
     Args:
         fabric: launched; its precision is the stage's.
         model: with its start weights; modified.
-        plan: of the stage.
-        folder: of the stage.
-        description: everything that the result depends on, as plain values; a checkpoint of
-            another one is refused.
+        plan: plan of the stage.
+        folder: folder of the stage.
+        description: everything that the result depends on, as plain values; a checkpoint with
+            another description is refused.
         name_images: step → images of its batch, for messages.
         validate: scores a network; needed if the stage validates.
-        extra_loss: a further term of the loss.
+        extra_loss: an additional term of the loss.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Trainer:
         return precision.scaler if isinstance(precision, MixedPrecision) else None
 
     def restore(self) -> None:
-        """Go on from the folder's checkpoint.
+        """Resume from the folder's checkpoint.
 
         Raises:
             CheckpointError: if it is damaged.
@@ -160,7 +160,7 @@ class Trainer:
     def _stop_later(self) -> AbstractContextManager[StopLater | None]:
         """Signals wait for the end of a step, and of its validation.
 
-        Not with several processes: none knows how far the others are.
+        Not with several processes, as none knows the progress of the others.
         """
         return StopLater() if self.fabric.world_size == 1 else nullcontext()
 
@@ -246,7 +246,7 @@ class Trainer:
         return losses
 
     def _check_finite(self, losses: Sequence[float], norm: float) -> None:
-        """Raise TrainingError unless the step may be done; float16 may skip some."""
+        """Raise TrainingError for values that are not finite; float16 may skip some steps."""
         has_loss, progress = all(map(math.isfinite, losses)), self.progress
         if has_loss and math.isfinite(norm):
             progress.n_skipped = 0
@@ -266,7 +266,7 @@ class Trainer:
         return self.progress.step * self.config.batch_size / max(self.progress.seconds, 1e-9)
 
     def _validate_and_save(self) -> None:
-        """Validate and write a checkpoint where the step asks for it."""
+        """Validate and write a checkpoint if they are due."""
         step, plan = self.progress.step, self.plan
         is_last = step == plan.n_steps
         if (plan.validate_every and step % plan.validate_every == 0) or (
@@ -285,7 +285,7 @@ class Trainer:
             progress.n_without_gain = 0
             if self.fabric.is_global_zero and self.config.select != "last":
                 save_state(self._result_state(), self.folder.best_path)
-        elif progress.best_value > 0:  # before the first right cell there is nothing to lose
+        elif progress.best_value > 0:  # before the first correct cell there is nothing to lose
             progress.n_without_gain += 1
         progress.last_validated = progress.step
         self._log.add_score(score, progress)

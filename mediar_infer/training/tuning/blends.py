@@ -22,14 +22,14 @@ _MAX_SCORED_MEMORY: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class ScoredBlend:
-    """A blend and what it reaches on held-out images."""
+    """A blend and its scores on held-out images."""
 
     share: float
     """Share of the tuned weights; 0 is the start."""
     f1: float
     """Mean F1 at IoU 0.5 on the user's held-out images."""
     memory_f1: float | None
-    """The same on the memory's held-out images; None if it was not needed, or without memory."""
+    """The same on the memory's held-out images; ``None`` if not needed, or without memory."""
 
 
 def score_memory(
@@ -38,7 +38,7 @@ def score_memory(
     max_loss: float,
     score: Callable[[float], float | None],
 ) -> list[ScoredBlend]:
-    """Score blends that do better than the start on the memory, the best first, until one is kept.
+    """Score blends that beat the start on the memory, best first, until one is accepted.
 
     Args:
         start: the start weights.
@@ -47,7 +47,7 @@ def score_memory(
         score: share of a blend → its F1 on the memory's held-out images.
 
     Returns:
-        The blends in the same order, those that were needed with their F1 on the memory.
+        The blends in the same order, with F1 on the memory where it was needed.
     """
     scored = {}
     for blend in sorted(candidates, key=_rank):
@@ -64,7 +64,7 @@ def choose(start: ScoredBlend, candidates: Sequence[ScoredBlend], max_loss: floa
 
     Args:
         start: the start weights.
-        candidates: blends; of equal ones the smaller share is taken.
+        candidates: blends; the smaller share wins a tie.
         max_loss: largest loss of F1 on the memory's held-out images.
 
     Raises:
@@ -85,7 +85,7 @@ def choose(start: ScoredBlend, candidates: Sequence[ScoredBlend], max_loss: floa
 
 
 def _rank(candidate: ScoredBlend) -> tuple[float, float]:
-    """Sorts the best blend first; of equal ones that with the smaller share."""
+    """Sort key: the best blend first, the smaller share first in a tie."""
     return -candidate.f1, candidate.share
 
 

@@ -1,4 +1,4 @@
-"""What may be changed about a fine-tuning."""
+"""Options of a fine-tuning."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""Fine-tuning on a user's own few images: safe by default, and refused if it does not help.
+"""Fine-tuning on a user's own few images: safe by default, and rejected if it does not help.
 
-What keeps a handful of images from ruining a network that has seen thousands: a small learning
-rate, BatchNorm statistics that stay as they are, clipped gradients, averaged weights, replayed
-memory where there are images for it, an end as soon as held-out images no longer improve, and a
-blend with the start weights whose share is chosen on the held-out images.
+A handful of images must not ruin a network that has seen thousands. Hence a small learning rate,
+fixed BatchNorm statistics, clipped gradients, averaged weights, replayed memory if there are images
+for it, a stop as soon as held-out images no longer improve, and a blend with the start weights
+whose share is chosen on the held-out images.
 """
 
 import logging
@@ -50,12 +50,12 @@ logger = logging.getLogger(__name__)
 SHARES: Final = (0.25, 0.5, 0.75, 1.0)
 """Shares of the tuned weights that are tried in the blend with the start weights."""
 _MAX_SHARE_WITH_MEMORY: Final = 0.75
-"""Where something is to be kept, a part of the start is: no memory shows all that a network knows
-(Wortsman et al., "Robust fine-tuning of zero-shot models", 2022)."""
+"""With a memory, part of the start weights is always kept: no memory covers all that a network
+knows (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022)."""
 _MEMORY_SHARE: Final = 2
-"""One crop of so many is a replayed one: ten images need few crops, what is to be kept more."""
+"""One crop in this many is a replayed one: ten images need few crops, the memory needs more."""
 _CANDIDATES_NAME: Final = "candidates.json"
-"""In the run folder: scores of all blends; written last, so that it also marks the end."""
+"""In the run folder: scores of all blends; written last, so it also marks the end."""
 _CHOSEN_NAME: Final = "chosen.safetensors"
 
 
@@ -66,7 +66,7 @@ class Tuning:
     start_path: Path
     """Weights that it started from."""
     start: ScoredBlend
-    """How these do."""
+    """Scores of these."""
     candidates: tuple[ScoredBlend, ...]
     """The blends that were tried."""
     chosen: ScoredBlend
@@ -87,8 +87,8 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
         What was tried and written.
 
     Raises:
-        UsageError: if there are fewer than two usable images, if an earlier tuning was stopped and
-            is not to be resumed, or if it is and has other images.
+        UsageError: if there are fewer than two usable images, or if an interrupted tuning exists
+            and is not resumed, or is resumed with other images.
         TrainingError: if the tuned weights are no better on the held-out images than the start;
             nothing is written then.
         CheckpointError: if start weights cannot be read, or the output is refused.
@@ -146,7 +146,7 @@ def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[Tra
             f" them to hold out; see {run_path / 'problems.csv'}"
         )
     if not select_records(records, ("target",), "val"):
-        # Too few for the share: the image with a middling number of cells judges.
+        # Too few for the fraction: the image with a medium number of cells is held out.
         ordered = sorted(records, key=lambda record: (record.n_cells, record.image_id))
         judge = ordered[len(ordered) // 2].image_id
         records = [
@@ -162,7 +162,7 @@ def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[Tra
 
 
 def _check_room(run_path: Path, folder: StageFolder) -> None:
-    """Refuse to lose a tuning that was stopped; one whose blends were judged makes room."""
+    """Refuse to overwrite an interrupted tuning; a finished one may be replaced."""
     if folder.is_started and not (run_path / _CANDIDATES_NAME).exists():
         raise UsageError(
             f"{folder.path}: found an interrupted tuning, expected none; continue with --resume,"
@@ -199,7 +199,7 @@ def _report(index: Index, run_path: Path) -> None:
 
 
 def _find_memory(options: TuneOptions) -> list[TrainingImage]:
-    """Labelled images of the memory, as role public, under names of their own."""
+    """Labelled images of the memory, as role public, under separate names."""
     path = options.memory
     if path is None:
         return []
@@ -233,7 +233,7 @@ def _find_memory(options: TuneOptions) -> list[TrainingImage]:
 def _choose_start(
     given: Sequence[Path], records: Sequence[TrainingImage], device: torch.device
 ) -> Checkpoint:
-    """Take the better model of a pair on images that it has not been trained on."""
+    """Choose the better model of a pair on images that it has not been trained on."""
     checkpoints = [load_checkpoint(path) for path in find_weights(given)]
     if len(checkpoints) == 1:
         return checkpoints[0]

@@ -81,7 +81,7 @@ def test_omnipose_takes_bacteria_and_leaves_worms_out(download, caplog):
         "omnipose_bact_fluor_test_sorted_wiggins_a_1": "fluorescence",
     }
     assert {(record.role, record.n_cells) for record in records.values()} == {("public", 3)}
-    assert "2 images left out" in caplog.text
+    assert "2 images excluded" in caplog.text
     assert "2 labelled images; the paper uses 611, without 118 worm images" in caplog.text
 
 

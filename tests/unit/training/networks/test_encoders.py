@@ -54,7 +54,7 @@ def test_encoder_of_another_size_is_refused_with_its_shapes(tmp_path, library_en
 
 def test_missing_and_damaged_files_are_named(tmp_path):
     path = tmp_path / "none.pth"
-    with pytest.raises(CheckpointError, match="there is no such file"):
+    with pytest.raises(CheckpointError, match="found no such file"):
         load_encoder(MediarFormer(SMALL), "mit_b0", str(path))
     path.write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match=r"none\.pth: cannot be read"):

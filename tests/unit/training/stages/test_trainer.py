@@ -44,7 +44,15 @@ def make_trainer(folder, model, config=STAGE, **options):
     fabric.launch()
     plan = plan_stage(config, 4, seed=1)
     names = lambda step: ["a", "b", f"image{step}"]  # noqa: E731
-    return Trainer(fabric, model, plan, StageFolder(folder), {"seed": 1}, names, **options)
+    return Trainer(
+        fabric=fabric,
+        model=model,
+        plan=plan,
+        folder=StageFolder(folder),
+        description={"seed": 1},
+        name_images=names,
+        **options,
+    )
 
 
 def run(folder, config=STAGE, model=None, batches=make_batch, **options):
