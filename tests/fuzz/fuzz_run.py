@@ -62,7 +62,7 @@ def _read_weights(path):
 
 
 def _read_recipe(path):
-    from mediar_infer.training.stages.recipe import read_recipe
+    from mediar_infer.training.stages.recipe_files import read_recipe
 
     read_recipe(path)
 
