@@ -16,7 +16,7 @@ from mediar_infer.cli import (
     set_up_logging,
 )
 from mediar_infer.process import keep_large_blocks
-from mediar_infer.training.commands import PROGRAM
+from mediar_infer.training.commands import TRAINING_PROGRAM
 
 _EXTRA_PACKAGES: Final = frozenset(
     {
@@ -57,7 +57,7 @@ COMMANDS: Final = {
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Build the parser; only the named command's module is imported, as imports cost seconds."""
     parser = argparse.ArgumentParser(
-        prog=PROGRAM,
+        prog=TRAINING_PROGRAM,
         description="Train MEDIAR-Former networks: images and labels in, weights out.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

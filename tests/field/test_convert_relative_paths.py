@@ -8,7 +8,7 @@ import pytest
 from small_data import save_image, save_labels
 
 from mediar_infer.training.__main__ import main
-from mediar_infer.training.data.candidates import read_image_manifest
+from mediar_infer.training.data.candidates import read_data_manifest
 
 
 def download_omnipose(folder):
@@ -70,7 +70,7 @@ def test_every_set_is_converted(tmp_path, monkeypatch, data_set, folder, output)
     code = main(["convert", data_set, folder.format(here=here), "-o", output.format(here=here)])
 
     assert code == 0
-    (image,) = read_image_manifest(here / "data" / "set" / "manifest.csv")
+    (image,) = read_data_manifest(here / "data" / "set" / "manifest.csv")
     assert image.image_path.is_file()
     assert image.label_path.is_file()
     assert image.image_path.is_relative_to(here / "data" / "set")

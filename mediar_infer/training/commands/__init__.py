@@ -2,5 +2,5 @@
 
 from typing import Final
 
-PROGRAM: Final = "python -m mediar_infer.training"
+TRAINING_PROGRAM: Final = "python -m mediar_infer.training"
 """How the commands are typed."""

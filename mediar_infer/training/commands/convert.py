@@ -7,7 +7,7 @@ from pathlib import Path
 from mediar_infer.errors import UsageError
 from mediar_infer.training.converters import DATA_SETS
 from mediar_infer.training.converters.source_images import exclude_images, write_converted
-from mediar_infer.training.data.candidates import IMAGE_MANIFEST_NAME, read_image_manifest
+from mediar_infer.training.data.candidates import DATA_MANIFEST_NAME, read_data_manifest
 from mediar_infer.training.data.problems import log_problems, write_problems
 from mediar_infer.training.data.table import LABELLED_ROLES
 
@@ -80,10 +80,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_output(folder: Path, name: str) -> None:
-    manifest = folder / IMAGE_MANIFEST_NAME
+    manifest = folder / DATA_MANIFEST_NAME
     if not manifest.is_file():
         return
-    found = {each.source or "images of no named set" for each in read_image_manifest(manifest)}
+    found = {each.source or "images of no named set" for each in read_data_manifest(manifest)}
     others = found - {name}
     if others:
         raise UsageError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mediar_infer.commands.arguments import add_examples, add_option
 from mediar_infer.errors import UsageError
-from mediar_infer.training.commands import PROGRAM
+from mediar_infer.training.commands import TRAINING_PROGRAM
 from mediar_infer.training.data.index import IndexOptions, index_folders
 from mediar_infer.training.data.problems import log_problems, write_problems
 from mediar_infer.training.data.table import LABELLED_ROLES, ROLES, Role, write_table
@@ -40,11 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         (
             "a folder of labelled images",
-            f"{PROGRAM} index my_images -o table.csv",
+            f"{TRAINING_PROGRAM} index my_images -o table.csv",
         ),
         (
             "images to count cells on",
-            f"{PROGRAM} index tuning_images --role tuning -o tuning.csv",
+            f"{TRAINING_PROGRAM} index tuning_images --role tuning -o tuning.csv",
         ),
     )
 

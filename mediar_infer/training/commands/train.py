@@ -3,7 +3,7 @@
 import argparse
 
 from mediar_infer.commands.arguments import add_examples
-from mediar_infer.training.commands import PROGRAM
+from mediar_infer.training.commands import TRAINING_PROGRAM
 from mediar_infer.training.commands.run_options import add_run_arguments, train
 
 
@@ -18,15 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         (
             "all stages of a recipe",
-            f"{PROGRAM} train small --table table.csv --run runs/small",
+            f"{TRAINING_PROGRAM} train small --table table.csv --run runs/small",
         ),
         (
             "continue after an interruption",
-            f"{PROGRAM} train small --table table.csv --run runs/small --resume",
+            f"{TRAINING_PROGRAM} train small --table table.csv --run runs/small --resume",
         ),
         (
             "a quick trial",
-            f"{PROGRAM} train small --table table.csv --run runs/trial --scale 0.01",
+            f"{TRAINING_PROGRAM} train small --table table.csv --run runs/trial --scale 0.01",
         ),
     )
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mediar_infer.commands.arguments import add_examples, add_option
-from mediar_infer.training.commands import PROGRAM
+from mediar_infer.training.commands import TRAINING_PROGRAM
 from mediar_infer.training.commands.run_options import (
     add_execution_arguments,
     add_export_arguments,
@@ -38,11 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         (
             "fine-tune on a folder",
-            f"{PROGRAM} tune my_images -o mine.safetensors",
+            f"{TRAINING_PROGRAM} tune my_images -o mine.safetensors",
         ),
         (
             "keep the quality on other images",
-            f"{PROGRAM} tune my_images --memory table.csv -o mine.safetensors",
+            f"{TRAINING_PROGRAM} tune my_images --memory table.csv -o mine.safetensors",
         ),
     )
 

@@ -20,9 +20,9 @@ from mediar_infer.images.open import open_image
 from mediar_infer.labels.files import label_path, write_labels
 from mediar_infer.output_files import to_output_error, write_bytes
 from mediar_infer.training.data.candidates import (
-    IMAGE_MANIFEST_NAME,
+    DATA_MANIFEST_NAME,
     CandidateImage,
-    write_image_manifest,
+    write_data_manifest,
 )
 from mediar_infer.training.data.problems import (
     SAME_NAME,
@@ -157,7 +157,7 @@ def write_converted(
         else:
             lines[image.image_id] = converted
     if lines:
-        write_image_manifest(list(lines.values()), folder / IMAGE_MANIFEST_NAME)
+        write_data_manifest(list(lines.values()), folder / DATA_MANIFEST_NAME)
     return list(lines.values()), problems
 
 

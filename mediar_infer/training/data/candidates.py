@@ -25,7 +25,7 @@ from mediar_infer.training.data.problems import (
 )
 from mediar_infer.training.data.table import ROLES, SPLITS, Role
 
-IMAGE_MANIFEST_NAME: Final = "manifest.csv"
+DATA_MANIFEST_NAME: Final = "manifest.csv"
 """A folder with a file of this name is read through it."""
 
 _REQUIRED = ("id", "image")
@@ -75,8 +75,8 @@ def find_candidates(
         DataError: if its manifest cannot be used.
     """
     folder = Path(os.path.normpath(folder.absolute()))
-    if (folder / IMAGE_MANIFEST_NAME).is_file():
-        return read_image_manifest(folder / IMAGE_MANIFEST_NAME), []
+    if (folder / DATA_MANIFEST_NAME).is_file():
+        return read_data_manifest(folder / DATA_MANIFEST_NAME), []
     layouts, problems = find_layouts(folder, descends=descends)
     candidates = []
     for layout in layouts:
@@ -125,7 +125,7 @@ def _stems(image: Path) -> tuple[str, str]:
     return image.stem, image.name.split(".")[0]
 
 
-def read_image_manifest(path: Path) -> list[CandidateImage]:
+def read_data_manifest(path: Path) -> list[CandidateImage]:
     """Read a manifest.
 
     Args:
@@ -173,8 +173,8 @@ def _absolute(folder: Path, name: str) -> Path:
     return Path(os.path.normpath(folder / name))
 
 
-def write_image_manifest(candidates: Sequence[CandidateImage], path: Path) -> None:
-    """Write a manifest that ``read_image_manifest`` reads.
+def write_data_manifest(candidates: Sequence[CandidateImage], path: Path) -> None:
+    """Write a manifest that ``read_data_manifest`` reads.
 
     Args:
         candidates: its lines.

@@ -47,7 +47,7 @@ class ImageFacts:
     """SHA-256 of the file's bytes, in hexadecimal."""
 
 
-def check_image_file(path: Path) -> tuple[ImageFacts | None, list[Problem]]:
+def examine_image(path: Path) -> tuple[ImageFacts | None, list[Problem]]:
     """Read an image from the first to the last pixel.
 
     Args:
@@ -79,7 +79,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_label_file(
+def examine_labels(
     path: Path, facts: ImageFacts, *, keeps_empty: bool, accepts_predictions: bool = False
 ) -> tuple[int | None, list[Problem]]:
     """Read a label file and see whether it numbers the cells of its image.

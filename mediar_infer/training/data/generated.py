@@ -23,9 +23,9 @@ from mediar_infer.labels.files import label_path, write_labels
 from mediar_infer.labels.overlay import find_inner_boundary
 from mediar_infer.output_files import write_bytes
 from mediar_infer.training.data.candidates import (
-    IMAGE_MANIFEST_NAME,
+    DATA_MANIFEST_NAME,
     CandidateImage,
-    write_image_manifest,
+    write_data_manifest,
 )
 
 logger = logging.getLogger(__name__)
@@ -72,9 +72,9 @@ def write_generated(n_images: int, folder: Path, seed: int) -> Path:
                 name, image_path, labels_path, role="public", modality=kind, source=SOURCE
             )
         )
-    write_image_manifest(candidates, folder / IMAGE_MANIFEST_NAME)
+    write_data_manifest(candidates, folder / DATA_MANIFEST_NAME)
     logger.info("%s: %d generated images", folder, n_images)
-    return folder / IMAGE_MANIFEST_NAME
+    return folder / DATA_MANIFEST_NAME
 
 
 def draw_scene(

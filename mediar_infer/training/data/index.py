@@ -13,9 +13,9 @@ from mediar_infer.training.data.candidates import (
     CandidateImage,
     find_candidates,
     make_ids_unique,
-    read_image_manifest,
+    read_data_manifest,
 )
-from mediar_infer.training.data.file_checks import check_image_file, check_label_file
+from mediar_infer.training.data.file_checks import examine_image, examine_labels
 from mediar_infer.training.data.problems import (
     DUPLICATE_IMAGE,
     LEAKED_IMAGE,
@@ -66,7 +66,7 @@ def index_folders(
 
     Args:
         folders: of images and labels, see ``find_candidates``.
-        manifests: CSV files, see ``read_image_manifest``.
+        manifests: CSV files, see ``read_data_manifest``.
         options: roles and split.
 
     Returns:
@@ -83,7 +83,7 @@ def index_folders(
         candidates += found
         problems += wrong
     for manifest in manifests:
-        candidates += read_image_manifest(manifest)
+        candidates += read_data_manifest(manifest)
     unique, wrong = make_ids_unique(candidates)
     problems += wrong
     roles = _resolve_roles(unique, options)
@@ -137,12 +137,12 @@ def _check(
     if has_labels and label_path is None:
         found = f"no {candidate.image_path.stem}_label.tiff for role {role}"
         return None, [Problem(MISSING_LABELS, candidate.image_path, found)]
-    facts, problems = check_image_file(candidate.image_path)
+    facts, problems = examine_image(candidate.image_path)
     if facts is None:
         return None, problems
     n_cells: int | None = 0
     if label_path and has_labels:
-        n_cells, wrong = check_label_file(
+        n_cells, wrong = examine_labels(
             label_path,
             facts,
             keeps_empty=options.keep_empty,

@@ -15,7 +15,7 @@ ROLES: Final[tuple[Role, ...]] = get_args(Role)
 LABELLED_ROLES: Final[tuple[Role, ...]] = ("target", "public")
 SPLITS: Final = ("train", "val")
 
-COLUMNS: Final = (
+TABLE_COLUMNS: Final = (
     "image_id",
     "role",
     "split",
@@ -90,7 +90,7 @@ def read_table(path: Path) -> list[TrainingImage]:
     """Read a data table.
 
     Args:
-        path: CSV file with the columns ``COLUMNS``; ``image`` and ``label`` are relative to its
+        path: CSV file with the columns ``TABLE_COLUMNS``; ``image`` and ``label`` are relative to its
             folder, ``label`` is empty for images without labels. Further columns are ignored.
 
     Returns:
@@ -103,7 +103,7 @@ def read_table(path: Path) -> list[TrainingImage]:
     """
     records: list[TrainingImage] = []
     places: dict[str, str] = {}
-    for place, row in read_rows(path, COLUMNS, "a data table made by 'index'"):
+    for place, row in read_rows(path, TABLE_COLUMNS, "a data table made by 'index'"):
         record = _to_record(row, path.absolute().parent, place)
         if record.image_id in places:
             raise DataError(
@@ -132,8 +132,8 @@ def write_table(records: Iterable[TrainingImage], path: Path) -> None:
         values = {field.name: getattr(record, field.name) for field in fields(record)}
         values["image"] = _relative(record.image_path, folder)
         values["label"] = _relative(record.label_path, folder) if record.label_path else ""
-        rows.append([values[column] for column in COLUMNS])
-    write_rows(path, COLUMNS, rows)
+        rows.append([values[column] for column in TABLE_COLUMNS])
+    write_rows(path, TABLE_COLUMNS, rows)
 
 
 def select_records(

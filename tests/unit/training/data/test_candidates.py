@@ -5,8 +5,8 @@ from mediar_infer.training.data.candidates import (
     CandidateImage,
     find_candidates,
     make_ids_unique,
-    read_image_manifest,
-    write_image_manifest,
+    read_data_manifest,
+    write_data_manifest,
 )
 
 
@@ -77,9 +77,9 @@ def test_manifest_comes_back_as_written(tmp_path):
         CandidateImage("b", tmp_path.parent / "b.png", None, "tuning", "", "dic", "set, two"),
     ]
 
-    write_image_manifest(written, tmp_path / "manifest.csv")
+    write_data_manifest(written, tmp_path / "manifest.csv")
 
-    assert read_image_manifest(tmp_path / "manifest.csv") == written
+    assert read_data_manifest(tmp_path / "manifest.csv") == written
     assert find_candidates(tmp_path) == (written, [])
 
 
@@ -87,7 +87,7 @@ def test_manifest_may_hold_id_and_image_only_or_more(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text("\ufeffimage,id,source_repo,licence\nx/a.png,a,repo,MIT\n", encoding="utf-8")
 
-    assert read_image_manifest(path) == [CandidateImage("a", tmp_path / "x/a.png", source="repo")]
+    assert read_data_manifest(path) == [CandidateImage("a", tmp_path / "x/a.png", source="repo")]
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_wrong_manifest_names_file_line_and_column(tmp_path, text, message):
     path.write_text(text)
 
     with pytest.raises(DataError, match=rf"list\.csv.*{message}"):
-        read_image_manifest(path)
+        read_data_manifest(path)
 
 
 def test_missing_manifest_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
-        read_image_manifest(tmp_path / "list.csv")
+        read_data_manifest(tmp_path / "list.csv")
 
 
 def test_same_name_in_two_folders_gets_the_folder_in_front(tmp_path):

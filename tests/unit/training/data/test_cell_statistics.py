@@ -10,7 +10,7 @@ from skimage.measure import regionprops_table
 from mediar_infer.errors import ShapeError, UsageError
 from mediar_infer.labels.files import write_labels
 from mediar_infer.training.commands import stats as stats_command
-from mediar_infer.training.data.candidates import CandidateImage, write_image_manifest
+from mediar_infer.training.data.candidates import CandidateImage, write_data_manifest
 from mediar_infer.training.data.cell_statistics import measure_cells
 from mediar_infer.training.data.index import index_folders
 from mediar_infer.training.data.table import write_table
@@ -116,7 +116,7 @@ def test_table_gives_medians_per_group(tmp_path):
         save(tmp_path / f"{name}_label.tiff", labels)
         paths = (tmp_path / f"{name}.png", tmp_path / f"{name}_label.tiff")
         lines.append(CandidateImage(name, *paths, modality=modality))
-    write_image_manifest(lines, tmp_path / "manifest.csv")
+    write_data_manifest(lines, tmp_path / "manifest.csv")
     write_table(index_folders([tmp_path]).records, tmp_path / "table.csv")
 
     assert run(tmp_path / "table.csv", "-o", tmp_path / "out", "--group", "modality") == 0
