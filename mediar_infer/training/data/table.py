@@ -90,8 +90,8 @@ def read_table(path: Path) -> list[TrainingImage]:
     """Read a data table.
 
     Args:
-        path: CSV file with the columns ``TABLE_COLUMNS``; ``image`` and ``label`` are relative to its
-            folder, ``label`` is empty for images without labels. Further columns are ignored.
+        path: CSV file with the columns ``TABLE_COLUMNS``; ``image`` and ``label`` are relative to
+            its folder, ``label`` is empty for images without labels. Further columns are ignored.
 
     Returns:
         The records in the order of the file.
