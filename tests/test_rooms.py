@@ -26,13 +26,8 @@ SCRIPTS = {"container"}
 LONG_MODULES = {
     "mediar_infer.segmenter",
     "mediar_infer.cluster.client",
-    "mediar_infer.training.augmentation.transforms",
-    "mediar_infer.training.stages.discovery",
-    "mediar_infer.training.stages.recipe",
-    "mediar_infer.training.stages.runner",
-    "mediar_infer.training.tuning.tune",
 }
-REPEATED_NAMES = {"check_label_file", "summarise", "read_image_manifest"}
+REPEATED_NAMES = {"summarise"}
 
 
 def modules():
