@@ -47,6 +47,7 @@ def find_truth(images: Sequence[Path], truth_dir: Path) -> dict[str, Path]:
 
     Raises:
         UsageError: if an image has no label file, or more than one.
+        DataError: if a file cannot be read, or is a mask instead of labels.
     """
     files = list_label_files(truth_dir)
     truth = {}
@@ -58,6 +59,7 @@ def find_truth(images: Sequence[Path], truth_dir: Path) -> dict[str, Path]:
             raise UsageError(
                 f"{truth_dir}: found {names} for {path.name}, expected one file {stem}_label.tiff"
             )
+        read_true_labels(found[0])  # a mask is refused before anything is run
         truth[path.name] = found[0]
     return truth
 
@@ -143,7 +145,7 @@ def _score(
 ) -> tuple[tuple[Scores, ...], list[Finding]]:
     """Scores at all thresholds, or a finding that says why there are none."""
     try:
-        true, predicted = read_true_labels(truth), read_labels(labels_dir / label.name)
+        true, predicted = read_labels(truth), read_labels(labels_dir / label.name)
         return tuple(evaluate_labels(true, predicted)), []
     except MediarError as error:
         return (), [Finding(image, "score", str(error), "labels that fit the true ones")]

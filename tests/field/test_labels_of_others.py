@@ -123,3 +123,13 @@ def test_training_folders_of_other_names_are_read(tmp_path, image, label):
     assert train(["index", str(tmp_path / "in"), "-o", str(tmp_path / "table.csv")]) == 0
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 3
     assert len((tmp_path / "table.problems.csv").read_text().splitlines()) == 1
+
+
+def test_challenge_refuses_masks_as_truth_before_anything_is_run(tmp_path, capsys):
+    save_image(tmp_path / "in" / "a.png", shape=draw_cells().shape)
+    save(tmp_path / "true" / "a_label.tiff", np.minimum(draw_cells(), 1))
+
+    folders = ["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    assert main(["challenge", *folders, "--gt", str(tmp_path / "true"), "--subprocess"]) == 1
+    assert "found 5 separate regions, but no numbers other than 1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
