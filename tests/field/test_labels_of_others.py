@@ -130,6 +130,6 @@ def test_challenge_refuses_masks_as_truth_before_anything_is_run(tmp_path, capsy
     save(tmp_path / "true" / "a_label.tiff", np.minimum(draw_cells(), 1))
 
     folders = ["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
-    assert main(["challenge", *folders, "--gt", str(tmp_path / "true"), "--subprocess"]) == 1
+    assert main(["challenge", *folders, "--gt", str(tmp_path / "true")]) == 1
     assert "found 5 separate regions, but no numbers other than 1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
