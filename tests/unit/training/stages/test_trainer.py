@@ -163,7 +163,7 @@ def test_float16_skips_steps_whose_gradient_overflows_and_says_when_it_is_too_of
             return model(batch.inputs).mean() * 1e34
 
     config = replace(STAGE, precision="float16", steps=60)
-    with pytest.raises(TrainingError, match="take bfloat16 or float32"):
+    with pytest.raises(TrainingError, match="use bfloat16 or float32"):
         run(tmp_path, config, extra_loss=Overflow())
 
 
