@@ -7,6 +7,7 @@ copy leaves them. Other damage cannot be noticed.
 
 import struct
 from collections.abc import Iterator
+from math import ceil
 
 import numpy as np
 
@@ -59,29 +60,43 @@ def read_jpeg2000_header(data: bytes) -> RasterHeader:
 
 
 def check_jpeg2000(data: bytes) -> None:
-    """Check the tile parts of a codestream.
+    """Check the tiles of a codestream.
 
     Args:
         data: a file, or a TIFF strip or tile.
 
     Raises:
-        DamagedFile: if a tile part is cut off or holds a marker that cannot be there.
+        DamagedFile: if a tile is missing, cut off or holds a marker that cannot be there.
     """
     start = data.find(_START)
     end = data.rfind(_END)
     if start < 0 or end < start:
         raise DamagedFile("the end-of-codestream marker is missing")
-    for first, stop in _tile_data(data, start, end):
+    found = set()
+    for tile, first, stop in _tile_data(data, start, end):
+        found.add(tile)
         if stop > end:
             raise DamagedFile(f"a tile part of {stop - first:,} bytes, {end - first:,} found")
         coded = np.frombuffer(data, np.uint8, stop - first, first)
         second = coded[1:][(coded[:-1] == 0xFF) & (coded[1:] > 0x8F)]
         if not np.isin(second, _PACKET_MARKERS).all():
             raise DamagedFile("a marker inside coded data")
+    n_tiles = _count_tiles(data, start)
+    if len(found) != n_tiles:
+        raise DamagedFile(f"{len(found):,} of {n_tiles:,} tiles")
 
 
-def _tile_data(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """First and last position of the coded data of each tile part."""
+def _count_tiles(data: bytes, start: int) -> int:
+    """Number of tiles that cover the image, by the size segment."""
+    right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", data, start + 8)
+    if width == 0 or height == 0:
+        raise DamagedFile(f"tiles of {height} × {width} pixels")
+    n_tiles: int = ceil((right - left) / width) * ceil((bottom - top) / height)
+    return n_tiles
+
+
+def _tile_data(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Number of the tile, first and last position of the coded data of each tile part."""
     position = start + 2
     while position < end:
         marker, length = struct.unpack_from(">HH", data, position)
@@ -90,13 +105,13 @@ def _tile_data(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
                 raise DamagedFile(f"no marker at byte {position}")
             position += 2 + length
             continue
-        (n_bytes,) = struct.unpack_from(">I", data, position + 6)
+        tile, n_bytes = struct.unpack_from(">HI", data, position + 4)
         stop = position + n_bytes if n_bytes else end
         while (marker := struct.unpack_from(">H", data, position)[0]) != _TILE_DATA:
             if not 0xFF50 <= marker <= 0xFF90:
                 raise DamagedFile(f"no marker at byte {position}")
             position += 2 + struct.unpack_from(">H", data, position + 2)[0]
-        yield position + 2, max(stop, position + 2)
+        yield tile, position + 2, max(stop, position + 2)
         position = max(stop, position + 2)
 
 

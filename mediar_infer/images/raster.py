@@ -139,7 +139,12 @@ def _decode_by_opencv(data: bytes) -> AnyArray:
 
     # with IMREAD_UNCHANGED, CMYK would stay unconverted in some builds; colour never turns here
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    # its own words on the standard error would not name the file
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if image is None:
         raise DamagedFile("not decodable")
     return np.asarray(image)[:, :, ::-1]

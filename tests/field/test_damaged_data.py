@@ -109,6 +109,23 @@ def test_jpeg2000_that_lost_a_block_fails_or_warns(tmp_path):
             assert any("parts may be wrong" in warning for warning in warnings)
 
 
+def test_jpeg2000_without_all_of_its_tiles_is_refused(tmp_path):
+    data = bytearray(imagecodecs.jpeg2k_encode(RGB, level=0, codecformat="j2k"))
+    data[8:12] = (2**20).to_bytes(4, "big")  # width
+    (tmp_path / "a.j2k").write_bytes(data)
+    with pytest.raises(ImageReadError, match=r"1 of [\d,]+ tiles"):
+        read(tmp_path / "a.j2k")
+
+
+def test_damaged_bmp_says_nothing_on_the_standard_error(tmp_path, capfd):
+    data = bytearray(imagecodecs.bmp_encode(RGB))
+    data[30:34] = (77).to_bytes(4, "little")  # a compression that does not exist
+    (tmp_path / "a.bmp").write_bytes(data)
+    with pytest.raises(ImageReadError, match="BMP data"):
+        read(tmp_path / "a.bmp")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_frame_far_larger_than_its_tile_is_an_error(tmp_path):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, RGB, tile=(128, 128), compression="jpeg", photometric="rgb")

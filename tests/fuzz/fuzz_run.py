@@ -1,7 +1,7 @@
 """Damaged files, read one after the other in a process with little memory.
 
-``python fuzz_run.py TARGET SEED FIRST STOP FOLDER`` reads the cases FIRST … STOP - 1 and prints one
-line of JSON: how many ended as an image or an error of the package, and every foreign error. A case
+``python fuzz_run.py TARGET SEED FIRST STOP FOLDER`` reads the cases FIRST … STOP - 1 and writes to
+the folder how many ended as an image or an error of the package, and every foreign error. A case
 depends on the target, the seed and its number alone. ``make fuzz`` runs many: see ``main``.
 """
 
@@ -24,6 +24,7 @@ HANG_S = 20
 """Longest that one file may take."""
 MEMORY_BYTES = 2 * 2**30
 """Most memory that reading may take, beside what importing took."""
+_AT_WORK, _FOUND = "at_work", "found.json"
 _ROWS_PIXELS = 2**22
 _MAX_READ_PIXELS = 2**25
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,7 +144,7 @@ def run_cases(target, seed, first, stop, folder):
 
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    found = {"read": 0, "refused": 0, "foreign": [], "slowest_s": 0.0}
+    found = {"read": 0, "refused": 0, "foreign": [], "slowest_s": 0.0, "peak_bytes": 0}
     if target in ("labels", "tags", "images"):  # imported before memory is limited
         import cv2  # noqa: F401
         import imagecodecs  # noqa: F401
@@ -155,7 +156,7 @@ def run_cases(target, seed, first, stop, folder):
     for number in range(first, stop):
         name, data = make_case(target, seed, number)
         (folder / name).write_bytes(data)
-        (folder / "at_work").write_text(str(number))
+        (folder / _AT_WORK).write_text(str(number))
         faulthandler.dump_traceback_later(HANG_S, exit=True)
         started = time.monotonic()
         try:
@@ -170,9 +171,9 @@ def run_cases(target, seed, first, stop, folder):
             text = f"{type(error).__name__}: {error}"[:300]
             found["foreign"].append([number, name, text, place])
         found["slowest_s"] = max(found["slowest_s"], time.monotonic() - started)
+        found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         faulthandler.cancel_dump_traceback_later()
-    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return found
+        (folder / _FOUND).write_text(json.dumps(found))  # for the case that the next one crashes
 
 
 def run_process(target, seed, first, stop, folder):
@@ -185,16 +186,18 @@ def run_process(target, seed, first, stop, folder):
     total["peak_bytes"] = 0
     while first < stop:
         command = [sys.executable, __file__, target, str(seed), str(first), str(stop), str(folder)]
+        for name in (_AT_WORK, _FOUND):
+            (folder / name).unlink(missing_ok=True)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        lines = done.stdout.splitlines()
-        if done.returncode == 0 and lines:
-            found = json.loads(lines[-1])
+        if (folder / _FOUND).is_file():
+            found = json.loads((folder / _FOUND).read_text())
             for key in ("read", "refused", "foreign"):
                 total[key] += found[key]
             for key in ("slowest_s", "peak_bytes"):
                 total[key] = max(total[key], found[key])
+        if done.returncode == 0:
             break
-        at_work = folder / "at_work"
+        at_work = folder / _AT_WORK
         number = int(at_work.read_text()) if at_work.is_file() else first
         total["crashes"].append([number, done.returncode, done.stderr[-1500:]])
         first = number + 1
@@ -229,6 +232,6 @@ def main(arguments=None):
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in TARGETS:
         kind, *numbers, place = sys.argv[1:]
-        sys.stdout.write(json.dumps(run_cases(kind, *map(int, numbers), Path(place))) + "\n")
+        run_cases(kind, *map(int, numbers), Path(place))
     else:
         raise SystemExit(main())

@@ -151,7 +151,7 @@ def bomb_bmp():
 
 def bomb_j2k():
     data = bytearray(ENCODED["a.j2k"])
-    data[8:16] = (60_000).to_bytes(4, "big") * 2
+    data[8:16] = data[24:32] = (60_000).to_bytes(4, "big") * 2  # one tile
     return bytes(data)
 
 
