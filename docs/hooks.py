@@ -4,6 +4,7 @@ Links are written as a forge needs them, relative to the file in the repository;
 relative to the page.
 """
 
+import logging
 import posixpath
 import re
 from pathlib import Path
@@ -25,7 +26,17 @@ OUTSIDE: Final = {
     "benchmarks/results/val_outlines.png": "assets/val_outlines.png",
 }
 """Path in the repository → path in the site."""
+FAULTS: Final = {
+    "a list or table that is shown as a paragraph": re.compile(
+        r"<p>(?:(?!</p>).)*\n(?:-|\d\.|\|) ", re.DOTALL
+    ),
+    "a file that is loaded from elsewhere": re.compile(
+        r"<(?:script|img|iframe)[^>]*\bsrc=\"?https?:|<link[^>]*stylesheet[^>]*https?:"
+    ),
+}
+"""What no page may have, although it is valid → how it looks in HTML."""
 _SOURCES: Final = {uri: path for path, uri in OUTSIDE.items()}
+_logger = logging.getLogger("mkdocs.hooks")
 _ROLE: Final = re.compile(r":(?:class|func|meth|mod|data|attr|exc):(?=<code>)")
 _LINK: Final = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 
@@ -54,3 +65,11 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 def on_page_content(html: str, **_: object) -> str:
     """Drop the roles of Sphinx that docstrings have before names in code font."""
     return _ROLE.sub("", html)
+
+
+def on_post_page(output: str, page: Page, **_: object) -> str:
+    """Warn of faults, which ends a strict build."""
+    for fault, pattern in FAULTS.items():
+        if found := pattern.search(output):
+            _logger.warning("%s: found %s: %s", page.file.src_uri, fault, found[0][:100])
+    return output
