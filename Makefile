@@ -62,7 +62,7 @@ image: ## build the container image (IMAGE=NAME)
 	$(DOCKER) build --platform linux/amd64 --tag $(IMAGE) $(LABELS) \
 	    --build-arg WEIGHTS=$(WEIGHTS) --build-arg OPTIONS="$(OPTIONS)" $(BUILD_OPTIONS) .
 
-image-check: $(VENV)/.ready image ## judge it as the challenge does, and start it in every other form
+image-check: $(VENV)/.ready image ## evaluate it as the challenge does, and start it in every other form
 	test -e $(CHECK_INPUT) || $(MAKE) demo
 	rm -rf dist/image-check
 	$(PY) -m mediar_infer challenge --engine $(DOCKER) --image $(IMAGE) -i $(CHECK_INPUT) \
