@@ -12,7 +12,7 @@ import numpy as np
 from mediar_infer.arrays import AnyArray
 from mediar_infer.images.exif import exif_orientation
 from mediar_infer.images.faults import DamagedFile
-from mediar_infer.images.raster_header import RasterHeader
+from mediar_infer.images.raster_header import ZEROS_NOTE, RasterHeader
 
 _NO_FRAMES = (0xC4, 0xC8, 0xCC)
 """Markers among those of frames that are tables and extensions."""
@@ -21,6 +21,7 @@ _LOSSLESS = (0xC3, 0xC7)
 _ARITHMETIC = 0xC9
 """First marker of arithmetic coding, which may take less than a bit for a block."""
 _END = b"\xff\xd9"
+_ZEROS = bytes(1024)
 _DAMAGE = ("Corrupt JPEG data", "Premature end")
 """How libjpeg's warnings about missing or wrong pixels begin; others are about the header."""
 
@@ -64,10 +65,19 @@ def read_jpeg_header(data: bytes) -> RasterHeader:
             " them"
         )
     n_bytes = height * width * n_channels * (1 if bits <= 8 else 2)
+    notes: tuple[str, ...] = ()
     if marker in _PROGRESSIVE:  # all coefficients are held, 16 bits each
         n_bytes += 2 * height * width * n_channels
+        # zeros are valid code in most of its scans; only a wide flat area would be coded so
+        if data.find(_ZEROS, position) >= 0:
+            notes = (ZEROS_NOTE.format("JPEG"),)
     return RasterHeader(
-        height, width, n_channels, decoder_bytes=n_bytes + len(data), orientation=orientation
+        height,
+        width,
+        n_channels,
+        decoder_bytes=n_bytes + len(data),
+        orientation=orientation,
+        warnings=notes,
     )
 
 

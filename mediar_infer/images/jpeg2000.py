@@ -12,7 +12,7 @@ from math import ceil
 import numpy as np
 
 from mediar_infer.images.faults import DamagedFile
-from mediar_infer.images.raster_header import RasterHeader
+from mediar_infer.images.raster_header import ZEROS_NOTE, RasterHeader
 
 _START = b"\xff\x4f\xff\x51"
 """Start of a codestream and of its size segment."""
@@ -44,10 +44,7 @@ def read_jpeg2000_header(data: bytes) -> RasterHeader:
     check_jpeg2000(data)
     notes = []
     if _ZEROS in data[start:]:
-        notes.append(
-            "a block of the JPEG 2000 data is zero, as a failed copy leaves it: parts may be"
-            " wrong, compare the picture"
-        )
+        notes.append(ZEROS_NOTE.format("JPEG 2000"))
     is_boxed = start > 0  # a bare codestream says nothing about the meaning of its channels
     return RasterHeader(
         height,

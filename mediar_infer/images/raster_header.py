@@ -6,6 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+ZEROS_NOTE = (
+    "a block of the {} data is zero, as a failed copy leaves it: parts may be wrong, compare the"
+    " picture"
+)
+"""Warning about compressed data that a decoder takes for valid code."""
+
 
 @dataclass(frozen=True, slots=True)
 class RasterHeader:

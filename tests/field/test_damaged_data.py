@@ -1,9 +1,12 @@
 """Compressed data damaged in the middle, header and end intact: a lost block of a copy."""
 
+import io
+
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.open import open_image
@@ -11,7 +14,16 @@ from mediar_infer.images.open import open_image
 Y, X = np.mgrid[:256, :320]
 NOISE = np.random.default_rng(0).integers(0, 40, (256, 320, 3))
 RGB = (np.stack([X * 0.6, Y * 0.7, (X + Y) / 3], -1) + NOISE).clip(0, 255).astype(np.uint8)
+
+
+def progressive():
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "JPEG", quality=90, progressive=True)
+    return file.getvalue()
+
+
 JPEGS = {
+    "progressive": progressive(),
     "baseline": imagecodecs.jpeg8_encode(RGB, level=90),
     "subsampled": imagecodecs.jpeg8_encode(RGB, level=80, subsampling="420"),
     "grey": imagecodecs.jpeg8_encode(RGB[..., 0].copy(), level=90),
