@@ -69,6 +69,12 @@ def test_root_goes_on_as_the_owner_of_the_output_folder(start, outputs):
 
 
 @needs_root
+def test_no_privileges_can_be_gained_after_the_drop(start, outputs):
+    outputs.chmod(0o755)
+    assert start("grep", "NoNewPrivs", "/proc/self/status").stdout.split() == ["NoNewPrivs:", "1"]
+
+
+@needs_root
 def test_root_stays_root_where_the_owner_cannot_write(start, outputs):
     outputs.chmod(0o555)
     assert start("id", "-u").stdout == "0\n"

@@ -131,6 +131,31 @@ def test_image_holds_the_compiled_loops_but_no_compiler():
     assert re.search(r"COPY --from=kernels \S+\.so mediar_infer/labels/kernels/", inference)
 
 
+def test_python_of_the_images_ignores_working_folder_and_environment():
+    (grand_challenge, _default) = (rest for name, rest in _instructions() if name == "ENTRYPOINT")
+    assert json.loads(grand_challenge)[:4] == ["python", "-I", "-m", "mediar_infer"]
+    script = (ROOT / "mediar_infer" / "container" / "entry.sh").read_text()
+    assert re.findall(r"python .*predict\.py", script) == ["python -I /workspace/predict.py"]
+    variables = " ".join(rest for name, rest in _instructions() if name == "ENV")
+    assert "PYTHONNOUSERSITE=1" in variables
+    assert "PYTHONPATH" not in variables
+
+
+def test_options_of_the_image_are_used_by_a_step_before_they_become_a_variable():
+    """Otherwise podman 4 loses them once the layers are cached."""
+    names = [name for name, _ in _instructions()]
+    start = _instructions().index(("ARG", "OPTIONS="))
+    assert names[start : start + 3] == ["ARG", "RUN", "ENV"]
+    assert "${OPTIONS}" in _instructions()[start + 1][1]
+
+
+def test_image_holds_the_licences():
+    (copied,) = (rest for name, rest in _instructions() if name == "COPY" and "LICENSE" in rest)
+    assert copied.split()[-1] == "./"
+    steps = " ".join(rest for name, rest in _instructions() if name == "RUN")
+    assert "third_party.py > THIRD_PARTY_NOTICES.txt" in steps
+
+
 def test_container_is_started_by_the_entry_script():
     entry_point = json.loads(dict(_instructions())["ENTRYPOINT"])
     assert entry_point == ["sh", "/workspace/mediar_infer/container/entry.sh"]
