@@ -16,7 +16,7 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
         > inference.txt \
     && sed "s/^torch==.*/${TORCH:-&}/" requirements.txt > pinned.txt
 
-# The compiled loops of the label stage; the compiler stays behind in this stage.
+# The compiled loops of labels and exports; the compiler stays behind in this stage.
 FROM ${BASE_IMAGE} AS kernels
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -26,10 +26,12 @@ WORKDIR /build
 COPY pyproject.toml ./
 COPY mediar_infer/_version.py mediar_infer/
 COPY mediar_infer/labels/kernels/label_kernels.c mediar_infer/labels/kernels/
-# Empty stand-ins: pyproject.toml names these files, and changes of theirs need no compiler.
+COPY mediar_infer/exports/cell_kernels.c mediar_infer/exports/
+# Empty stand-ins: pyproject.toml names these files, whose changes need no compiler.
 RUN touch LICENSE README.md mediar_infer/__init__.py \
     && python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --editable . \
-    && ls mediar_infer/labels/kernels/*.so
+    && mkdir /compiled \
+    && cp --parents mediar_infer/labels/kernels/*.so mediar_infer/exports/*.so /compiled
 
 # From what changes seldom to what changes often, so that a new build takes seconds.
 FROM ${BASE_IMAGE} AS inference
@@ -56,7 +58,7 @@ ARG WEIGHTS=weights
 COPY ${WEIGHTS} weights
 COPY LICENSE predict.py predict.sh ./
 COPY mediar_infer mediar_infer
-COPY --from=kernels /build/mediar_infer/labels/kernels/*.so mediar_infer/labels/kernels/
+COPY --from=kernels /compiled ./
 # Compiled here, as each image is segmented by a fresh container.
 RUN python -m compileall -q mediar_infer \
     && python -I mediar_infer/container/third_party.py > THIRD_PARTY_NOTICES.txt

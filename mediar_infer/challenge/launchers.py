@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from mediar_infer.errors import UsageError
-from mediar_infer.folder.ledger_folder import LEDGER_VARIABLE
+from mediar_infer.folder.ledger import LEDGER_VARIABLE
 
 ContainerEngine = Literal["docker", "podman"]
 ORGANISERS_COMMAND: Final = "sh predict.sh"

@@ -17,7 +17,7 @@ from mediar_infer.config import (
     RuntimeConfig,
 )
 from mediar_infer.errors import UsageError
-from mediar_infer.folder.ledger_folder import LEDGER_VARIABLE, NO_LEDGER
+from mediar_infer.folder.ledger import LEDGER_VARIABLE, NO_LEDGER
 
 BUDGET_SCALE: Final = 0.85
 """Fraction of the time tolerance that ``--fit-budget`` aims at."""

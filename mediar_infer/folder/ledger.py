@@ -20,6 +20,10 @@ Status = Literal["done", "failed", "skipped", "resumed"]
 
 LEDGER_NAME: Final = "ledger.jsonl"
 SUMMARY_NAME: Final = "summary.json"
+LEDGER_VARIABLE: Final = "MEDIAR_LEDGER"
+"""Environment variable with the folder of ledger and summary, used where no option names one."""
+NO_LEDGER: Final = "none"
+"""Value of the variable, or of ``--ledger``, for neither of them."""
 
 _N_SLOWEST = 5
 _DERIVED = ("tolerance_s", "margin_s", "counted_s", "within_tolerance")

@@ -87,6 +87,14 @@ def test_results_belong_to_the_owner_of_the_output_folder(containers, inputs, ou
     assert {path.stat().st_uid for path in outputs.iterdir()} == {_OWNER}
 
 
+def test_labels_are_exported(containers, inputs, outputs):
+    containers.run(inputs, outputs, *_QUICK)
+    command = "python -I -m mediar_infer export /workspace/outputs -o /workspace/outputs"
+    finished = containers.run(inputs, outputs, *command.split(), "--table", "cells.csv")
+    assert finished.returncode == 0, finished.stderr
+    assert len((outputs / "cells.csv").read_text().splitlines()) > 2
+
+
 def test_mounted_weights_replace_those_of_the_image(containers, inputs, outputs, tmp_path):
     finished = containers.run(inputs, outputs, options=("-v", f"{tmp_path}:/workspace/weights:ro"))
     assert finished.returncode == 2
