@@ -5,7 +5,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,8 @@ _M_MMAP_THRESHOLD: Final = -3
 _M_MMAP_MAX: Final = -4
 _LARGE_BYTES: Final = 1 << 20
 _NEVER: Final = -1
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_PROCESS_FILES: Final = Path("/proc/self")
 
 _IMPORTED_AT: Final = time.perf_counter()
 
@@ -172,3 +174,61 @@ def _peak_resident_bytes() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def available_memory_bytes() -> int | None:
+    """Estimate the memory that this process may still take.
+
+    Returns:
+        The least of what its control groups, its limit of address space (``ulimit -v``) and the
+        machine leave to it, in bytes; None where the system does not say.
+    """
+    bounds = [*_cgroup_bounds(_CGROUPS, _PROCESS_FILES / "cgroup")]
+    bounds += [*_address_space_bound(), *_machine_bound()]
+    return max(0, min(bounds)) if bounds else None
+
+
+def _cgroup_bounds(root: Path, listing: Path) -> Iterator[int]:
+    """What each control group above this process leaves, in versions 1 and 2."""
+    for line in _read_lines(listing):
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":
+            base, limit, usage, cache = root, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            base, cache = root / "memory", "total_inactive_file"
+            limit, usage = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        folder = base / name.strip("/")
+        while True:
+            with suppress(OSError, ValueError):  # not there in a container, or "max"
+                limit_bytes = int((folder / limit).read_text(encoding="ascii"))
+                used_bytes = int((folder / usage).read_text(encoding="ascii"))
+                pages = dict(line.split() for line in _read_lines(folder / "memory.stat"))
+                yield limit_bytes - used_bytes + int(pages.get(cache, 0))
+            if folder == base or base not in folder.parents:
+                break
+            folder = folder.parent
+
+
+def _address_space_bound() -> Iterator[int]:
+    import resource
+
+    limit_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit_bytes != resource.RLIM_INFINITY:
+        for line in _read_lines(_PROCESS_FILES / "statm"):
+            yield limit_bytes - int(line.split()[0]) * resource.getpagesize()
+
+
+def _machine_bound() -> Iterator[int]:
+    for line in _read_lines(_PROCESS_FILES.parent / "meminfo"):
+        if line.startswith("MemAvailable:"):
+            yield int(line.split()[1]) * 1024
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Lines of a file of the system; none where it does not exist."""
+    try:
+        return path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return []

@@ -18,7 +18,6 @@ from mediar_infer.devices import (
     available_cores,
     describe_device,
     select_device,
-    select_precision,
     usable_cores,
 )
 from mediar_infer.engine.bands import predict_bands
@@ -28,23 +27,26 @@ from mediar_infer.engine.paced_bands import predict_paced_bands
 from mediar_infer.engine.pacing import Deadline, Pacer
 from mediar_infer.engine.plans import ladder_below
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
-from mediar_infer.errors import CheckpointError, UsageError
+from mediar_infer.errors import CheckpointError, ImageReadError, UsageError
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ArraySource, ImageSource
-from mediar_infer.labels.blocks import label_bands
+from mediar_infer.labels.blocks import is_stitched, label_bands
 from mediar_infer.labels.flows import FlowCheck
 from mediar_infer.labels.kernels import LabelKernels
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.network.backends import Backend
-from mediar_infer.network.backends.graphs import graph_name
-from mediar_infer.network.checkpoints import Checkpoint, build_model
+from mediar_infer.network.members import build_members
 from mediar_infer.network.pending_weights import PendingWeights
-from mediar_infer.process import watch_forks
+from mediar_infer.process import available_memory_bytes, watch_forks
 
 logger = logging.getLogger(__name__)
 
 _FEW_CELLS = 10
 """Of fewer cells no share is reported: specks in an empty image are rightly removed."""
+_ROW_BYTES_PER_PIXEL = 15
+"""Of each of ``roi_size`` rows: three float32 sums, and three bytes of input."""
+_WHOLE_BYTES_PER_PIXEL = 24
+"""Of an image that is labelled at once: maps, hits, basins and labels. The real need is more."""
 Bands = Generator[Float32Array, None, None] | BandsAhead
 """Bands of merged maps ``(3, rows, W)``; ``close`` ends their computation."""
 
@@ -249,7 +251,7 @@ class Segmenter:
                 f"found the same weights twice ({paths[0]} and {paths[1]}), expected two models;"
                 " give one of them, or another second one"
             )
-        members = _build_members(loading, checkpoints, config, device)
+        members = build_members(loading, checkpoints, config, device)
         loading.close()
         logger.info("%d model(s) on %s", len(members), describe_device(device))
         names = [checkpoint.path.name for checkpoint in checkpoints]
@@ -288,10 +290,12 @@ class Segmenter:
             The work, to be used as a context manager.
 
         Raises:
-            ImageReadError: if the image cannot be read or has no finite value.
+            ImageReadError: if the image cannot be read, has no finite value, or takes more memory
+                than this process may still use.
             UsageError: in a process that was forked from the one that built this segmenter.
         """
         _check_not_forked()
+        _check_memory(source, self.config)
         with trace.stage("preprocess"):
             scaling = compute_scaling(source)
         trace.warn(*scaling.warnings)
@@ -358,6 +362,21 @@ def _check_not_forked() -> None:
         )
 
 
+def _check_memory(source: ImageSource, config: EngineConfig) -> None:
+    """Refuse an image that cannot fit, before a system that is out of memory ends the process."""
+    n_bytes = _ROW_BYTES_PER_PIXEL * config.roi_size * source.width
+    if not is_stitched(source.height, source.width, config.masks):
+        n_bytes += _WHOLE_BYTES_PER_PIXEL * source.height * source.width
+    available_bytes = available_memory_bytes()
+    if available_bytes is not None and n_bytes > available_bytes:
+        raise ImageReadError(
+            f"{source.name}: found {source.height:,} × {source.width:,} pixels that take at least"
+            f" {n_bytes / 2**20:,.0f} MiB to segment, expected at most"
+            f" {available_bytes / 2**20:,.0f} MiB, the memory that is left to this process; give it"
+            " more memory, or use --blocks stitched, which holds a band of rows only"
+        )
+
+
 def _warn_of_many_threads(n_threads: int) -> None:
     n_cores = available_cores()
     if n_threads > n_cores:
@@ -367,45 +386,3 @@ def _warn_of_many_threads(n_threads: int) -> None:
             n_threads,
             n_cores,
         )
-
-
-def _build_members(
-    loading: PendingWeights,
-    checkpoints: Sequence[Checkpoint],
-    config: EngineConfig,
-    device: torch.device,
-) -> list[Backend]:
-    runtime = config.runtime
-    precision = select_precision(runtime.precision, device)
-    fits_openvino = device.type == "cpu" and precision != "float16"
-    if runtime.backend != "torch" and fits_openvino:
-        graphs = loading.compiled()
-    else:
-        graphs = [None] * len(checkpoints)
-    return [
-        _build_backend(checkpoint, graph, config, device, precision)
-        for checkpoint, graph in zip(checkpoints, graphs, strict=True)
-    ]
-
-
-def _build_backend(
-    checkpoint: Checkpoint,
-    graph: Any,  # noqa: ANN401 (OpenVINO has no types)
-    config: EngineConfig,
-    device: torch.device,
-    precision: str,
-) -> Backend:
-    batch = config.runtime.batch
-    if graph is not None:
-        from mediar_infer.network.backends.openvino_backend import OpenVinoBackend
-
-        return OpenVinoBackend(graph, batch)
-    if config.runtime.backend == "openvino":
-        raise UsageError(
-            f"{checkpoint.path}: --backend openvino needs a CPU, float32 or bfloat16, and the"
-            f" file {graph_name(checkpoint.architecture, config.roi_size)} next to the weights;"
-            " make it with 'weights graph'"
-        )
-    from mediar_infer.network.backends.torch_backend import TorchBackend
-
-    return TorchBackend(build_model(checkpoint), device, precision, batch)

@@ -14,6 +14,7 @@ import torch
 
 from mediar_infer.devices import peak_gpu_bytes
 from mediar_infer.errors import MediarError, OutputError
+from mediar_infer.folder.at_work import AtWork
 from mediar_infer.folder.image_task import ImageSegmenter, ImageTask, begin_in_order
 from mediar_infer.folder.ledger import LedgerEntry, timestamp
 from mediar_infer.folder.options import RunOptions
@@ -124,18 +125,19 @@ class ImageRunner:
         self._next_start_s = started_s
 
     def run_all(
-        self, paths: Sequence[Path], progress: Progress
+        self, paths: Sequence[Path], progress: Progress, at_work: AtWork
     ) -> Generator[LedgerEntry, None, None]:
         """Segment files one after the other; the next one is read meanwhile.
 
         Args:
             paths: image files.
             progress: called as an image advances.
+            at_work: notes the images that are at work.
 
         Yields:
             One entry per file, in order.
         """
-        with closing(begin_in_order(paths, self._segmenter, self._options)) as tasks:
+        with closing(begin_in_order(paths, self._segmenter, self._options, at_work)) as tasks:
             for task in tasks:
                 task.trace.on_progress = partial(progress, task.path)
                 yield self.run(task)

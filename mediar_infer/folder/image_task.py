@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mediar_infer.config import LARGE_IMAGE_PIXELS
+from mediar_infer.folder.at_work import AtWork
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.open import open_image
@@ -122,14 +123,17 @@ class ImageTask:
 
 
 def begin_in_order(
-    paths: Sequence[Path], segmenter: ImageSegmenter, options: RunOptions
+    paths: Sequence[Path], segmenter: ImageSegmenter, options: RunOptions, at_work: AtWork
 ) -> Generator[ImageTask, None, None]:
     """Begin with images one after the other, each while the one before is being processed.
+
+    Images that an earlier run was at when it died are processed with no other one at work.
 
     Args:
         paths: image files.
         segmenter: makes their labels.
         options: how images are read.
+        at_work: notes the images that are at work.
 
     Yields:
         Tasks in the order of the files, each open until the next one is taken. What is wrong with
@@ -141,14 +145,18 @@ def begin_in_order(
             for path, following in zip_longest(paths, paths[1:]):
                 task, ahead = ahead.result() if ahead else None, None
                 if task is None:
+                    at_work.begin(path)
                     task = ImageTask(path, options)
                     with suppress(Exception):
                         task.begin(segmenter)
                 # Not before: images are predicted in the order in which they are begun.
-                if following is not None:
+                names = {path.name, following.name if following else ""}
+                if following is not None and at_work.suspects.isdisjoint(names):
+                    at_work.begin(following)
                     ahead = pool.submit(_begin_ahead, following, segmenter, options)
                 with closing(task):
                     yield task
+                at_work.end(path)
         finally:
             if ahead and not ahead.cancel() and (task := ahead.result()):
                 task.close()

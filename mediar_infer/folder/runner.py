@@ -11,6 +11,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from mediar_infer.errors import UsageError
+from mediar_infer.folder.at_work import AtWork
 from mediar_infer.folder.console import log_entry, log_label_files, log_unknown_pixel_sizes
 from mediar_infer.folder.image_runner import ImageRunner, fail_image
 from mediar_infer.folder.image_task import ImageTask
@@ -45,7 +46,7 @@ def run_folder(segmenter: Segmenter, options: RunOptions) -> list[LedgerEntry]:
     # The first image is charged with the start of the process, as the challenge does.
     runner = ImageRunner(segmenter, provenance, options, process_start_s())
     with FolderRun(provenance, options) as run:
-        with closing(runner.run_all(run.to_do, run.show_progress)) as entries:
+        with closing(runner.run_all(run.to_do, run.show_progress, run.at_work)) as entries:
             for entry in entries:
                 run.add(entry)
         return run.finish()
@@ -98,7 +99,11 @@ class FolderRun:
             find_finished(self._ledger, provenance, self._images, options) if options.resume else {}
         )
         self.to_do = [path for path in self._images if path not in clashing | finished.keys()]
-        """Images that are left to do, in order."""
+        """Images that are left to do, in order; after a crash those that were at work come last."""
+        self.at_work = AtWork(options.ledger_dir)
+        """Notes the images that are at work, for the case that this process dies."""
+        if options.resume:
+            self._put_suspects_last()
         self._bar = _progress_bar(len(self._images), options)
         for entry in self._skipped:
             self._append(entry)
@@ -120,6 +125,18 @@ class FolderRun:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.close()
+        self.at_work.close()
+
+    def _put_suspects_last(self) -> None:
+        suspects = self.at_work.suspects
+        for path in self.to_do:
+            if path.name in suspects:
+                logger.warning(
+                    "%s: an earlier run died while it was at work on this image, which is tried"
+                    " last; if memory is short, give the process more",
+                    path.name,
+                )
+        self.to_do.sort(key=lambda path: path.name in suspects)
 
     def add(self, entry: LedgerEntry) -> None:
         """Log and record what became of an image.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mediar_infer.errors import ImageReadError
+from mediar_infer.process import available_memory_bytes
 
 MAX_PIXELS = 2**34
 """Default limit of height × width for images read by rows: 131,072 × 131,072."""
@@ -46,9 +47,11 @@ class ReadOptions:
 
         Raises:
             ImageReadError: if it has more pixels than ``max_pixels``; without that, than
-                ``MAX_DECODED_PIXELS``, or takes more than ``MAX_DECODED_BYTES``.
+                ``MAX_DECODED_PIXELS``, or takes more than ``MAX_DECODED_BYTES``; if it takes more
+                memory than this process may still use.
         """
         where = where and f" {where}"
+        _check_memory(f"{name}: found {height:,} × {width:,} pixels{where}", n_bytes)
         if self.max_pixels is not None:
             _check_pixels(name, height, width, self.max_pixels, where)
             return
@@ -60,6 +63,16 @@ class ReadOptions:
                 f" {MAX_DECODED_BYTES // 2**20:,} MiB; save it as tiled TIFF, which is read in"
                 f" parts, or pass --max-pixels {height * width} if the file is genuine and fits"
             )
+
+
+def _check_memory(found: str, n_bytes: int) -> None:
+    available_bytes = available_memory_bytes()
+    if available_bytes is not None and n_bytes > available_bytes:
+        raise ImageReadError(
+            f"{found} that take {n_bytes / 2**20:,.0f} MiB to decode at once, expected at most"
+            f" {available_bytes / 2**20:,.0f} MiB, the memory that is left to this process; save it"
+            " as tiled TIFF, which is read in parts, or give the process more memory"
+        )
 
 
 def _check_pixels(name: str, height: int, width: int, max_pixels: int, where: str = "") -> None:

@@ -53,6 +53,12 @@ def _label_row_of_blocks(
     return labels, first_id
 
 
+def is_stitched(height: int, width: int, config: MaskConfig) -> bool:
+    """Whether an image is labelled by a moving band of rows, so that it is never held whole."""
+    is_large = height * width >= LARGE_IMAGE_PIXELS
+    return config.blocks == "stitched" or (config.blocks == "auto" and is_large)
+
+
 def label_bands(
     bands: Iterable[Float32Array],
     height: int,
@@ -77,12 +83,11 @@ def label_bands(
         ``(rows, W)`` int32 arrays that cover the image from top to bottom. Ids are unique in the
         whole image and, taken together, 1 … n.
     """
-    is_large = height * width >= LARGE_IMAGE_PIXELS
-    if config.blocks == "stitched" or (config.blocks == "auto" and is_large):
+    if is_stitched(height, width, config):
         stitched = StitchedLabels(height, width, config, kernels, flow_check)
         for maps in bands:
             yield from trace.time_items("labels", stitched.add(maps))
-    elif config.blocks == "paper" and is_large:
+    elif config.blocks == "paper" and height * width >= LARGE_IMAGE_PIXELS:
         size, n_cells = config.block_size or LARGE_IMAGE_BLOCK, 0
         for maps in gather_rows(bands, size):
             with trace.stage("labels"):

@@ -8,6 +8,7 @@ from folder_helpers import noise, write_image
 
 from mediar_infer.errors import ImageReadError
 from mediar_infer.folder import image_task
+from mediar_infer.folder.at_work import AtWork
 from mediar_infer.folder.image_task import ImageTask, begin_in_order
 from mediar_infer.folder.options import RunOptions
 
@@ -90,7 +91,7 @@ def test_error_of_an_image_is_found_once_and_raised_again(tmp_path, options):
 
 def test_images_are_begun_in_their_order_and_closed_before_the_next_is_taken(paths, options):
     segmenter, seen = Recorder(), []
-    for task in begin_in_order(paths, segmenter, options):
+    for task in begin_in_order(paths, segmenter, options, AtWork(None)):
         assert all(work.n_closed for work in segmenter.works[: len(seen)])
         seen.append(task.path.name)
         assert not task.begin(segmenter).n_closed
@@ -100,7 +101,7 @@ def test_images_are_begun_in_their_order_and_closed_before_the_next_is_taken(pat
 
 def test_image_that_failed_ahead_is_tried_again_in_its_turn_with_a_fresh_trace(paths, options):
     segmenter = Recorder(n_failures=2)
-    tasks = begin_in_order(paths, segmenter, options)
+    tasks = begin_in_order(paths, segmenter, options, AtWork(None))
     first, second = next(tasks), None
     with pytest.raises(MemoryError):
         first.begin(segmenter)
@@ -114,7 +115,7 @@ def test_image_that_failed_ahead_is_tried_again_in_its_turn_with_a_fresh_trace(p
 def test_large_images_are_begun_in_their_turn_only(paths, options, monkeypatch):
     monkeypatch.setattr(image_task, "LARGE_IMAGE_PIXELS", 10)
     segmenter = Recorder()
-    for number, task in enumerate(begin_in_order(paths, segmenter, options), start=1):
+    for number, task in enumerate(begin_in_order(paths, segmenter, options, AtWork(None)), start=1):
         task.begin(segmenter)
         assert len(segmenter.names) == number
 
@@ -122,7 +123,7 @@ def test_large_images_are_begun_in_their_turn_only(paths, options, monkeypatch):
 def test_damaged_image_is_an_error_of_its_own(paths, options):
     paths[1].write_bytes(b"\x89PNG\r\n\x1a\n")
     segmenter = Recorder()
-    for task in begin_in_order(paths, segmenter, options):
+    for task in begin_in_order(paths, segmenter, options, AtWork(None)):
         if task.path == paths[1]:
             with pytest.raises(ImageReadError, match=r"b\.png"):
                 task.begin(segmenter)
@@ -131,7 +132,7 @@ def test_damaged_image_is_an_error_of_its_own(paths, options):
 
 def test_image_that_no_one_took_is_closed(paths, options):
     segmenter = Recorder()
-    tasks = begin_in_order(paths, segmenter, options)
+    tasks = begin_in_order(paths, segmenter, options, AtWork(None))
     next(tasks)
     tasks.close()
     assert all(work.n_closed for work in segmenter.works)

@@ -1,0 +1,59 @@
+"""Which images were being processed when a run died."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+AT_WORK_NAME: Final = ".at-work.jsonl"
+
+
+class AtWork:
+    """Notes in a file which images are at work, so that a killed process leaves their names.
+
+    One line is added as an image is begun and one as it ends; the file goes at the end of a run.
+    Notes that cannot be written are skipped: results and ledger report a full disk.
+
+    Args:
+        folder: folder of the ledger; None keeps no notes.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = None if folder is None else folder / AT_WORK_NAME
+        self.suspects = self._read()
+        """Names of images that an earlier run was at when it died."""
+        self.close()
+
+    def _read(self) -> frozenset[str]:
+        names: dict[str, None] = {}
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            for line in self._path.read_text(encoding="ascii").splitlines() if self._path else ():
+                event = json.loads(line)
+                if event["begun"]:
+                    names[event["file"]] = None
+                else:
+                    names.pop(event["file"], None)
+        return frozenset(names)
+
+    def begin(self, path: Path) -> None:
+        """Note that an image is being opened or processed from now on."""
+        self._note(path, is_begun=True)
+
+    def end(self, path: Path) -> None:
+        """Note that an image is finished, done or failed."""
+        self._note(path, is_begun=False)
+
+    def _note(self, path: Path, *, is_begun: bool) -> None:
+        if self._path is None:
+            return
+        line = json.dumps({"file": path.name, "begun": is_begun})
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="ascii") as file:
+                file.write(f"{line}\n")
+
+    def close(self) -> None:
+        """Remove the notes: this process did not die."""
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.unlink()

@@ -1,0 +1,70 @@
+"""Weights → models that are ready to run on a device."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mediar_infer.config import EngineConfig
+from mediar_infer.devices import select_precision
+from mediar_infer.errors import UsageError
+from mediar_infer.network.backends import Backend
+from mediar_infer.network.backends.graphs import graph_name
+from mediar_infer.network.checkpoints import Checkpoint, build_model
+from mediar_infer.network.pending_weights import PendingWeights
+
+
+def build_members(
+    loading: PendingWeights,
+    checkpoints: Sequence[Checkpoint],
+    config: EngineConfig,
+    device: torch.device,
+) -> list[Backend]:
+    """Build the models of an ensemble.
+
+    Args:
+        loading: the weights, whose exported graphs are compiled where they can be used.
+        checkpoints: the weights, read and checked.
+        config: backend, precision and batch.
+        device: where the models run.
+
+    Returns:
+        One backend per checkpoint, in order.
+
+    Raises:
+        UsageError: if the requested backend or precision does not fit the device.
+    """
+    runtime = config.runtime
+    precision = select_precision(runtime.precision, device)
+    fits_openvino = device.type == "cpu" and precision != "float16"
+    if runtime.backend != "torch" and fits_openvino:
+        graphs = loading.compiled()
+    else:
+        graphs = [None] * len(checkpoints)
+    return [
+        _build_backend(checkpoint, graph, config, device, precision)
+        for checkpoint, graph in zip(checkpoints, graphs, strict=True)
+    ]
+
+
+def _build_backend(
+    checkpoint: Checkpoint,
+    graph: Any,  # noqa: ANN401 (OpenVINO has no types)
+    config: EngineConfig,
+    device: torch.device,
+    precision: str,
+) -> Backend:
+    batch = config.runtime.batch
+    if graph is not None:
+        from mediar_infer.network.backends.openvino_backend import OpenVinoBackend
+
+        return OpenVinoBackend(graph, batch)
+    if config.runtime.backend == "openvino":
+        raise UsageError(
+            f"{checkpoint.path}: --backend openvino needs a CPU, float32 or bfloat16, and the"
+            f" file {graph_name(checkpoint.architecture, config.roi_size)} next to the weights;"
+            " make it with 'weights graph'"
+        )
+    from mediar_infer.network.backends.torch_backend import TorchBackend
+
+    return TorchBackend(build_model(checkpoint), device, precision, batch)

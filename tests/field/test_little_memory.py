@@ -1,0 +1,167 @@
+"""An image that needs more memory than there is fails by name; the rest is done."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from folder_helpers import (
+    ROOT,
+    latest_records,
+    names_of,
+    noise,
+    read_ledger,
+    subprocess_environment,
+    write_image,
+)
+
+from mediar_infer import process, segmenter
+from mediar_infer.folder import image_task
+from mediar_infer.folder.at_work import AT_WORK_NAME, AtWork
+from mediar_infer.images import limits
+
+MIB = 2**20
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """A small image, a larger one, and a small one."""
+    for name, size in (("a.png", 30), ("b.png", 900), ("c.png", 40)):
+        write_image(tmp_path / "in" / name, noise(size, size))
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize(
+    ("module", "mib", "verb"), [(limits, 1 / 4, "decode at once"), (segmenter, 6, "segment")]
+)
+@pytest.mark.usefixtures("perfect_network")
+def test_image_that_cannot_fit_fails_by_name_and_the_rest_is_done(
+    predict, inputs, tmp_path, monkeypatch, module, mib, verb
+):
+    monkeypatch.setattr(module, "available_memory_bytes", lambda: int(mib * MIB))
+    monkeypatch.setattr(segmenter, "_ROW_BYTES_PER_PIXEL", 0)
+    assert predict(inputs, tmp_path / "out") == 1
+    records = latest_records(tmp_path / "out")
+    assert [records[f"{name}.png"]["status"] for name in "abc"] == ["done", "failed", "done"]
+    assert records["b.png"]["error"].startswith("b.png: found 900 × 900 pixels that take")
+    assert verb in records["b.png"]["error"]
+    assert "the memory that is left to this process" in records["b.png"]["error"]
+
+
+# What is left
+
+
+def write_group(folder, files):
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+
+
+def test_limit_of_a_control_group_counts_less_what_is_in_use(tmp_path):
+    root, listing = tmp_path / "cgroup", tmp_path / "listing"
+    listing.write_text("0::/outer/inner\n")
+    write_group(
+        root / "outer",
+        {"memory.max": "1000\n", "memory.current": "700\n", "memory.stat": "inactive_file 200\n"},
+    )
+    write_group(root / "outer" / "inner", {"memory.max": "max\n", "memory.current": "1\n"})
+    assert list(process._cgroup_bounds(root, listing)) == [500]
+
+
+def test_limit_of_the_first_version_is_read_too(tmp_path):
+    root, listing = tmp_path / "cgroup", tmp_path / "listing"
+    listing.write_text("5:cpu:/x\n4:memory:/not/seen/in/a/container\n")
+    files = {"memory.limit_in_bytes": "900", "memory.usage_in_bytes": "400", "memory.stat": ""}
+    write_group(root / "memory", files)
+    assert list(process._cgroup_bounds(root, listing)) == [500]
+
+
+def test_limit_of_address_space_counts():
+    program = (
+        "import resource\n"
+        "from mediar_infer.process import available_memory_bytes\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (300 * 2**20, resource.RLIM_INFINITY))\n"
+        "print(available_memory_bytes())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=subprocess_environment(),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert 0 < int(done.stdout) < 300 * MIB
+
+
+def test_memory_of_this_machine_is_known():
+    assert process.available_memory_bytes() > MIB
+
+
+# A run that died
+
+
+def die_at_work(folder, *names):
+    """Let a process die while it is at work on some images."""
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from mediar_infer.folder.at_work import AtWork\n"
+        "at_work = AtWork(Path(sys.argv[1]))\n"
+        "at_work.begin(Path('a.png'))\n"
+        "at_work.end(Path('a.png'))\n"
+        "for name in sys.argv[2:]:\n"
+        "    at_work.begin(Path(name))\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, folder, *names], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_image_at_work_in_a_run_that_died_is_named_and_tried_last(
+    predict, inputs, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    die_at_work(out, "b.png")
+    assert predict(inputs, out, "--resume") == 0
+    assert [entry["file"] for entry in read_ledger(out)] == ["a.png", "c.png", "b.png"]
+    err = capsys.readouterr().err
+    assert "b.png: an earlier run died while it was at work on this image" in err
+    assert err.count("an earlier run died") == 1
+    assert AT_WORK_NAME not in names_of(out)
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_images_at_work_together_are_tried_one_at_a_time(predict, inputs, tmp_path, monkeypatch):
+    begun_ahead = []
+    plain = image_task._begin_ahead
+
+    def begin_ahead(path, *arguments):
+        begun_ahead.append(path.name)
+        return plain(path, *arguments)
+
+    monkeypatch.setattr(image_task, "_begin_ahead", begin_ahead)
+    die_at_work(tmp_path / "out", "a.png", "b.png")
+    write_image(inputs / "d.png", noise(30, 30))
+    assert predict(inputs, tmp_path / "out", "--resume") == 0
+    assert begun_ahead == ["d.png"]
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_run_that_ends_leaves_no_notes_whatever_became_of_its_images(predict, inputs, tmp_path):
+    (inputs / "b.png").write_bytes(b"")
+    assert predict(inputs, tmp_path / "out") == 1
+    assert AT_WORK_NAME not in names_of(tmp_path / "out")
+
+
+def test_images_that_are_finished_are_not_suspects(tmp_path):
+    at_work = AtWork(tmp_path)
+    for name in "abc":
+        at_work.begin(Path(name))
+    at_work.end(Path("b"))
+    assert AtWork(tmp_path).suspects == {"a", "c"}
+    assert AtWork(tmp_path).suspects == set()
+
+
+@pytest.mark.parametrize("text", ["", "no JSON\n", "[]\n", '{"file": 3}\n'])
+def test_damaged_notes_are_ignored(tmp_path, text):
+    (tmp_path / AT_WORK_NAME).write_text(text)
+    assert AtWork(tmp_path).suspects == set()
