@@ -19,9 +19,9 @@ from mediar_infer.network.checkpoints import save_weights
 ROOT = Path(__file__).resolve().parents[1]
 NEVER = {
     "SimpleITK", "matplotlib", "monai", "pandas", "segmentation_models_pytorch", "timm",
-    "torchvision",
+    "torchvision", "shtab",
 }  # fmt: skip
-"""Slow to import, and needed by training, tests and plots only."""
+"""Needed by training, tests, plots and completion only; most are slow to import."""
 ONLY_WHERE_NEEDED = {"scipy", "skimage", "openvino", "PIL", "simplejpeg", "jinja2"}
 """Each is imported by the step that needs it: scoring, an exported graph, JPEG, the HTML page."""
 
