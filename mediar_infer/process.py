@@ -88,8 +88,8 @@ def return_large_blocks() -> None:
 def keep_large_blocks() -> None:
     """Let freed arrays stay in the process for the next ones, whatever their size, on Linux.
 
-    A training step allocates the arrays of the step before: taken from the system anew, their pages
-    are zeroed and mapped one by one, which is a sixth to a quarter of the step's time on a CPU.
+    A training step allocates the same arrays as the step before. If the system supplied them each
+    time, zeroing and mapping their pages would take a sixth to a quarter of the step on a CPU.
     """
     _set_options({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _NEVER})
 
@@ -128,7 +128,7 @@ def watch_forks() -> Forks:
 def process_start_s() -> float:
     """Tell when this process started, on the clock of ``time.perf_counter``.
 
-    The wall time of the first image counts from here, so that it holds interpreter start and
+    The wall time of the first image counts from here and so includes interpreter start and
     imports. Linux says when (to 10 ms); elsewhere it is the time at which this module was imported.
 
     Returns:
