@@ -29,6 +29,7 @@ from mediar_infer.engine.plans import ladder_below
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
 from mediar_infer.errors import CheckpointError, ImageReadError, UsageError
 from mediar_infer.image_trace import Trace
+from mediar_infer.images.channels import check_choice
 from mediar_infer.images.sources import ArraySource, ImageSource
 from mediar_infer.labels.blocks import is_stitched, label_bands
 from mediar_infer.labels.flows import FlowCheck
@@ -323,11 +324,13 @@ class Segmenter:
         bands = predict_bands(*inputs)
         return bands if self._pool is None else BandsAhead(bands, self._pool, trace)
 
-    def segment(self, image: npt.NDArray[Any]) -> Segmentation:
+    def segment(self, image: npt.NDArray[Any], channels: Sequence[int | str] = ()) -> Segmentation:
         """Segment an image that is in memory.
 
         Args:
             image: ``(H, W)`` or ``(H, W, C)``, any real dtype. Not modified.
+            channels: numbers of one to three channels to segment, from 0, ``"-"`` for zeros; by
+                default the first three. What is not chosen plays no part in the normalisation.
 
         Returns:
             Labels, flow, cell probability and timings.
@@ -335,7 +338,8 @@ class Segmenter:
         Raises:
             ShapeError: if the array is not an image.
         """
-        source = ArraySource(image)
+        check_choice(channels)
+        source = ArraySource(image, channels=channels)
         trace = Trace(source.warnings)
         with self.begin(source, trace) as work:
             bands = list(work.maps())

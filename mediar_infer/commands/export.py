@@ -4,14 +4,18 @@ import argparse
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from mediar_infer.commands.arguments import add_examples, add_option
 from mediar_infer.errors import DataError, ShapeError, UsageError
 from mediar_infer.exports.export import ExportOptions, export_labels
+from mediar_infer.exports.intensities import channel_columns, name_channels
 from mediar_infer.exports.table import COLUMNS, writing_table
+from mediar_infer.images.open import list_images, open_image
+from mediar_infer.images.sources import ImageSource
+from mediar_infer.labels.files import label_path
 from mediar_infer.labels.naming import group_label_files
 from mediar_infer.labels.scoring import list_label_files
 from mediar_infer.output_files import remove_stale_parts
@@ -28,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for field in ("rois", "geojson", "gzip", "zarr"):
         add_option(parser, ExportOptions, field)
     add_option(parser, ExportOptions, "table", metavar="FILE")
+    add_option(parser, ExportOptions, "images")
     parser.add_argument(
         "--pixel-size", type=float, metavar="UM",
         help="size of a pixel in µm (default: what each label file states)",
@@ -68,11 +73,13 @@ def run(args: argparse.Namespace) -> int:
         options.geojson_path("").parent,
     ):
         remove_stale_parts(folder)
+    images = _find_images(options)
     n_failed = 0
-    with _writing_rows(options) as add_rows:
+    with _writing_rows(options, images.values()) as add_rows:
         for name, path in files:
             try:
-                exported = export_labels(path, name, options)
+                with _open_image(images, name) as image:
+                    exported = export_labels(path, name, options, image)
             except (DataError, ShapeError) as error:
                 logger.error("%s", error)
                 n_failed += 1
@@ -99,6 +106,7 @@ def _to_options(args: argparse.Namespace) -> ExportOptions:
         gzip=args.gzip,
         zarr=args.zarr,
         table=table,
+        images=args.images,
         pixel_size_um=None if size is None else (size, size),
     )
 
@@ -121,11 +129,47 @@ def _list_files(labels: Path) -> list[tuple[str, Path]]:
 
 @contextmanager
 def _writing_rows(
-    options: ExportOptions,
+    options: ExportOptions, images: Iterable[Path]
 ) -> Iterator[Callable[[Iterable[Mapping[str, Any]]], None]]:
-    """Open the table, if one is asked for."""
+    """Open the table, if one is asked for, with the columns of all channels of all images."""
     if options.table is None:
         yield lambda rows: None
         return
-    with writing_table(options.table, COLUMNS) as add_rows:
+    columns = dict.fromkeys(COLUMNS)
+    for path in images:
+        with suppress(DataError), open_image(path, all_channels=True) as image:
+            columns |= dict.fromkeys(channel_columns(name_channels(image)))
+    with writing_table(options.table, list(columns)) as add_rows:
         yield add_rows
+
+
+def _find_images(options: ExportOptions) -> dict[str, Path]:
+    """Name in the label file → image; empty unless intensities are asked for."""
+    if options.images is None:
+        return {}
+    if options.table is None:
+        raise UsageError("found --images without --table, expected both; add --table cells.csv")
+    images, _ = list_images(options.images)
+    found: dict[str, Path] = {}
+    for path in images:
+        (name,) = group_label_files([label_path(Path(), path)])
+        if name in found:
+            raise DataError(
+                f"{options.images}: found {found[name].name} and {path.name}, expected one image"
+                f" for the labels {name}; move one"
+            )
+        found[name] = path
+    return found
+
+
+def _open_image(
+    images: Mapping[str, Path], name: str
+) -> AbstractContextManager[ImageSource | None]:
+    """The image of a label file, or nothing where no images are given."""
+    if not images:
+        return nullcontext()
+    if name not in images:
+        raise DataError(
+            f"{name}: found labels without an image, expected an image of that name in --images"
+        )
+    return open_image(images[name], all_channels=True)

@@ -168,6 +168,7 @@ def run(args: argparse.Namespace) -> int:
             plane=args.plane,
             max_pixels=args.max_pixels,
             apply_orientation=args.apply_orientation,
+            channels=args.channels,
             label_file=job.labels,
         )
         entry = run_image(segmenter, options)

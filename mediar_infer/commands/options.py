@@ -18,6 +18,7 @@ from mediar_infer.config import (
 )
 from mediar_infer.errors import UsageError
 from mediar_infer.folder.ledger import LEDGER_VARIABLE, NO_LEDGER
+from mediar_infer.images.channels import NO_CHANNEL
 
 BUDGET_SCALE: Final = 0.85
 """Fraction of the time tolerance that ``--fit-budget`` aims at."""
@@ -61,6 +62,11 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-pixels", type=int, metavar="N",
         help="refuse images of more pixels before they are decoded (default: a limit per format)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--channels", type=_parse_channels, default=(), metavar="LIST",
+        help="one to three channels to segment, separated by commas: names from the metadata or"
+        f" numbers from 0, {NO_CHANNEL} for none (default: the first three)",
     )  # fmt: skip
     parser.add_argument(
         "--apply-orientation", action="store_true",
@@ -157,3 +163,7 @@ def _parse_flips(text: str) -> tuple[FlipName, ...]:
             f" {', '.join(ALL_FLIPS)}"
         )
     return tuple(flip for flip in ALL_FLIPS if flip in names)
+
+
+def _parse_channels(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))

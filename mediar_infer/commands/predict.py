@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         plane=args.plane,
         max_pixels=args.max_pixels,
         apply_orientation=args.apply_orientation,
+        channels=args.channels,
         resume=args.resume,
         overlays=args.overlays,
         show_progress=sys.stderr.isatty() and not args.quiet,

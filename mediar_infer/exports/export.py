@@ -1,4 +1,4 @@
-"""All exports of a label file in two readings of it."""
+"""All exports of a label file in two or three readings of it."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -8,10 +8,12 @@ from typing import Any, Final
 
 from mediar_infer.exports.cells import Cell, index_cells, iterate_cells
 from mediar_infer.exports.geojson import writing_geojson
+from mediar_infer.exports.intensities import measure_intensities
 from mediar_infer.exports.label_rows import OpenLabelRows
 from mediar_infer.exports.rois import writing_rois
 from mediar_infer.exports.table import measure_cell
 from mediar_infer.exports.zarr_labels import write_zarr
+from mediar_infer.images.sources import ImageSource
 
 ROI_DIR: Final = "rois"
 GEOJSON_DIR: Final = "geojson"
@@ -35,6 +37,9 @@ class ExportOptions:
     table: Path | None = None
     """Write one row a cell: a file .csv, or .parquet (needs the package pyarrow); a relative name
     lies in the output folder."""
+    images: Path | None = None
+    """Folder of the images, or one image: the table gets mean and largest intensity of every
+    channel."""
     pixel_size_um: tuple[float, float] | None = None
     """(y, x) size of a pixel in µm, in place of what the label file states."""
 
@@ -62,7 +67,9 @@ class Exported:
     """A row of the table for each cell, by label; empty unless the table is asked for."""
 
 
-def export_labels(path: Path, name: str, options: ExportOptions) -> Exported:
+def export_labels(
+    path: Path, name: str, options: ExportOptions, image: ImageSource | None = None
+) -> Exported:
     """Export one label file.
 
     Memory grows with the width of the image, the height of its tallest cells and, for the table,
@@ -72,19 +79,24 @@ def export_labels(path: Path, name: str, options: ExportOptions) -> Exported:
         path: the label file.
         name: name of the image, for file names, UUIDs and the table.
         options: what to make.
+        image: the image, open, if the table has its intensities.
 
     Raises:
-        ImageReadError: if the labels are damaged.
+        ImageReadError: if labels or image are damaged.
+        ShapeError: if they differ in size.
         ExportError: if a package is missing.
         OutputError: if a result cannot be written.
     """
     with OpenLabelRows(path) as labels:
         pixel_size_um = options.pixel_size_um or labels.pixel_size_um
         index = index_cells(labels)
+        intensities = None if image is None else measure_intensities(labels, index, image)
         rows: list[dict[str, Any]] = []
 
         def measure(cell: Cell) -> None:
             row = measure_cell(cell, labels.height, labels.width, pixel_size_um)
+            if intensities is not None:
+                row |= intensities.columns(cell)
             rows.append({"image": name, **row})
 
         with ExitStack() as stack:

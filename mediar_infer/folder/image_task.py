@@ -54,6 +54,7 @@ def open_input(path: Path, options: RunOptions, max_pixels: int | None = None) -
         plane=options.plane,
         max_pixels=options.max_pixels if max_pixels is None else max_pixels,
         apply_orientation=options.apply_orientation,
+        channels=options.channels,
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from mediar_infer.errors import UsageError
+from mediar_infer.images.channels import check_choice
 from mediar_infer.labels.files import label_path
 
 OVERLAY_DIR: Final = "overlays"
@@ -28,6 +29,8 @@ class RunOptions:
     """Largest image that is accepted; None takes the limits of the readers."""
     apply_orientation: bool = False
     """Turn images as their EXIF orientation says; otherwise labels lie on the rows as stored."""
+    channels: tuple[str, ...] = ()
+    """Names or numbers of one to three channels to segment; empty takes the first three."""
     resume: bool = False
     """Skip images that an earlier run with the same weights and settings has done."""
     overlays: bool = False
@@ -42,6 +45,7 @@ class RunOptions:
             raise UsageError(f"found --plane {self.plane}, expected 0 or more")
         if self.max_pixels is not None and self.max_pixels < 1:
             raise UsageError(f"found --max-pixels {self.max_pixels}, expected 1 or more")
+        check_choice(self.channels)
 
     def label_path(self, image_path: Path) -> Path:
         """Where the labels of an image go."""

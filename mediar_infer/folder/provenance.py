@@ -42,6 +42,7 @@ def _describe_plan(segmenter: Segmenter, options: RunOptions) -> dict[str, Any]:
         "masks": asdict(config.masks),
         "plane": options.plane,
         **({"apply_orientation": True} if options.apply_orientation else {}),
+        **({"channels": list(options.channels)} if options.channels else {}),
     }
 
 

@@ -1,8 +1,17 @@
 """The channel rule of the package: which stored channels become the three of the network."""
 
+from collections.abc import Sequence
+from typing import Final
+
 import numpy as np
 
 from mediar_infer.arrays import AnyArray
+from mediar_infer.errors import ImageReadError, UsageError
+
+NO_CHANNEL: Final = "-"
+"""Stands for a channel of zeros in a choice of channels."""
+MAX_CHANNELS: Final = 3
+"""Channels that the network sees."""
 
 
 def to_three_channels(image: AnyArray) -> AnyArray:
@@ -72,3 +81,80 @@ def without_opacity(image: AnyArray) -> tuple[AnyArray, list[str]]:
     if n_channels == 2:
         return image, [KEPT_OPACITY]
     return image[:, :, :-1], [DROPPED_OPACITY]
+
+
+def check_choice(wanted: Sequence[str | int]) -> None:
+    """Refuse a choice of channels that no image can satisfy.
+
+    Args:
+        wanted: names or numbers; empty if nothing is chosen.
+
+    Raises:
+        UsageError: if there are more than three, or none but ``NO_CHANNEL``.
+    """
+    listed = ",".join(map(str, wanted))
+    if len(wanted) > MAX_CHANNELS:
+        raise UsageError(
+            f"found --channels {listed}, expected at most {MAX_CHANNELS}, as the network has"
+            " red, green and blue"
+        )
+    if wanted and all(channel in (NO_CHANNEL, "") for channel in wanted):
+        raise UsageError(f"found --channels {listed}, expected at least one name or number")
+
+
+def find_channels(
+    name: str, wanted: Sequence[str | int], channel_names: Sequence[str]
+) -> tuple[int | None, ...]:
+    """Find the channels that a user chose in an image.
+
+    Args:
+        name: file name, for messages.
+        wanted: names or numbers from 0, at most three; ``NO_CHANNEL`` is a channel of zeros. Names
+            come first: ``"488"`` is a channel of that name where there is one.
+        channel_names: names of the image's channels, empty where the file states none.
+
+    Returns:
+        Number of each channel; None for zeros.
+
+    Raises:
+        ImageReadError: if a channel does not exist, or several have its name.
+    """
+    return tuple(_find_channel(name, str(channel), channel_names) for channel in wanted)
+
+
+def _find_channel(name: str, wanted: str, channel_names: Sequence[str]) -> int | None:
+    if wanted == NO_CHANNEL:
+        return None
+    found = [k for k, known in enumerate(channel_names) if known == wanted]
+    found = found or [
+        k for k, known in enumerate(channel_names) if known.casefold() == wanted.casefold()
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not found and wanted.isdecimal() and int(wanted) < len(channel_names):
+        return int(wanted)
+    listed = ", ".join(f"{k} {known}".strip() for k, known in enumerate(channel_names))
+    problem = f"{len(found)} channels" if found else "no channel"
+    raise ImageReadError(
+        f"{name}: found {problem} {wanted!r}, expected one of: {listed}; choose by name or number"
+        " with --channels"
+    )
+
+
+def pick_channels(image: AnyArray, picked: Sequence[int | None]) -> AnyArray:
+    """Take channels of an image in any order.
+
+    Args:
+        image: ``(H, W)`` or ``(H, W, C)``.
+        picked: number of each channel; None for zeros.
+
+    Returns:
+        ``(H, W, len(picked))`` of the same dtype, a new array.
+    """
+    if image.ndim == 2:
+        image = image[:, :, None]
+    result = np.zeros((*image.shape[:2], len(picked)), image.dtype)
+    for k, number in enumerate(picked):
+        if number is not None:
+            result[:, :, k] = image[:, :, number]
+    return result

@@ -23,6 +23,10 @@ class ReadOptions:
     """Largest accepted height × width; ``None`` for the limits of this module."""
     apply_orientation: bool = False
     """Turn the image as its EXIF orientation says; otherwise rows stay as stored."""
+    channels: tuple[str | int, ...] = ()
+    """Names or numbers of the channels to read; empty for the first three."""
+    all_channels: bool = False
+    """Keep every channel, for ``ImageSource.read_channels``."""
 
     def check_size(self, name: str, height: int, width: int) -> None:
         """Refuse an image that is too large to be read by rows.

@@ -60,6 +60,7 @@ def open_meta_image(path: Path, options: ReadOptions, notes: tuple[str, ...]) ->
         path.name,
         warnings=(*notes, *more),
         geometry=_moved(header.geometry, [0, 0, *map(int, index)]),
+        channels=options.channels,
     )
 
 

@@ -3,12 +3,13 @@
 import logging
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from mediar_infer.errors import ImageReadError, UsageError
+from mediar_infer.images.channels import check_choice
 from mediar_infer.images.faults import reading
 from mediar_infer.images.formats import HEAD_BYTES, UNSUPPORTED_IMAGES, find_format
 from mediar_infer.images.label_names import explain_label_files
@@ -158,6 +159,8 @@ def open_image(
     plane: int | None = None,
     max_pixels: int | None = None,
     apply_orientation: bool = False,
+    channels: Sequence[str | int] = (),
+    all_channels: bool = False,
 ) -> ImageSource:
     """Open an image file; TIFF is then read lazily, other formats are decoded here.
 
@@ -171,18 +174,22 @@ def open_image(
             ``None`` for the limits of :mod:`mediar_infer.images.limits`.
         apply_orientation: turn the image as its EXIF orientation says; by default it stays as
             stored, where other programs have their labels too.
+        channels: names or numbers of one to three channels to read, ``-`` for zeros; by default
+            the first three.
+        all_channels: keep every channel, for ``ImageSource.read_channels``.
 
     Returns:
         The source, to be closed by the caller.
 
     Raises:
-        ImageReadError: if the file cannot be read as one 2-D image.
-        UsageError: if the plane is negative.
+        ImageReadError: if the file cannot be read as one 2-D image or lacks a channel.
+        UsageError: if the plane is negative or more than three channels are chosen.
     """
     path = Path(path)
     if plane is not None and plane < 0:
         raise UsageError(f"found --plane {plane}, expected 0 or more")
-    options = ReadOptions(plane, max_pixels, apply_orientation)
+    check_choice(channels)
+    options = ReadOptions(plane, max_pixels, apply_orientation, tuple(channels), all_channels)
     format_name = _format_of(path)
     with reading(path.name, f"{format_name} data"):
         return FORMATS[format_name].open(path, options, _mislabel_notes(path, format_name))

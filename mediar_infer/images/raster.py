@@ -62,7 +62,13 @@ def open_raster(
     if header.orientation != 1:
         image, note = _oriented(image, header.orientation, apply=options.apply_orientation)
         found.append(note)
-    return ArraySource(image, path.name, has_alpha=header.has_alpha, warnings=found)
+    return ArraySource(
+        image,
+        path.name,
+        has_alpha=header.has_alpha,
+        warnings=found,
+        channels=options.channels,
+    )
 
 
 def read_header(name: str, format_name: str, data: bytes) -> RasterHeader:

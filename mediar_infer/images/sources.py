@@ -1,7 +1,7 @@
 """Images in files and in memory as rows of three channels, read on demand."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +11,13 @@ import numpy as np
 from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ImageReadError, ShapeError
 from mediar_infer.images.array_likes import to_array
-from mediar_infer.images.channels import channel_notes, to_three_channels, without_opacity
+from mediar_infer.images.channels import (
+    channel_notes,
+    find_channels,
+    pick_channels,
+    to_three_channels,
+    without_opacity,
+)
 from mediar_infer.images.faults import reading
 
 REAL_KINDS = "biuf"
@@ -56,6 +62,8 @@ class ImageSource(ABC):
     """What was decided in reading that a user may want to know, one sentence each."""
     geometry: Geometry | None
     """Place in space, of formats that labels are written back to with it."""
+    channel_names: tuple[str, ...]
+    """Name of each channel of ``read_channels``; empty where the file states none."""
 
     def __init__(
         self,
@@ -66,6 +74,8 @@ class ImageSource(ABC):
         dtype: np.dtype[Any],
         warnings: Iterable[str] = (),
         geometry: Geometry | None = None,
+        channel_names: Sequence[str] = ("",),
+        picked: tuple[int | None, ...] = (),
     ) -> None:
         self.name = name
         self.height = height
@@ -73,6 +83,8 @@ class ImageSource(ABC):
         self.dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
         self.warnings = tuple(warnings)
         self.geometry = geometry
+        self.channel_names = tuple(channel_names)
+        self._picked = picked
 
     def read_rows(self, top: int, bottom: int) -> AnyArray:
         """Read the rows ``top`` … ``bottom - 1``.
@@ -88,14 +100,36 @@ class ImageSource(ABC):
             ShapeError: if the rows are not inside the image.
             ImageReadError: if the file is damaged there.
         """
+        rows = self._read_range(top, bottom)
+        if self._picked:
+            rows = pick_channels(rows, self._picked)
+        return to_three_channels(rows).astype(self.dtype, copy=False)
+
+    def read_channels(self, top: int, bottom: int) -> AnyArray:
+        """Read the rows ``top`` … ``bottom - 1`` in all channels that were kept.
+
+        Args:
+            top: first row.
+            bottom: one past the last row; ``0 <= top <= bottom <= height``.
+
+        Returns:
+            ``(bottom - top, width, C)`` of ``dtype``, a channel for each of ``channel_names``.
+
+        Raises:
+            ShapeError: if the rows are not inside the image.
+            ImageReadError: if the file is damaged there.
+        """
+        rows = self._read_range(top, bottom)
+        return (rows[:, :, None] if rows.ndim == 2 else rows).astype(self.dtype, copy=False)
+
+    def _read_range(self, top: int, bottom: int) -> AnyArray:
         if not 0 <= top <= bottom <= self.height:
             raise ShapeError(
                 f"{self.name}: rows {top} to {bottom} asked for, expected a range inside "
                 f"0 to {self.height}"
             )
         with reading(self.name, f"pixels of rows {top} to {bottom}"):
-            rows = self._read_channels(top, bottom)
-        return to_three_channels(rows).astype(self.dtype, copy=False)
+            return self._read_channels(top, bottom)
 
     @abstractmethod
     def _read_channels(self, top: int, bottom: int) -> AnyArray:
@@ -127,6 +161,7 @@ class ArraySource(ImageSource):
         has_alpha: bool = False,
         warnings: Iterable[str] = (),
         geometry: Geometry | None = None,
+        channels: Sequence[str | int] = (),
     ) -> None:
         """Check the array and keep a reference to it.
 
@@ -137,8 +172,10 @@ class ArraySource(ImageSource):
             has_alpha: the last channel is marked as opacity.
             warnings: sentences to start the warnings with.
             geometry: place in space.
+            channels: numbers of the channels to read; by default the first three.
 
         Raises:
+            ImageReadError: if a channel does not exist.
             ShapeError: if the shape or the data type is not that of one 2-D image, or values are
                 masked.
         """
@@ -149,7 +186,9 @@ class ArraySource(ImageSource):
             if has_alpha or is_last_alpha:
                 image, more = without_opacity(image)
                 notes += more
-            notes += channel_notes(image.shape[2])
+            notes += [] if channels else channel_notes(image.shape[2])
+        n_channels = image.shape[2] if image.ndim == 3 else 1
+        channel_names = ("",) * n_channels
         super().__init__(
             name,
             height=image.shape[0],
@@ -157,6 +196,8 @@ class ArraySource(ImageSource):
             dtype=image.dtype,
             warnings=notes,
             geometry=geometry,
+            channel_names=channel_names,
+            picked=find_channels(name, channels, channel_names),
         )
         self._image = image
 

@@ -13,7 +13,13 @@ import tifffile
 
 from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ImageReadError
-from mediar_infer.images.channels import DROPPED_OPACITY, KEPT_OPACITY, channel_notes
+from mediar_infer.images.channel_names import tiff_channel_names
+from mediar_infer.images.channels import (
+    DROPPED_OPACITY,
+    KEPT_OPACITY,
+    channel_notes,
+    find_channels,
+)
 from mediar_infer.images.faults import DamagedFile, reading
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.pixel_size import tiff_geometry
@@ -68,9 +74,9 @@ class TiffSource(ImageSource):
                 found += [*self._layout.warnings, *self._missing_tiles_note()]
                 found += self._judge_opacity()
                 colour = self._layout.colour
-                if colour is not Colour.CMYK:
+                if colour is not Colour.CMYK and not options.channels:
                     found += channel_notes(len(self._layout.channels))
-                    self._keep_channels(3)
+                names, picked = self._choose_channels(series.keyframe, options)
                 is_palette = colour is Colour.PALETTE
                 self._palette = _to_rgb8(series.keyframe.colormap) if is_palette else None
                 if colour is Colour.AS_STORED:
@@ -84,6 +90,8 @@ class TiffSource(ImageSource):
                 dtype=np.dtype(np.uint8) if is_palette else np.dtype(series.dtype),
                 warnings=(*notes, *found, *_orientation_note(series.keyframe, options)),
                 geometry=tiff_geometry(self._tif, series.keyframe),
+                channel_names=names,
+                picked=picked,
             )
         except BaseException:
             self.close()
@@ -128,6 +136,26 @@ class TiffSource(ImageSource):
                 return True
         return False
 
+    def _choose_channels(
+        self,
+        page: Any,  # noqa: ANN401
+        options: ReadOptions,
+    ) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
+        """Names of the channels, and those chosen; the planes of others are not read."""
+        n_channels = 3 if self._layout.colour is Colour.CMYK else len(self._layout.channels)
+        if self._layout.colour is Colour.PALETTE:
+            n_channels = 3
+        names = tiff_channel_names(self._tif, page, n_channels)
+        picked = find_channels(self._file.name, options.channels, names)
+        if self._layout.colour is not Colour.AS_STORED or options.all_channels:
+            return names, picked
+        kept = [k for k in dict.fromkeys(picked) if k is not None] or range(n_channels)[:3]
+        self._layout = replace(self._layout, channels=tuple(self._layout.channels[k] for k in kept))
+        self._keep_channels(len(kept))
+        places = {k: place for place, k in enumerate(kept)}
+        chosen = tuple(None if k is None else places[k] for k in picked)
+        return tuple(names[k] for k in kept), chosen
+
     def _keep_channels(self, count: int) -> None:
         """Keep the first channels, and only the planes that they lie in."""
         channels = self._layout.channels[:count]
@@ -137,7 +165,10 @@ class TiffSource(ImageSource):
 
     def _open_planes(self, series: Any, options: ReadOptions) -> None:  # noqa: ANN401
         layout = self._layout
-        read = layout.channels if layout.colour is Colour.CMYK else layout.channels[:3]
+        is_part = layout.colour is Colour.AS_STORED and not (
+            options.channels or options.all_channels
+        )
+        read = layout.channels[:3] if is_part else layout.channels
         needed = sorted({plane for plane, _ in (*read, *layout.opacity)})
         shape = (layout.height, layout.width, layout.n_samples)
         page_shape = (layout.width, layout.n_samples, 1)  # an (H, W, C) array saved as a stack

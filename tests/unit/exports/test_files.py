@@ -158,3 +158,42 @@ def test_parquet_has_typed_columns(tmp_path):
     assert table["area_px"].to_pylist() == [8, 1]
     assert table["area_um2"].to_pylist() == [None, None]
     assert str(table.schema.field("perimeter").type) == "double"
+
+
+def test_table_has_mean_and_largest_intensity_of_every_channel(tmp_path, rng):
+    from skimage.measure import regionprops_table
+
+    from mediar_infer.cli import main
+
+    labels = np.kron(np.arange(12).reshape(3, 4), np.ones((40, 30), int)).astype(np.uint16)
+    image = rng.integers(0, 60_000, (4, *labels.shape), np.uint16)
+    (tmp_path / "images").mkdir()
+    metadata = {"axes": "CYX", "Channel": {"Name": ["a", "DAPI", "", "a"]}}
+    tifffile.imwrite(tmp_path / "images" / "one.ome.tif", image, metadata=metadata)
+    write_labels(tmp_path / "one_label.tiff", [labels], height=120, width=120)
+    arguments = ["export", str(tmp_path / "one_label.tiff"), "-o", str(tmp_path), "--quiet"]
+    options = ["--table", "c.csv", "--images", str(tmp_path / "images")]
+    assert main([*arguments, *options]) == 0
+    with (tmp_path / "c.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = regionprops_table(
+        labels, np.moveaxis(image, 0, 2), properties=("intensity_mean", "intensity_max")
+    )
+    for k, name in enumerate(("a_0", "DAPI", "2", "a_3")):
+        for column, prop in ((f"mean_{name}", "intensity_mean"), (f"max_{name}", "intensity_max")):
+            found = [float(row[column]) for row in rows]
+            np.testing.assert_allclose(found, expected[f"{prop}-{k}"], rtol=1e-12)
+
+
+def test_image_of_another_size_fails_by_name_and_the_others_are_exported(tmp_path, caplog):
+    from mediar_infer.cli import main
+
+    (tmp_path / "images").mkdir()
+    for name, side in (("a", 4), ("b", 5)):
+        write_labels(tmp_path / f"{name}_label.tiff", [RING], height=4, width=4)
+        image = np.ones((side, side), np.uint8)
+        tifffile.imwrite(tmp_path / "images" / f"{name}.tif", image)
+    arguments = ["export", str(tmp_path), "-o", str(tmp_path / "out"), "--table", "c.csv"]
+    assert main([*arguments, "--images", str(tmp_path / "images")]) == 1
+    rows = (tmp_path / "out" / "c.csv").read_text().splitlines()
+    assert [row[0] for row in rows[1:]] == ["a", "a"]
