@@ -1,13 +1,13 @@
 # Targets: the default one (folders, the challenge), and grand-challenge for grand-challenge.org.
 # Build arguments:
 #   BASE_IMAGE   another base with Python 3.11 or newer
-#   WEIGHTS      the folder weights, or one in it such as weights/published
-#   OPTIONS      of predict.py for every run, such as --fit-budget
-#   PIP_OPTIONS  such as --extra-index-url ADDRESS of PyTorch's builds for CPUs
-#   TORCH        another torch, such as torch==2.12.0
+#   WEIGHTS      the folder weights, or one inside it such as weights/published
+#   OPTIONS      options of predict for every run, such as --fit-budget
+#   PIP_OPTIONS  options of pip, such as --extra-index-url ADDRESS of PyTorch's builds for CPUs
+#   TORCH        another version of torch, such as torch==2.12.0
 ARG BASE_IMAGE=python:3.11-slim
 
-# What inference needs, and the pinned versions.
+# The packages that inference needs, and their pinned versions.
 FROM ${BASE_IMAGE} AS requirements
 ARG TORCH=
 WORKDIR /build
@@ -33,7 +33,7 @@ RUN touch LICENSE README.md mediar_infer/__init__.py \
     && mkdir /compiled \
     && cp --parents mediar_infer/labels/kernels/*.so mediar_infer/exports/*.so /compiled
 
-# From what changes seldom to what changes often, so that a new build takes seconds.
+# From what changes rarely to what changes often: rebuilding after a change takes seconds.
 FROM ${BASE_IMAGE} AS inference
 LABEL org.opencontainers.image.title="mediar_infer" \
       org.opencontainers.image.description="MEDIAR cell segmentation: a folder of images in, instance labels out" \
@@ -43,12 +43,12 @@ ARG PIP_OPTIONS=
 COPY --from=requirements /build/inference.txt /build/pinned.txt /requirements/
 RUN python -m pip install --no-cache-dir --disable-pip-version-check --root-user-action ignore ${PIP_OPTIONS} \
         --requirement /requirements/inference.txt --constraint /requirements/pinned.txt \
-    # 0.6 GB that compile kernels at run time, which nothing here asks for
+    # 0.6 GB to compile kernels at run time, which nothing here uses
     && python -m pip uninstall --yes triton
-# Found from every folder, and by an isolated Python too, which ignores the environment.
+# Found from any folder, and by an isolated Python, which ignores the environment.
 RUN python -c "import site; print('/workspace', file=open(site.getsitepackages()[0] + '/mediar_infer.pth', 'w'))"
-# HOME: whoever the container runs as can write there; no packages of a user are taken from a home
-# that is mounted. The ledger would lie among the results.
+# HOME is writable for any user, and packages in a mounted home folder are ignored. No ledger, as it
+# would lie among the results.
 ENV HOME=/tmp \
     MEDIAR_LEDGER=none \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
@@ -59,11 +59,11 @@ COPY ${WEIGHTS} weights
 COPY LICENSE predict.py predict.sh ./
 COPY mediar_infer mediar_infer
 COPY --from=kernels /compiled ./
-# Compiled here, as each image is segmented by a fresh container.
+# Compiled here, because every image is segmented by a fresh container.
 RUN python -m compileall -q mediar_infer \
     && python -I mediar_infer/container/third_party.py > THIRD_PARTY_NOTICES.txt
 
-# A user other than root is wanted, and 128 threads are allowed, which a pool per core would pass.
+# The platform requires a user other than root and allows 128 threads; a pool per core would exceed them.
 FROM inference AS grand-challenge
 ENV OMP_NUM_THREADS=16 OPENBLAS_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=4 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=4
 USER 1000:1000

@@ -1,4 +1,4 @@
-"""Jobs as grand-challenge.org gives them, and whether their labels are those of ``predict``.
+"""Jobs as grand-challenge.org starts them, and a comparison of their labels with ``predict``.
 
 python .ci/gc_trial.py make FOLDER      # FOLDER/{tiff,mha}/{input,output}, FOLDER/predict
 python .ci/gc_trial.py compare FOLDER   # after the jobs and predict; 0 if all agree
@@ -71,7 +71,7 @@ def make(folder: Path) -> None:
 
 
 def differences(folder: Path) -> list[str]:
-    """What is not as it should be after the jobs and ``predict``."""
+    """Return what is wrong after the jobs and ``predict``."""
     found = []
     for name, suffix in JOBS.items():
         output, expected = folder / name / "output", RESULT / f"output{suffix}"
@@ -92,7 +92,9 @@ def differences(folder: Path) -> list[str]:
         if not same:
             found.append(f"{ours}: differs from {theirs}")
         elif not read_labels(theirs).any():
-            found.append(f"{theirs}: found no cell, so that the comparison says nothing")
+            found.append(
+                f"{theirs}: found no cell, expected some; without them the comparison proves nothing"
+            )
     return found
 
 
