@@ -9,6 +9,9 @@ _N_LEVELS: Final = 256
 _BRIGHT_FROM: Final = 192
 """Levels from here on are the brightest quarter."""
 _NEARLY_ALL: Final = 0.99
+_HARDLY_ANY: Final = 1e-4
+_WIDE_GAP: Final = 85
+"""A third of the levels, which no ordinary image leaves empty above the lowest one."""
 
 
 def contrast_warnings(
@@ -39,6 +42,13 @@ def contrast_warnings(
         return (
             f"{bright / n:.1%} of the pixels share the brightest quarter of the grey levels, as few"
             f" lie far below them (from {low:g} on): there is little contrast; remove dead pixels"
+            " or the value of missing data",
+        )
+    gap = int(np.searchsorted(histogram[1:].cumsum(), _HARDLY_ANY * n, side="right"))
+    if histogram[0] <= (1 - _NEARLY_ALL) * n and gap >= _WIDE_GAP:
+        return (
+            f"few pixels (from {low:g} on) lie far below all others, which share"
+            f" {_N_LEVELS - 1 - gap} of {_N_LEVELS} grey levels: contrast is lost; remove dead pixels"
             " or the value of missing data",
         )
     if histogram.max() >= _NEARLY_ALL * n:

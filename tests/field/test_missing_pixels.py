@@ -33,6 +33,13 @@ def test_one_pixel_far_below_all_others_is_a_warning(dtype, value):
     assert LITTLE in warning
 
 
+def test_pixel_that_costs_half_of_the_levels_is_a_warning():
+    image = SCENE.astype(np.float32)
+    image[3, 4] = -600
+    _, (warning,) = normalise(ArraySource(image))
+    assert warning.startswith("few pixels (from -600 on) lie far below all others, which share")
+
+
 def test_area_of_missing_data_is_a_warning():
     image = SCENE.astype(np.int16)
     image[:40] = -9999
