@@ -48,7 +48,7 @@ def contrast_warnings(
     if histogram[0] <= (1 - _NEARLY_ALL) * n and gap >= _WIDE_GAP:
         return (
             f"few pixels (from {low:g} on) lie far below all others, which share"
-            f" {_N_LEVELS - 1 - gap} of {_N_LEVELS} grey levels: contrast is lost; remove dead pixels"
+            f" {_N_LEVELS - 1 - gap} of {_N_LEVELS} grey levels; remove dead pixels"
             " or the value of missing data",
         )
     if histogram.max() >= _NEARLY_ALL * n:
