@@ -55,18 +55,16 @@ class ReadOptions:
                 memory than this process may still use.
         """
         where = where and f" {where}"
-        _check_memory(f"{name}: found {height:,} × {width:,} pixels{where}", n_bytes)
-        if self.max_pixels is not None:
-            _check_pixels(name, height, width, self.max_pixels, where)
-            return
-        _check_pixels(name, height, width, MAX_DECODED_PIXELS, where)
-        if n_bytes > MAX_DECODED_BYTES:
+        limit = MAX_DECODED_PIXELS if self.max_pixels is None else self.max_pixels
+        _check_pixels(name, height, width, limit, where)
+        found = f"{name}: found {height:,} × {width:,} pixels{where}"
+        if self.max_pixels is None and n_bytes > MAX_DECODED_BYTES:
             raise ImageReadError(
-                f"{name}: found {height:,} × {width:,} pixels{where} that take"
-                f" {n_bytes / 2**20:,.0f} MiB to decode at once, expected at most"
+                f"{found} that take {n_bytes / 2**20:,.0f} MiB to decode at once, expected at most"
                 f" {MAX_DECODED_BYTES // 2**20:,} MiB; save it as tiled TIFF, which is read in"
                 f" parts, or pass --max-pixels {height * width} if the file is genuine and fits"
             )
+        _check_memory(found, n_bytes)
 
 
 def _check_memory(found: str, n_bytes: int) -> None:
