@@ -26,7 +26,7 @@ SCRIPTS = {"container"}
 LONG_MODULES = {
     "mediar_infer.cluster.client",
 }
-REPEATED_NAMES = {"summarise"}
+REPEATED_NAMES: set[str] = set()
 
 
 def modules():

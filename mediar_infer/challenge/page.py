@@ -14,7 +14,7 @@ from mediar_infer.challenge.protocol import LABELS_DIR
 from mediar_infer.challenge.records import (
     ChallengeRecord,
     Verdict,
-    summarise,
+    summarise_records,
     verdict_line,
 )
 from mediar_infer.challenge.templates import read_asset, render
@@ -79,7 +79,7 @@ def write_page(
     Raises:
         OutputError: if it cannot be written.
     """
-    totals = summarise(records)
+    totals = summarise_records(records)
     page = render(
         "page.html",
         style=Markup(read_asset("page.css")),

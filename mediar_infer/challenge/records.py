@@ -84,7 +84,7 @@ class ChallengeRecord:
         }
 
 
-def summarise(records: Sequence[ChallengeRecord]) -> dict[str, Any]:
+def summarise_records(records: Sequence[ChallengeRecord]) -> dict[str, Any]:
     """Compute totals over images, ready for JSON.
 
     Returns:
@@ -119,7 +119,7 @@ def write_results(
     Raises:
         OutputError: if it cannot be written.
     """
-    fields = {"verdict": verdict, **head, "summary": summarise(records)}
+    fields = {"verdict": verdict, **head, "summary": summarise_records(records)}
     # Everything is indented for reading, except the images: one line each.
     opened = json.dumps(fields, indent=2, allow_nan=False).removesuffix("\n}")
     lines = ",\n".join("    " + json.dumps(each.to_dict(), allow_nan=False) for each in records)
@@ -130,7 +130,7 @@ def write_results(
 def results_table(records: Sequence[ChallengeRecord]) -> str:
     """Lay out records as plain text; size is height×width, times are seconds, memory is GiB."""
     header = ("image", "size", "cells", "seconds", "tolerance", "counted", "memory", "F1", "")
-    totals = summarise(records)
+    totals = summarise_records(records)
     peak, mean_f1 = totals["peak_memory_bytes"], totals["mean_f1"]
     last = (
         f"{len(records)} image{'' if len(records) == 1 else 's'}",
@@ -148,7 +148,7 @@ def results_table(records: Sequence[ChallengeRecord]) -> str:
 
 def verdict_line(verdict: Verdict, records: Sequence[ChallengeRecord]) -> str:
     """The outcome in one sentence."""
-    totals = summarise(records)
+    totals = summarise_records(records)
     n_images, counted = totals["n_images"], f"counted time {totals['counted_s']:.2f} s"
     if verdict == "stopped":
         return f"STOPPED after {n_images} images, {totals['n_breached']} in breach; {counted}"

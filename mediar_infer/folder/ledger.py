@@ -246,7 +246,7 @@ def timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def summarise(
+def summarise_entries(
     entries: Sequence[LedgerEntry],
     *,
     config: Mapping[str, Any],

@@ -15,7 +15,13 @@ from mediar_infer.folder.at_work import AtWork
 from mediar_infer.folder.console import log_entry, log_label_files, log_unknown_pixel_sizes
 from mediar_infer.folder.image_runner import ImageRunner, fail_image
 from mediar_infer.folder.image_task import ImageTask
-from mediar_infer.folder.ledger import Ledger, LedgerEntry, summarise, timestamp, write_summary
+from mediar_infer.folder.ledger import (
+    Ledger,
+    LedgerEntry,
+    summarise_entries,
+    timestamp,
+    write_summary,
+)
 from mediar_infer.folder.options import OVERLAY_DIR, RunOptions
 from mediar_infer.folder.provenance import Provenance, package_versions
 from mediar_infer.folder.resuming import find_finished
@@ -164,7 +170,7 @@ class FolderRun:
         entries = [*self._skipped, *images]
         if self._options.ledger_dir:
             config, versions = self._provenance.plan, package_versions()
-            summary = summarise(entries, config=config, versions=versions)
+            summary = summarise_entries(entries, config=config, versions=versions)
             write_summary(self._options.ledger_dir, summary)
         log_unknown_pixel_sizes(entries)
         return entries

@@ -12,7 +12,7 @@ from mediar_infer.errors import OutputError
 from mediar_infer.folder.ledger import (
     Ledger,
     LedgerEntry,
-    summarise,
+    summarise_entries,
     write_summary,
 )
 from mediar_infer.output_files import write_bytes
@@ -173,7 +173,7 @@ def test_failed_rewrite_keeps_the_old_file(tmp_path, monkeypatch):
 def test_summary_counts_and_names_what_matters(tmp_path):
     skipped = LedgerEntry(file="notes.txt", status="skipped", started_at=DONE.started_at)
     resumed = replace(DONE, file="old.tif", status="resumed", wall_s=0.0)
-    summary = summarise(
+    summary = summarise_entries(
         [DONE, FAILED, LATE, skipped, resumed], config={"plan": "paper"}, versions={"torch": "2"}
     )
     written = json.loads(write_summary(tmp_path, summary).read_text())
