@@ -17,10 +17,10 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from concurrent.futures import Future as SharedFuture
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -31,17 +31,17 @@ import torch
 
 from mediar_infer import __version__
 from mediar_infer.arrays import Float32Array
+from mediar_infer.cluster.connection import check_workers, connected
 from mediar_infer.cluster.worker import (
     ClusterJob,
     RowMaps,
     describe,
-    find_problem,
     import_distributed,
     predict_rows,
     segment_image,
 )
 from mediar_infer.config import LARGE_IMAGE_PIXELS, EngineConfig
-from mediar_infer.devices import select_device, usable_cores
+from mediar_infer.devices import select_device
 from mediar_infer.engine.bands import BAND_ROWS, list_window_rows
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
 from mediar_infer.errors import ClusterError, MediarError, UsageError
@@ -69,10 +69,7 @@ MAX_RANGE_BYTES: Final = 1 << 29
 _RANGES_PER_WORKER: Final = 2
 """Ranges under way or waiting to be labelled: the one in progress and the next."""
 _POLL_S: Final = 1.0
-_CONNECT_S: Final = 20.0
-_START_S: Final = 120.0
 _NO_WORKERS_S: Final = 60.0
-_LOCAL: Final = "local:"
 
 
 def run_on_cluster(
@@ -113,12 +110,12 @@ def run_on_cluster(
     paths = tuple(Path(path).absolute() for path in weights)
     try:
         with (
-            _connected(scheduler, config) as (client, threads),
+            connected(scheduler, config) as (client, threads),
             marking(options.output_dir) as mark,
         ):
             config = replace(config, runtime=replace(config.runtime, threads=threads))
             job = ClusterJob(paths, config, options, mark, spread_from, __version__)
-            _check_workers(client, job)
+            check_workers(client, job)
             cluster = _Cluster(client, job)
             with FolderRun(cluster.provenance, options) as run:
                 with closing(cluster.run_all(run.to_do, run.show_progress)) as entries:
@@ -160,65 +157,6 @@ def split_rows(
 
 
 # ---- on the client -------------------------------------------------------------------------------
-
-
-def _n_local_workers(scheduler: str) -> int | None:
-    """N of ``local:N``; None for an address."""
-    if not scheduler.startswith(_LOCAL):
-        return None
-    number = scheduler.removeprefix(_LOCAL)
-    if not number.isdecimal() or int(number) < 1:
-        raise UsageError(
-            f"found --dask {scheduler}, expected local:N with 1 worker or more, such as local:2"
-        )
-    return int(number)
-
-
-@contextmanager
-def _connected(scheduler: str, config: EngineConfig) -> Iterator[tuple[Any, int]]:
-    """A client of the cluster, and the threads that each worker takes (0: its own number)."""
-    n_local, distributed = _n_local_workers(scheduler), import_distributed()
-    threads = config.runtime.threads
-    if n_local is None:
-        with _open_client(distributed, scheduler) as client:
-            _wait_for_workers(client, scheduler, 1)
-            yield client, threads
-        return
-    # No memory limit, as without a cluster; warnings are logged here.
-    with (
-        distributed.LocalCluster(
-            n_workers=n_local, threads_per_worker=1, processes=True, memory_limit=0,
-            dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR,
-        ) as cluster,
-        _open_client(distributed, cluster.scheduler_address) as client,
-    ):  # fmt: skip
-        _wait_for_workers(client, scheduler, n_local)
-        yield client, threads or max(1, usable_cores() // n_local)
-
-
-def _open_client(distributed: Any, address: str) -> Any:  # noqa: ANN401
-    # Our own errors report a lost connection.
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-    try:
-        # Maps go from the worker to this process without passing through the scheduler.
-        return distributed.Client(
-            address, timeout=_CONNECT_S, direct_to_workers=True, set_as_default=False
-        )
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--dask {address}: found no scheduler ({error}), expected a running one such as"
-            " tcp://HOST:8786, or local:N; check the address and that 'dask scheduler' runs"
-        ) from error
-
-
-def _wait_for_workers(client: Any, scheduler: str, n_workers: int) -> None:  # noqa: ANN401
-    try:
-        client.wait_for_workers(n_workers, timeout=_START_S)
-    except TimeoutError as error:
-        raise ClusterError(
-            f"--dask {scheduler}: found {len(client.nthreads())} workers after {_START_S:.0f} s,"
-            f" expected {n_workers} or more; start workers: dask worker ADDRESS"
-        ) from error
 
 
 def _lost_scheduler() -> ClusterError:
@@ -453,23 +391,3 @@ def _label_device(name: str) -> torch.device:
         return select_device(name)
     except UsageError:
         return torch.device("cpu")
-
-
-def _check_workers(client: Any, job: ClusterJob) -> None:  # noqa: ANN401
-    """Refuse a cluster with workers that cannot do the job, naming each of them.
-
-    Raises:
-        ClusterError: if there are any.
-    """
-    answers: Mapping[str, Any] = client.run(find_problem, job, on_error="return")
-    present = client.nthreads()
-    problems = []
-    for address, answer in answers.items():
-        if answer is None or address not in present:
-            continue
-        if isinstance(answer, Exception):
-            # Mostly an import that fails.
-            answer = f"found {answer}, expected an answer; install mediar_infer {__version__} there"
-        problems.append(f"worker {address}: {answer}")
-    if problems:
-        raise ClusterError("; ".join(problems))

@@ -15,7 +15,7 @@ import pytest
 from folder_helpers import ROOT, latest_records, names_of, read_ledger, slide, write_image
 from preload_perfect_network import perfect_from_pending
 
-from mediar_infer.cluster import client as scale_out
+from mediar_infer.cluster import client, connection
 from mediar_infer.cluster import worker as cluster_worker
 from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
 from mediar_infer.folder.options import RunOptions
@@ -113,7 +113,7 @@ def slow_cluster(tmp_path):
 @pytest.fixture
 def small_ranges(monkeypatch):
     """A few hundred rows make many ranges."""
-    monkeypatch.setattr(scale_out, "MAX_RANGE_BYTES", 12 * 300 * 150)
+    monkeypatch.setattr(client, "MAX_RANGE_BYTES", 12 * 300 * 150)
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def _label_files(outputs):
 def test_two_workers_give_the_label_files_of_one_process(
     cluster, inputs, expected, tmp_path, weights_dir
 ):
-    records = scale_out.run_on_cluster(
+    records = client.run_on_cluster(
         cluster.address, [weights_dir], CONFIG,
         RunOptions(inputs, tmp_path / "out", ledger_dir=tmp_path / "out"),
         spread_from=SPREAD_FROM,
@@ -172,7 +172,7 @@ def test_death_of_one_of_two_workers_loses_nothing(
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    records = scale_out.run_on_cluster(
+    records = client.run_on_cluster(
         slow_cluster.address, [weights_dir], CONFIG, RunOptions(inputs, outputs, outputs),
         spread_from=SPREAD_FROM,
     )  # fmt: skip
@@ -216,7 +216,7 @@ def test_fault_of_a_large_image_does_not_stop_the_others(
 ):
     damaged = inputs / "large.tif"
     damaged.write_bytes(damaged.read_bytes()[:-20_000])
-    records = scale_out.run_on_cluster(
+    records = client.run_on_cluster(
         cluster.address, [weights_dir], CONFIG,
         RunOptions(inputs, tmp_path / "out", ledger_dir=tmp_path / "out"),
         spread_from=SPREAD_FROM,
@@ -266,7 +266,7 @@ def test_worker_that_cannot_do_the_job_says_why(job, change, message):
     ],
 )
 def test_wrong_use_is_named(predict, inputs, tmp_path, capsys, monkeypatch, options, message):
-    monkeypatch.setattr(scale_out, "_CONNECT_S", 0.5)
+    monkeypatch.setattr(connection, "_CONNECT_S", 0.5)
     assert predict(inputs, tmp_path / "out", *options) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -286,7 +286,7 @@ def test_without_dask_the_option_says_what_to_install(
 )
 def test_ranges_of_rows_begin_with_windows_and_keep_workers_busy(height, n_workers, max_rows):
     window_rows = list(range(0, max(height - 40, 1), 24))
-    ranges = scale_out.split_rows(window_rows, height, 64, n_workers, max_rows)
+    ranges = client.split_rows(window_rows, height, 64, n_workers, max_rows)
     assert ranges[0][0] == 0
     assert ranges[-1][1] == height
     assert all(above[1] == below[0] for above, below in pairwise(ranges))
