@@ -70,8 +70,8 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--apply-orientation", action="store_true",
-        help="turn photographs as their EXIF orientation says (default: labels lie on the rows as"
-        " stored, where other programs have theirs)",
+        help="rotate photographs according to their EXIF orientation (default: labels lie on the"
+        " rows as stored, where other programs expect them)",
     )  # fmt: skip
 
 

@@ -153,8 +153,8 @@ class Pacer:
 
     def _best(self, predictions: Sequence[float]) -> int:
         """The first plan inside the aim, or else the first of the cheapest ones."""
-        limit_s = max(self._deadline.aim_s, min(predictions))
-        return next(i for i, predicted in enumerate(predictions) if predicted <= limit_s)
+        acceptable_s = max(self._deadline.aim_s, min(predictions))
+        return next(i for i, predicted in enumerate(predictions) if predicted <= acceptable_s)
 
     def _choose(self, predictions: Sequence[float]) -> None:
         best, aim_s = self._best(predictions), self._deadline.aim_s
@@ -220,8 +220,8 @@ class Pacer:
         self._is_warned = True
         self._trace.warn(
             f"{predicted:.1f} s predicted for plan {self.plan.name}, the cheapest that is left,"
-            f" expected at most {self._deadline.tolerance_s:.1f} s; the image may miss the time"
-            " limit"
+            f" expected at most {self._deadline.tolerance_s:.1f} s; the image may exceed its"
+            " tolerance"
         )
 
     def _stages_s(self, work: Work) -> float:

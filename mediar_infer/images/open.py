@@ -52,7 +52,8 @@ FORMATS: dict[str, Format] = {
     ),
     "MHA": Format(open_meta_image, (".mha",)),
 }  # fmt: skip
-"""Every format by the name that :func:`find_format` gives it. A new format is one more entry."""
+"""Every format by the name that :func:`find_format` gives it. A new format is one more
+entry, and its first bytes in ``formats.py``."""
 
 EXTENSIONS = {extension: name for name, known in FORMATS.items() for extension in known.extensions}
 """Expected format of every extension that counts as an image."""
@@ -162,7 +163,7 @@ def open_image(
     channels: Sequence[str | int] = (),
     all_channels: bool = False,
 ) -> ImageSource:
-    """Open an image file; TIFF is then read lazily, other formats are decoded here.
+    """Open an image file; it is then read by rows if its format allows (TIFF), else decoded here.
 
     The format is taken from the content. Whatever a user may want to know about the choice of
     planes, channels and colours is in ``warnings``.

@@ -133,7 +133,10 @@ class ImageSource(ABC):
 
     @abstractmethod
     def _read_channels(self, top: int, bottom: int) -> AnyArray:
-        """Rows as ``(rows, width)`` or ``(rows, width, channels)``."""
+        """Rows as ``(rows, width)`` or ``(rows, width, channels)``, in any byte order.
+
+        They are copied before anyone else sees them, so a view of a buffer will do.
+        """
 
     def close(self) -> None:  # noqa: B027  (nothing to close for arrays)
         """Release the file; reading afterwards is an error."""

@@ -130,7 +130,7 @@ def test_damaged_label_file_is_found_and_not_gathered(challenge, tmp_path):
     assert names_of(tmp_path / "out" / "labels") == []
 
 
-def test_kill_for_memory_is_told_as_one(challenge):
+def test_kill_for_memory_is_reported_as_one(challenge):
     for image in ("greedy", "killed"):
         code, results = challenge(image)
         assert code == 1
@@ -138,7 +138,7 @@ def test_kill_for_memory_is_told_as_one(challenge):
         assert "(137), as the kernel does when memory runs out" in findings(results)[0][1]
 
 
-def test_failed_run_is_told_with_its_last_line(challenge):
+def test_failed_run_is_reported_with_its_last_line(challenge):
     code, results = challenge("failing")
     assert code == 1
     assert findings(results)[0] == ("exit status", "3 (no module named torch)")

@@ -275,7 +275,7 @@ def test_folder_of_weights_that_cannot_be_listed_is_named(tmp_path, monkeypatch,
     assert f"{tmp_path}: cannot be listed (Permission denied)" in capsys.readouterr().err
 
 
-def test_folder_without_weights_is_told_what_to_hold(tmp_path, capsys):
+def test_folder_without_weights_is_reported_what_to_hold(tmp_path, capsys):
     assert _run("weights", "list", tmp_path) == 2
     assert re.search(
         r"found 0 weight files, expected one or two \(\.safetensors, ", capsys.readouterr().err

@@ -169,7 +169,7 @@ def test_strict_budget_makes_a_late_image_a_failure(predict, inputs, tmp_path, m
 
 
 @pytest.mark.usefixtures("perfect_network", "fresh_process")
-def test_budget_is_told_in_the_ledger(predict, inputs, tmp_path, capsys):
+def test_budget_is_reported_in_the_ledger(predict, inputs, tmp_path, capsys):
     assert predict(inputs, tmp_path / "out", "--fit-budget", "--budget-scale", "0.9") == 0
     for name, seed in (("a.png", 1), ("b.ome.tif", 2)):
         record = latest_records(tmp_path / "out")[name]
@@ -188,7 +188,7 @@ def test_budget_is_told_in_the_ledger(predict, inputs, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("perfect_network")
-def test_without_a_budget_the_ledger_tells_of_none(predict, inputs, tmp_path):
+def test_without_a_budget_the_ledger_names_none(predict, inputs, tmp_path):
     assert predict(inputs, tmp_path / "out") == 0
     record = latest_records(tmp_path / "out")["a.png"]
     assert record["budget"] is None
@@ -202,7 +202,7 @@ def test_budget_that_nothing_fits_is_a_warning(predict, inputs, tmp_path, monkey
     record = latest_records(tmp_path / "out")["a.png"]
     assert (record["budget"]["plan"]["name"], record["budget"]["fits"]) == ("fast", False)
     assert record["within_tolerance"] is False
-    assert "the image may miss the time limit" in record["warnings"][0]
+    assert "the image may exceed its tolerance" in record["warnings"][0]
     assert record["n_cells"] == slide(1)[1].max()
 
 

@@ -71,7 +71,7 @@ def test_image_without_cells_has_no_finding(tmp_path):
         ),
     ],
 )
-def test_breach_of_the_array_is_told(tmp_path, labels, expected):
+def test_breach_of_the_array_is_reported(tmp_path, labels, expected):
     path = write(tmp_path, labels, photometric="minisblack")
     _, findings = check_label_file("a.png", path, (3, 4))
     assert told(findings) == [expected]
@@ -83,7 +83,7 @@ def test_size_is_not_judged_where_that_of_the_image_is_unknown(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", b"II*\0\x08\0\0\0"])
-def test_file_that_is_no_complete_tiff_is_told(tmp_path, data):
+def test_file_that_is_no_complete_tiff_is_reported(tmp_path, data):
     (tmp_path / "a_label.tiff").write_bytes(data)
     facts, (finding,) = check_label_file("a.png", tmp_path / "a_label.tiff", (3, 4))
     assert facts is None

@@ -386,7 +386,7 @@ def test_three_times_slower_half_way_still_holds(window_s, share):
     assert run.wall_s <= tolerance_s(300, 200)
 
 
-def test_dropped_passes_are_told_with_their_row():
+def test_dropped_passes_are_reported_with_their_row():
     image = image_of(300, 200)
     run = timed_run(image, 0.003, slow_after=500, slowdown=30)
     assert run.report["plan"]["name"] == "paper"
@@ -412,7 +412,7 @@ def test_too_slow_for_anything_half_way_is_a_warning():
     run = timed_run(image_of(300, 200), 0.02, slow_after=100, slowdown=50)
     assert run.report["fits"]
     assert run.report["changes"][-1]["plan"]["overlap"] < 0.25
-    assert any("the image may miss the time limit" in warning for warning in run.trace.warnings)
+    assert any("the image may exceed its tolerance" in warning for warning in run.trace.warnings)
 
 
 def test_nothing_is_dropped_that_has_been_paid_for():

@@ -57,7 +57,7 @@ def test_sockets_are_read_whatever_the_platform_calls_them(tmp_path, key):
         ({"kind": "Segmentation"}, {"image": {"pk": "1"}}),
     ],
 )
-def test_image_sockets_are_told_by_any_sign(tmp_path, description, entry):
+def test_image_sockets_are_reported_by_any_sign(tmp_path, description, entry):
     write_inputs(tmp_path, [{"socket": {"slug": "a", **description}, **entry}])
     assert read_sockets(tmp_path) == [Socket("a", None, is_image=True)]
 

@@ -353,7 +353,7 @@ def test_aperio_slide_keeps_the_baseline_only(tmp_path):
     assert_reads(tmp_path / "slide.svs", full)
 
 
-def test_largest_image_is_read_and_the_others_are_told(path):
+def test_largest_image_is_read_and_the_others_are_reported(path):
     with tifffile.TiffWriter(path) as tif:
         tif.write(GREY[:20, :30], photometric="minisblack")
         tif.write(RGB, photometric="rgb")
@@ -363,7 +363,7 @@ def test_largest_image_is_read_and_the_others_are_told(path):
     assert_reads(path, RGB, [note])
 
 
-def test_orientation_tag_is_told_but_not_applied(path):
+def test_orientation_tag_is_reported_but_not_applied(path):
     tifffile.imwrite(path, GREY, extratags=[(274, "H", 1, 6, True)])
     assert_reads(path, GREY, ["the orientation tag (6) is ignored: rows are as stored"])
 

@@ -437,7 +437,7 @@ def test_label_file_says_what_it_was_made_of(tmp_path, height):
     assert np.array_equal(read_labels(path), labels)
 
 
-def test_label_header_of_files_of_other_programs_is_told_apart(tmp_path):
+def test_label_header_of_files_of_other_programs_is_reported_apart(tmp_path):
     path = tmp_path / "a_label.tiff"
     assert read_label_header(path) is None
     path.write_bytes(b"II*\0 torn")

@@ -85,7 +85,7 @@ def test_labels_to_flow_and_back_keeps_each_cell(rng, noise):
     assert intersection_over_union(labels, found).min() > 0.9
 
 
-def test_touching_cells_are_told_apart():
+def test_touching_cells_are_reported_apart():
     labels = draw_ellipses(50, 70, [(25, 20, 14, 14), (25, 47, 14, 14)])
     found, n_cells = compute_labels(maps_of_labels(labels))
     assert n_cells == 2

@@ -108,7 +108,7 @@ def test_openvino_in_bfloat16_stays_near_float32(checkpoint, graph, inputs):
     assert 0 < (rounded - exact).abs().mean() <= 0.05 * exact.abs().mean()
 
 
-def test_a_cpu_without_bfloat16_is_told_before_anything_is_computed(checkpoint, graph, monkeypatch):
+def test_a_cpu_without_bfloat16_is_refused_before_any_work(checkpoint, graph, monkeypatch):
     import openvino
 
     monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
