@@ -1,6 +1,7 @@
 """One stage of a recipe: where it starts, which images it sees, how long, how fast."""
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -53,7 +54,11 @@ class StageConfig:
     """How many crops of a batch are replayed ones."""
     sampling: Sampling = "all"
     """``all``: every image once per epoch; ``amplified``: images of small clusters oftener;
-    ``balanced``: by chance, ∝ (number of images of this modality and source)^-½."""
+    ``balanced``: by chance, each modality of each source ∝ (number of its images)^share_power."""
+    share_power: float = 0.5
+    """Of balanced sampling: 0 draws all modalities alike, 1 all images."""
+    source_factors: tuple[str, ...] = ()
+    """Of balanced sampling: ``SOURCE=FACTOR`` draws images of a source so many times as often."""
     memory_sampling: Literal["all", "balanced"] = "all"
     """The same for the replayed images."""
     amplify_to: int = 50
@@ -170,6 +175,15 @@ class StageConfig:
             f"final_learning_rate: found {self.final_learning_rate}, expected 0 to learning_rate",
         )
         check(
+            all(_FACTOR.fullmatch(text) for text in self.source_factors),
+            f"source_factors: found {list(self.source_factors)}, expected SOURCE=FACTOR, each a"
+            " number from 0 on",
+        )
+        check(
+            0 <= self.share_power <= 1,
+            f"share_power: found {self.share_power}, expected 0 to 1",
+        )
+        check(
             0 <= self.ema_decay < 1,
             f"ema_decay: found {self.ema_decay}, expected 0 (off) to below 1",
         )
@@ -178,6 +192,12 @@ class StageConfig:
     def fresh_per_batch(self) -> int:
         """Crops of a batch that are not replayed."""
         return self.batch_size - self.memory_per_batch
+
+    @property
+    def factor_of_source(self) -> dict[str, float]:
+        """Source → how many times as often its images are drawn."""
+        parts = [text.rpartition("=") for text in self.source_factors]
+        return {source: float(factor) for source, _, factor in parts}
 
     @property
     def scored_roles(self) -> tuple[str, ...]:
@@ -215,6 +235,7 @@ class StageConfig:
         )
 
 
+_FACTOR: Final = re.compile(r".+=\d+(\.\d+)?")
 _PLAIN_STARTS: Final = ("random", "encoder")
 _NOT_NEGATIVE: Final = (
     "t_max_epochs",

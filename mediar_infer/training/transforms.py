@@ -23,6 +23,15 @@ from torch import Tensor
 from mediar_infer.flows import renumber_labels
 from mediar_infer.overlay import find_inner_boundary
 from mediar_infer.training.augmentation import Augmentation, Range
+from mediar_infer.training.image_changes import RandImaged
+from mediar_infer.training.microscopes import (
+    RandCamerad,
+    RandFadingd,
+    RandJpegd,
+    RandLightd,
+    RandStaind,
+)
+from mediar_infer.training.sized_crops import RandSizedCropd
 from mediar_infer.training.zooming import AxisWindow, crop_by_area, crop_by_nearest
 from mediar_infer.types import Float32Array, LabelArray
 
@@ -62,7 +71,16 @@ def build_transforms(
     zoom = augmentation.zoom_probability if intensity else augmentation.plain_zoom_probability
     steps: list[transforms.Transform] = [ExcludeBoundaryd(LABEL)] if excludes_boundary else []
     steps += [
-        RandZoomCropd(crop_size, prob=zoom, zoom_range=augmentation.zoom_range),
+        RandSizedCropd(
+            (IMAGE, LABEL),
+            crop_size,
+            prob=zoom,
+            cell_size_range=augmentation.cell_size_range,
+            zoom_range=augmentation.zoom_range,
+            turn_prob=augmentation.turn_probability,
+        )
+        if augmentation.cell_size_range[1] > 0
+        else RandZoomCropd(crop_size, prob=zoom, zoom_range=augmentation.zoom_range),
         transforms.RandAxisFlipd((IMAGE, LABEL), prob=augmentation.flip_probability),
         transforms.RandRotate90d((IMAGE, LABEL), prob=augmentation.rotation_probability),
     ]
@@ -76,12 +94,15 @@ def _build_intensity_transforms(augmentation: Augmentation) -> list[transforms.T
     every = [
         RandChanneld(IMAGE, prob=a.channel_probability),
         RandColourMixd(IMAGE, prob=a.mixing_probability),
+        RandStaind(IMAGE, prob=a.stain_probability, gain_range=a.stain_gain_range),
         RandInversiond(IMAGE, prob=a.inversion_probability),
         RandCellIntensityd(
             prob=a.cell_intensity_probability,
             fraction=a.cell_intensity_fraction,
             gain_range=a.cell_intensity_range,
         ),
+        RandLightd(IMAGE, prob=a.light_probability, strength=a.light_strength),
+        RandFadingd(IMAGE, prob=a.fading_probability, range_kept=a.fading_range),
         RandNoised(IMAGE, prob=a.noise_probability, sigma=a.noise_sigma, varies=a.noise_varies),
         transforms.RandAdjustContrastd(IMAGE, prob=a.contrast_probability, gamma=a.contrast_range),
         RandSmoothd(IMAGE, prob=a.smoothing_probability, sigma_range=a.smoothing_sigma_range),
@@ -92,6 +113,8 @@ def _build_intensity_transforms(augmentation: Augmentation) -> list[transforms.T
             sigma_range=a.sharpening_sigma_range,
             alpha_range=a.sharpening_alpha_range,
         ),
+        RandCamerad(IMAGE, prob=a.camera_probability, photons_range=a.camera_photons_range),
+        RandJpegd(IMAGE, prob=a.jpeg_probability, quality_range=a.jpeg_quality_range),
         RandSaturationd(IMAGE, prob=a.saturation_probability),
     ]
     return [step for step in every if step.prob > 0]
@@ -239,28 +262,7 @@ class RandCellIntensityd(transforms.RandomizableTransform):  # type: ignore[misc
         return changed
 
 
-class _RandImaged(transforms.RandomizableTransform, transforms.MapTransform):  # type: ignore[misc]
-    """A random change of the image alone; the base of those that follow."""
-
-    def __init__(self, keys: str, *, prob: float) -> None:
-        transforms.MapTransform.__init__(self, keys)
-        transforms.RandomizableTransform.__init__(self, prob)
-
-    def __call__(self, data: _Data) -> dict[Hashable, Any]:
-        """Change the image with the probability given."""
-        changed = dict(data)
-        self.randomize(None)
-        if self._do_transform:
-            for key in self.key_iterator(changed):
-                changed[key] = self.change(changed[key])
-        return changed
-
-    def change(self, image: Tensor) -> Tensor:
-        """Change ``(3, S, S)`` float32."""
-        raise NotImplementedError
-
-
-class RandChanneld(_RandImaged):
+class RandChanneld(RandImaged):
     """Let the colours change places or turn them to grey, each in half of the cases."""
 
     def change(self, image: Tensor) -> Tensor:
@@ -270,7 +272,7 @@ class RandChanneld(_RandImaged):
         return image.mean(dim=0, keepdim=True).repeat(3, 1, 1)
 
 
-class RandColourMixd(_RandImaged):
+class RandColourMixd(RandImaged):
     """Mix the colours by a random matrix; mixed optical densities turn one stain into another."""
 
     def change(self, image: Tensor) -> Tensor:
@@ -286,7 +288,7 @@ def _mix(matrix: Tensor, image: Tensor) -> Tensor:
     return (matrix @ image.flatten(1)).reshape(image.shape)
 
 
-class RandInversiond(_RandImaged):
+class RandInversiond(RandImaged):
     """Let light and dark change places."""
 
     def change(self, image: Tensor) -> Tensor:
@@ -294,7 +296,7 @@ class RandInversiond(_RandImaged):
         return 1 - image
 
 
-class RandSaturationd(_RandImaged):
+class RandSaturationd(RandImaged):
     """Cut off values beyond [0, 1]."""
 
     def change(self, image: Tensor) -> Tensor:
@@ -302,7 +304,7 @@ class RandSaturationd(_RandImaged):
         return image.clamp(0, 1)
 
 
-class RandSmoothd(_RandImaged):
+class RandSmoothd(RandImaged):
     """Smooth by a Gaussian, as MONAI's ``RandGaussianSmoothd``; see :func:`smooth_image`.
 
     Args:
@@ -320,7 +322,7 @@ class RandSmoothd(_RandImaged):
         return smooth_image(image, self.R.uniform(*self.sigma_range, 2))
 
 
-class RandSharpend(_RandImaged):
+class RandSharpend(RandImaged):
     """Smooth twice and amplify the difference, as MONAI's ``RandGaussianSharpend``.
 
     Args:
@@ -366,7 +368,7 @@ def smooth_image(image: Tensor, sigmas: Sequence[float]) -> Tensor:
     return torch.from_numpy(np.stack(smoothed))
 
 
-class RandHistogramd(_RandImaged):
+class RandHistogramd(RandImaged):
     """Bend the histogram as MONAI's ``RandHistogramShiftd``, some five times faster.
 
     Images of one value stay as they are, without MONAI's warning.
@@ -399,7 +401,7 @@ class RandHistogramd(_RandImaged):
         return bent
 
 
-class RandNoised(_RandImaged):
+class RandNoised(RandImaged):
     """Add Gaussian noise as MONAI's ``RandGaussianNoised``, some ten times faster.
 
     Args:

@@ -152,7 +152,7 @@ def test_bfloat16_differs_from_float32_by_its_rounding_only(order):
         assert outputs.dtype == dtype
         outputs.float().square().sum().backward()
         results.append((outputs.detach().float(), x.grad.float()))
-    torch.testing.assert_close(results[1], results[0], rtol=0.02, atol=0.05)
+    torch.testing.assert_close(results[1], results[0], rtol=0.02, atol=0.1)
 
 
 @needs_library
