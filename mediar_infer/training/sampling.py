@@ -208,7 +208,10 @@ def build_sampler(
         memory=memory,
         n_memory=config.memory_per_batch,
         excludes_boundary=tuple(record.role in config.excludes_boundary for record in records),
-        intensity=tuple(record.role in config.intensity for record in records),
+        intensity=tuple(
+            record.role in config.intensity and record.source not in config.true_colour_sources
+            for record in records
+        ),
     )
 
 

@@ -69,6 +69,9 @@ class StageConfig:
     """Images of these roles lose the boundary pixels of their cells."""
     intensity: tuple[str, ...] = LABELLED_ROLES
     """Images of these roles are changed in intensity; all are changed in space."""
+    true_colour_sources: tuple[str, ...] = ()
+    """Images of these sources keep their intensities whatever ``intensity`` says: where two sources
+    label differently, only colours may tell them apart."""
     schedule: Schedule = "cosine"
     """Course of the learning rate."""
     t_max_epochs: float = 0.0

@@ -130,3 +130,9 @@ def test_role_without_images_is_refused():
 def test_sampler_is_picklable():
     sampler = build_sampler(PUBLIC, stage(), 0)
     assert pickle.loads(pickle.dumps(sampler))(3) == sampler(3)
+
+
+def test_sources_of_true_colours_keep_their_intensities():
+    records = [record("a", source="x"), record("b", source="y")]
+    config = stage(true_colour_sources=("y",))
+    assert build_sampler(records, config, seed=0).intensity == (True, False)
