@@ -134,5 +134,5 @@ def test_sampler_is_picklable():
 
 def test_sources_of_true_colours_keep_their_intensities():
     records = [record("a", source="x"), record("b", source="y")]
-    config = stage(true_colour_sources=["y"])
+    config = stage(roles=["target"], true_colour_sources=["y"])
     assert build_sampler(records, config, seed=0).intensity == (True, False)
