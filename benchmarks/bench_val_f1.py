@@ -6,7 +6,7 @@ floor. Scores are the challenge's (IoU 0.5, border cells removed), mean over ima
     python benchmarks/bench_val_f1.py --data DIR --weights weights/from_phase1.safetensors \
         weights/from_phase2.safetensors --output benchmarks/results/val_f1.json
 
-``--before`` names another pair, whose rows stand beside. On a busy machine ``--rows`` takes only some.
+``--before`` names another pair, whose rows stand beside; ``--rows`` takes only some rows.
 """
 
 import argparse
