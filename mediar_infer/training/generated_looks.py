@@ -3,6 +3,8 @@
 Every function draws ``(side, side, 3)`` float32 around [0, 1] for labels of int32.
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,7 @@ def measure_depth(labels: LabelArray) -> Float32Array:
     distance = _distances(labels)
     deepest = np.zeros(int(labels.max()) + 1, np.float32)
     np.maximum.at(deepest, labels.ravel(), distance.ravel())
-    depth: Float32Array = distance / np.maximum(deepest[labels], 1)
+    depth: Float32Array = (distance / np.maximum(deepest[labels], 1)).astype(np.float32)
     return depth
 
 
@@ -47,8 +49,8 @@ def _per_cell(
     return values[labels]
 
 
-def _grey(values: Float32Array) -> Float32Array:
-    return np.repeat(values[..., None], 3, axis=2)
+def _grey(values: npt.NDArray[Any]) -> Float32Array:
+    return np.repeat(values.astype(np.float32)[..., None], 3, axis=2)
 
 
 def render_phase(labels: LabelArray, rng: np.random.Generator) -> Float32Array:
@@ -119,7 +121,7 @@ def render_relief(labels: LabelArray, rng: np.random.Generator) -> Float32Array:
     slope = np.cos(angle) * slope_x + np.sin(angle) * slope_y
     field = 0.5 + 0.06 * draw_texture(labels.shape, 60, rng)
     grain = rng.uniform(0.005, 0.03) * draw_texture(labels.shape, 0.8, rng)
-    return _grey((field + rng.uniform(0.1, 0.4) * slope + grain).astype(np.float32))
+    return _grey(field + rng.uniform(0.1, 0.4) * slope + grain)
 
 
 def render_membranes(labels: LabelArray, rng: np.random.Generator) -> Float32Array:

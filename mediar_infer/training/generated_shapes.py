@@ -65,7 +65,8 @@ def _walk(
     turns = curvature * step / width + np.cumsum(rng.normal(0, 0.12 * bend, n_steps)) * step / width
     angles = angle + np.cumsum(turns)
     steps = step * np.stack([np.sin(angles), np.cos(angles)], axis=1)
-    return start + np.cumsum(steps, axis=0) - steps.sum(axis=0) / 2
+    path: npt.NDArray[np.float64] = start + np.cumsum(steps, axis=0) - steps.sum(axis=0) / 2
+    return path
 
 
 def draw_spread_cells(side: int, rng: np.random.Generator) -> LabelArray:

@@ -49,7 +49,8 @@ class RandLightd(RandImaged):
             torch.from_numpy(grids), image.shape[1:], mode="bicubic", align_corners=True
         )[0]
         factor, haze = fields[0], fields[1].clamp(min=0)
-        return image * (1 + strength * factor) + 0.4 * strength * haze
+        lit: Tensor = image * (1 + strength * factor) + 0.4 * strength * haze
+        return lit
 
 
 class RandFadingd(RandImaged):
@@ -69,7 +70,8 @@ class RandFadingd(RandImaged):
         """Change ``(3, S, S)`` float32."""
         kept = self.R.uniform(*self.range_kept)
         veil = self.R.uniform(0, 1 - kept) * (self.R.uniform() < 0.5)
-        return image * kept + veil
+        faded: Tensor = image * kept + veil
+        return faded
 
 
 class RandStaind(RandImaged):
@@ -117,7 +119,8 @@ class RandCamerad(RandImaged):
         shape = (1, *image.shape[1:]) if is_grey else image.shape
         noise = torch.randn(shape, generator=generator)
         read_out = self.R.uniform(0, 0.02)
-        return image + noise * (image.clamp(0, 1) / n_photons + read_out**2).sqrt()
+        noisy: Tensor = image + noise * (image.clamp(0, 1) / n_photons + read_out**2).sqrt()
+        return noisy
 
 
 def _blur(image: Tensor, sigma: float) -> Tensor:
@@ -145,5 +148,5 @@ class RandJpegd(RandImaged):
         pixels = (image.clamp(0, 1) * _JPEG_STEPS).round().to(torch.uint8).permute(1, 2, 0).numpy()
         quality = round(self.R.uniform(*self.quality_range))
         encoded = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
-        decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(decoded, 2, 0))) / _JPEG_STEPS
