@@ -6,7 +6,7 @@ floor. Scores are the challenge's (IoU 0.5, border cells removed), mean over ima
     python benchmarks/bench_val_f1.py --data DIR --weights weights/from_phase1.safetensors \
         weights/from_phase2.safetensors --output benchmarks/results/val_f1.json
 
-``--before`` names another pair to list next to it.
+``--before`` names another pair to list next to it; ``--rows`` takes only some rows.
 """
 
 import argparse
@@ -136,10 +136,15 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, nargs=2, required=True)
     parser.add_argument("--before", type=Path, nargs=2, default=[], help="another pair to compare")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--rows", nargs="+", help="only these rows, e.g. 'ensemble, flips'")
     parser.add_argument("--limit", type=int, help="only the first images, for a trial")
     args = parser.parse_args()
+    methods = build_methods(args.weights, args.before)
+    unknown = sorted(set(args.rows or ()) - set(methods))
+    if unknown:
+        parser.error(f"rows {unknown}; expected some of {', '.join(methods)}")
     results, per_image = score_methods(
-        build_methods(args.weights, args.before),
+        {name: methods[name] for name in args.rows or methods},
         args.data,
         read_val_rows(args.data, args.limit),
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mediar_infer.arrays import Float32Array
 from mediar_infer.labels.flows import renumber_labels
+from mediar_infer.training.augmentation.image_changes import RandImaged
 from mediar_infer.training.augmentation.settings import Range
 
 IMAGE: Final = "image"
@@ -61,28 +62,7 @@ class RandCellIntensityd(transforms.RandomizableTransform):  # type: ignore[misc
         return changed
 
 
-class _RandImaged(transforms.RandomizableTransform, transforms.MapTransform):  # type: ignore[misc]
-    """A random change of the image alone; base class of the transforms below."""
-
-    def __init__(self, keys: str, *, prob: float) -> None:
-        transforms.MapTransform.__init__(self, keys)
-        transforms.RandomizableTransform.__init__(self, prob)
-
-    def __call__(self, data: _Data) -> dict[Hashable, Any]:
-        """Change the image with the given probability."""
-        changed = dict(data)
-        self.randomize(None)
-        if self._do_transform:
-            for key in self.key_iterator(changed):
-                changed[key] = self.change(changed[key])
-        return changed
-
-    def change(self, image: Tensor) -> Tensor:
-        """Change ``(3, S, S)`` float32."""
-        raise NotImplementedError
-
-
-class RandChanneld(_RandImaged):
+class RandChanneld(RandImaged):
     """Permute the colours or convert them to greyscale, with equal probability."""
 
     def change(self, image: Tensor) -> Tensor:
@@ -92,7 +72,7 @@ class RandChanneld(_RandImaged):
         return image.mean(dim=0, keepdim=True).repeat(3, 1, 1)
 
 
-class RandColourMixd(_RandImaged):
+class RandColourMixd(RandImaged):
     """Mix the colours by a random matrix; mixed optical densities turn one stain into another."""
 
     def change(self, image: Tensor) -> Tensor:
@@ -108,7 +88,7 @@ def _mix(matrix: Tensor, image: Tensor) -> Tensor:
     return (matrix @ image.flatten(1)).reshape(image.shape)
 
 
-class RandInversiond(_RandImaged):
+class RandInversiond(RandImaged):
     """Invert light and dark."""
 
     def change(self, image: Tensor) -> Tensor:
@@ -116,7 +96,7 @@ class RandInversiond(_RandImaged):
         return 1 - image
 
 
-class RandSaturationd(_RandImaged):
+class RandSaturationd(RandImaged):
     """Clip values to [0, 1]."""
 
     def change(self, image: Tensor) -> Tensor:
@@ -124,7 +104,7 @@ class RandSaturationd(_RandImaged):
         return image.clamp(0, 1)
 
 
-class RandSmoothd(_RandImaged):
+class RandSmoothd(RandImaged):
     """Smooth by a Gaussian, as MONAI's ``RandGaussianSmoothd``; see :func:`smooth_image`.
 
     Args:
@@ -142,7 +122,7 @@ class RandSmoothd(_RandImaged):
         return smooth_image(image, self.R.uniform(*self.sigma_range, 2))
 
 
-class RandSharpend(_RandImaged):
+class RandSharpend(RandImaged):
     """Smooth twice and amplify the difference, as MONAI's ``RandGaussianSharpend``.
 
     Args:
@@ -188,7 +168,7 @@ def smooth_image(image: Tensor, sigmas: Sequence[float]) -> Tensor:
     return torch.from_numpy(np.stack(smoothed))
 
 
-class RandHistogramd(_RandImaged):
+class RandHistogramd(RandImaged):
     """Bend the histogram as MONAI's ``RandHistogramShiftd``, about five times faster.
 
     Constant images are unchanged, without MONAI's warning.
@@ -221,7 +201,7 @@ class RandHistogramd(_RandImaged):
         return bent
 
 
-class RandNoised(_RandImaged):
+class RandNoised(RandImaged):
     """Add Gaussian noise as MONAI's ``RandGaussianNoised``, about ten times faster.
 
     Args:

@@ -26,6 +26,11 @@ class Augmentation:
     plain_zoom_probability: float = 0.0
     """Probability that a crop without intensity changes (public images) is zoomed; 0, as
     released."""
+    cell_size_range: Range = (0.0, 0.0)
+    """Median diameters in pixels that the cells of a crop are zoomed to, within ``zoom_range``;
+    0 to 0 zooms without a look at the cells. See ``sized_crops``."""
+    turn_probability: float = 0.0
+    """With ``cell_size_range``: probability that a crop is turned by any angle and stretched."""
     flip_probability: float = 0.5
     """Probability that a crop is mirrored along one of its two axes."""
     rotation_probability: float = 0.5
@@ -67,6 +72,26 @@ class Augmentation:
     """Probability that the colours are mixed, as light or as optical density of stains."""
     inversion_probability: float = 0.0
     """Probability that light and dark are inverted."""
+    stain_probability: float = 0.0
+    """Probability that optical densities are scaled."""
+    stain_gain_range: Range = (0.6, 1.6)
+    """Factors of the densities."""
+    light_probability: float = 0.0
+    """Probability that the illumination is uneven."""
+    light_strength: float = 0.4
+    """Its largest relative deviation."""
+    fading_probability: float = 0.0
+    """Probability that a part of the range of brightness is left unused."""
+    fading_range: Range = (0.4, 0.9)
+    """Part of it that is kept."""
+    camera_probability: float = 0.0
+    """Probability that the image gets shot noise, and with one half also a blur."""
+    camera_photons_range: Range = (30.0, 2000.0)
+    """Photons of the brightest pixel."""
+    jpeg_probability: float = 0.0
+    """Probability that the image is compressed as JPEG."""
+    jpeg_quality_range: Range = (30.0, 95.0)
+    """Qualities of the JPEG file."""
     saturation_probability: float = 0.0
     """Probability that, after all other changes, values are clipped to [0, 1] as by a camera."""
 
@@ -78,6 +103,14 @@ class Augmentation:
             if name.endswith("_range"):
                 _check(name, value, 0 <= value[0] <= value[1], "two numbers, 0 <= first <= second")
         _check("zoom_range", self.zoom_range, self.zoom_range[0] > 0, "zooms above 0")
+        sizes = self.cell_size_range
+        _check("cell_size_range", sizes, sizes[0] > 0 or sizes[1] == 0, "sizes above 0, or 0 to 0")
+        for name in ("stain_gain_range", "camera_photons_range"):
+            value = getattr(self, name)
+            _check(name, value, value[0] > 0, "numbers above 0")
+        for name in ("fading_range", "light_strength"):
+            value = getattr(self, name)
+            _check(name, value, (value[1] if isinstance(value, tuple) else value) <= 1, "at most 1")
         smallest = min(self.smoothing_sigma_range[0], self.sharpening_sigma_range[0])
         _check("the smallest sigma", smallest, smallest > 0, "standard deviations above 0")
         _check("noise_sigma", self.noise_sigma, self.noise_sigma >= 0, "0 or more")

@@ -33,7 +33,15 @@ from mediar_infer.training.augmentation.intensity import (
     RandSharpend,
     RandSmoothd,
 )
+from mediar_infer.training.augmentation.microscopes import (
+    RandCamerad,
+    RandFadingd,
+    RandJpegd,
+    RandLightd,
+    RandStaind,
+)
 from mediar_infer.training.augmentation.settings import Augmentation, Range
+from mediar_infer.training.augmentation.sized_crops import RandSizedCropd
 from mediar_infer.training.augmentation.zooming import AxisWindow, crop_by_area, crop_by_nearest
 
 KEPT_CELL_PIXELS: Final = 196
@@ -68,7 +76,16 @@ def build_transforms(
     zoom = augmentation.zoom_probability if intensity else augmentation.plain_zoom_probability
     steps: list[transforms.Transform] = [ExcludeBoundaryd(LABEL)] if excludes_boundary else []
     steps += [
-        RandZoomCropd(crop_size, prob=zoom, zoom_range=augmentation.zoom_range),
+        RandSizedCropd(
+            (IMAGE, LABEL),
+            crop_size,
+            prob=zoom,
+            cell_size_range=augmentation.cell_size_range,
+            zoom_range=augmentation.zoom_range,
+            turn_prob=augmentation.turn_probability,
+        )
+        if augmentation.cell_size_range[1] > 0
+        else RandZoomCropd(crop_size, prob=zoom, zoom_range=augmentation.zoom_range),
         transforms.RandAxisFlipd((IMAGE, LABEL), prob=augmentation.flip_probability),
         transforms.RandRotate90d((IMAGE, LABEL), prob=augmentation.rotation_probability),
     ]
@@ -82,12 +99,15 @@ def _build_intensity_transforms(augmentation: Augmentation) -> list[transforms.T
     every = [
         RandChanneld(IMAGE, prob=a.channel_probability),
         RandColourMixd(IMAGE, prob=a.mixing_probability),
+        RandStaind(IMAGE, prob=a.stain_probability, gain_range=a.stain_gain_range),
         RandInversiond(IMAGE, prob=a.inversion_probability),
         RandCellIntensityd(
             prob=a.cell_intensity_probability,
             fraction=a.cell_intensity_fraction,
             gain_range=a.cell_intensity_range,
         ),
+        RandLightd(IMAGE, prob=a.light_probability, strength=a.light_strength),
+        RandFadingd(IMAGE, prob=a.fading_probability, range_kept=a.fading_range),
         RandNoised(IMAGE, prob=a.noise_probability, sigma=a.noise_sigma, varies=a.noise_varies),
         transforms.RandAdjustContrastd(IMAGE, prob=a.contrast_probability, gamma=a.contrast_range),
         RandSmoothd(IMAGE, prob=a.smoothing_probability, sigma_range=a.smoothing_sigma_range),
@@ -98,6 +118,8 @@ def _build_intensity_transforms(augmentation: Augmentation) -> list[transforms.T
             sigma_range=a.sharpening_sigma_range,
             alpha_range=a.sharpening_alpha_range,
         ),
+        RandCamerad(IMAGE, prob=a.camera_probability, photons_range=a.camera_photons_range),
+        RandJpegd(IMAGE, prob=a.jpeg_probability, quality_range=a.jpeg_quality_range),
         RandSaturationd(IMAGE, prob=a.saturation_probability),
     ]
     return [step for step in every if step.prob > 0]

@@ -22,11 +22,13 @@ from mediar_infer.errors import UsageError
 from mediar_infer.labels.files import label_path, write_labels
 from mediar_infer.labels.overlay import find_inner_boundary
 from mediar_infer.output_files import write_bytes
+from mediar_infer.training.data import generated_looks, generated_shapes
 from mediar_infer.training.data.candidates import (
     DATA_MANIFEST_NAME,
     CandidateImage,
     write_data_manifest,
 )
+from mediar_infer.training.data.generated_looks import measure_depth
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,18 @@ SOURCE: Final = "generated"
 
 _SIDE = 384
 _MIN_AREA = 24
-KINDS: Final = ("scattered", "crowded", "tissue", "rods")
+KINDS: Final = (
+    "scattered",
+    "crowded",
+    "tissue",
+    "rods",
+    "filaments",
+    "spread",
+    "membranes",
+    "glands",
+    "large_nuclei",
+    "relief",
+)
 """Layouts, see ``draw_scene``."""
 _TOUCHING = ("crowded", "tissue")
 
@@ -84,13 +97,19 @@ def draw_scene(
 
     Args:
         kind: ``scattered`` (single cells), ``crowded`` (touching), ``tissue`` (gap-free cells in
-            islands, single nuclei between) or ``rods`` (bacteria).
+            islands, single nuclei between) and ``rods`` (bacteria), all in any look; ``filaments``
+            (bacteria in phase contrast), ``spread`` (flat cells in phase contrast), ``membranes``,
+            ``glands`` (stained nuclei around lumina), ``large_nuclei`` and ``relief`` (flat cells
+            in differential interference contrast).
         rng: source of every random choice.
         side: height and width in pixels.
 
     Returns:
         ``(side, side, 3)`` uint8 and ``(side, side)`` int32 labels.
     """
+    if kind in _SPECIAL:
+        drawn, labels = _SPECIAL[kind](side, rng)
+        return _finish(drawn, rng), labels
     if kind == "tissue":
         labels = _draw_tissue(side, rng)
     else:
@@ -173,16 +192,6 @@ def _draw_cells(labels: LabelArray, rng: np.random.Generator, spread: float) -> 
     return chosen
 
 
-def _measure_depth(labels: LabelArray) -> Float32Array:
-    """Measure each pixel's distance to its cell's border, 1 at the cell's deepest pixel."""
-    border = find_inner_boundary(labels)
-    distance = cv2.distanceTransform(((labels > 0) & ~border).astype(np.uint8), cv2.DIST_L2, 5)
-    deepest = np.zeros(int(labels.max()) + 1, np.float32)
-    np.maximum.at(deepest, labels.ravel(), distance.ravel())
-    depth: Float32Array = distance / np.maximum(deepest[labels], 1)
-    return depth
-
-
 def _render(
     labels: LabelArray, rng: np.random.Generator, *, has_rims: bool
 ) -> npt.NDArray[np.uint8]:
@@ -195,7 +204,7 @@ def _render(
     """
     shape = labels.shape
     inside = (labels > 0).astype(np.float32)
-    depth = _measure_depth(labels)
+    depth = measure_depth(labels)
     rim = cv2.GaussianBlur(find_inner_boundary(labels).astype(np.float32), (0, 0), 1.0)
     halo = cv2.GaussianBlur(inside, (0, 0), rng.uniform(2, 8)) * (1 - inside)
     blob = (depth > rng.uniform(0.3, 0.6)) * inside
@@ -218,8 +227,12 @@ def _render(
         )
         layers.append(layer)
     image = _colour(np.stack(layers, axis=-1), rng)
-    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.2))
-    image += rng.uniform(0, 0.05) * rng.standard_normal(image.shape).astype(np.float32)
+    return _finish(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.2)), rng)
+
+
+def _finish(image: Float32Array, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Add noise and stretch to ``(side, side, 3)`` uint8."""
+    image = image + rng.uniform(0, 0.05) * rng.standard_normal(image.shape).astype(np.float32)
     low, high = image.min(), image.max()
     scaled: npt.NDArray[np.uint8] = np.clip(
         255 * (image - low) / max(high - low, 1e-6), 0, 255
@@ -241,3 +254,57 @@ def _colour(layers: Float32Array, rng: np.random.Generator) -> Float32Array:
         return mixed
     stained: npt.NDArray[Any] = np.exp(-rng.uniform(0.5, 1.2) * (layers @ (1 - 0.85 * colours)))
     return stained.astype(np.float32)
+
+
+def _draw_filaments(side: int, rng: np.random.Generator) -> tuple[Float32Array, LabelArray]:
+    labels = _clean(generated_shapes.draw_filaments(side, rng))
+    return generated_looks.render_phase(labels, rng), labels
+
+
+def _draw_spread(side: int, rng: np.random.Generator) -> tuple[Float32Array, LabelArray]:
+    labels = _clean(generated_shapes.draw_spread_cells(side, rng))
+    return generated_looks.render_thin(labels, rng), labels
+
+
+def _draw_membranes(side: int, rng: np.random.Generator) -> tuple[Float32Array, LabelArray]:
+    pitch = float(np.exp(rng.uniform(*np.log((8, 130)))))
+    y, x = np.mgrid[:side, :side].astype(np.float32)
+    sway = [0.25 * pitch * draw_texture((side, side), 0.8 * pitch, rng) for _ in range(2)]
+    cells = _voronoi((x + sway[0]) / pitch, (y + sway[1]) / pitch, rng) + 1
+    if rng.random() < 0.4:  # an island
+        cells[draw_texture((side, side), side / 4, rng) < rng.uniform(-1, 0)] = 0
+    labels = _clean(cells)
+    return generated_looks.render_membranes(labels, rng), labels
+
+
+def _draw_glands(side: int, rng: np.random.Generator) -> tuple[Float32Array, LabelArray]:
+    gland = generated_shapes.draw_glands(side, rng)
+    labels = _clean(gland.labels)
+    return generated_looks.render_tissue(labels, gland.lumina, rng), labels
+
+
+def _draw_large_nuclei(side: int, rng: np.random.Generator) -> tuple[Float32Array, LabelArray]:
+    radius = rng.uniform(25, 75)
+    placement = Placement(
+        (0.75 * radius, 1.2 * radius),
+        (1, rng.uniform(1.2, 1.8)),
+        int(radius**2 * rng.uniform(1, 4)),
+        int(rng.integers(0, 2)),
+    )
+    labels = _clean(_bend(place_cells(side, side, placement, rng)[0], rng))
+    return generated_looks.render_textured_nuclei(labels, rng), labels
+
+
+def _draw_relief(side: int, rng: np.random.Generator) -> tuple[Float32Array, LabelArray]:
+    labels = _clean(generated_shapes.draw_spread_cells(side, rng))
+    return generated_looks.render_relief(labels, rng), labels
+
+
+_SPECIAL: Final = {
+    "filaments": _draw_filaments,
+    "spread": _draw_spread,
+    "membranes": _draw_membranes,
+    "glands": _draw_glands,
+    "large_nuclei": _draw_large_nuclei,
+    "relief": _draw_relief,
+}

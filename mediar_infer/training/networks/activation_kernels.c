@@ -2,10 +2,11 @@
  *
  * Plain C without Python's headers, called through ctypes by fused_norms.py, which owns all memory.
  *
- * Conventions: an array is seen as rows of `length` floats, in which channels repeat: length is the
+ * Conventions: an array is seen as rows of `length` values, in which channels repeat: length is the
  * number of channels times some number of pixels, so that short vectors of channels fill the
  * processor's. Factors and sums per channel are arrays of `length` too. Every function does the
- * rows `first` ... `last` - 1, so that threads can share them.
+ * rows `first` ... `last` - 1, so that threads can share them. Images are float32 or, in functions
+ * whose names end in _bfloat16, bfloat16; factors are float32, and so is all computation.
  */
 
 #include <stdint.h>
@@ -65,76 +66,46 @@ static inline void add_up(float *part, double *sum, int64_t length)
     }
 }
 
-/* Sums of x - pivot and of its squares per place of a row; added to what is there. A pivot near the
- * mean keeps the digits that a difference of large sums would lose. */
-FOR_EACH_CPU void mediar_moments(const float *restrict x, const float *restrict pivot,
-                                 int64_t length, int64_t first, int64_t last, double *sum,
-                                 double *sum_of_squares)
+typedef uint16_t bfloat16;
+
+static inline float load_float(float value)
 {
-    float part[MAX_LENGTH] = {0}, part_of_squares[MAX_LENGTH] = {0};
-    for (int64_t row = first; row < last; row++) {
-        const float *restrict in = x + row * length;
-        for (int64_t i = 0; i < length; i++) {
-            float distance = in[i] - pivot[i];
-            part[i] += distance;
-            part_of_squares[i] += distance * distance;
-        }
-        if ((row - first) % ROWS_PER_SUM == ROWS_PER_SUM - 1 || row == last - 1) {
-            add_up(part, sum, length);
-            add_up(part_of_squares, sum_of_squares, length);
-        }
-    }
+    return value;
 }
 
-/* y = mish(z), z = x * scale + shift. */
-FOR_EACH_CPU void mediar_mish(const float *restrict x, const float *restrict scale,
-                              const float *restrict shift, int64_t length, int64_t first,
-                              int64_t last, float *restrict y)
+static inline float load_bfloat16(bfloat16 value)
 {
-    for (int64_t row = first; row < last; row++) {
-        const float *restrict in = x + row * length;
-        float *restrict out = y + row * length;
-        for (int64_t i = 0; i < length; i++) {
-            out[i] = mish(in[i] * scale[i] + shift[i]);
-        }
-    }
+    uint32_t bits = (uint32_t)value << 16;
+    float loaded;
+    memcpy(&loaded, &bits, sizeof loaded);
+    return loaded;
 }
 
-/* Sums of the gradient of z, and of its product with x; added to what is there. */
-FOR_EACH_CPU void mediar_mish_gradient_sums(const float *restrict x, const float *restrict gradient,
-                                            const float *restrict scale,
-                                            const float *restrict shift, int64_t length,
-                                            int64_t first, int64_t last, double *sum,
-                                            double *sum_of_products)
+static inline float store_float(float value)
 {
-    float part[MAX_LENGTH] = {0}, part_of_products[MAX_LENGTH] = {0};
-    for (int64_t row = first; row < last; row++) {
-        const float *restrict in = x + row * length, *restrict up = gradient + row * length;
-        for (int64_t i = 0; i < length; i++) {
-            float dz = up[i] * mish_slope(in[i] * scale[i] + shift[i]);
-            part[i] += dz;
-            part_of_products[i] += dz * in[i];
-        }
-        if ((row - first) % ROWS_PER_SUM == ROWS_PER_SUM - 1 || row == last - 1) {
-            add_up(part, sum, length);
-            add_up(part_of_products, sum_of_products, length);
-        }
-    }
+    return value;
 }
 
-/* Gradient of x: scale * (gradient of z) + slope * x + offset. */
-FOR_EACH_CPU void mediar_mish_gradient(const float *restrict x, const float *restrict gradient,
-                                       const float *restrict scale, const float *restrict shift,
-                                       const float *restrict slope, const float *restrict offset,
-                                       int64_t length, int64_t first, int64_t last,
-                                       float *restrict result)
+/* To the nearest, ties to even. What is not a number may come out infinite. */
+static inline bfloat16 store_bfloat16(float value)
 {
-    for (int64_t row = first; row < last; row++) {
-        const float *restrict in = x + row * length, *restrict up = gradient + row * length;
-        float *restrict out = result + row * length;
-        for (int64_t i = 0; i < length; i++) {
-            float dz = up[i] * mish_slope(in[i] * scale[i] + shift[i]);
-            out[i] = scale[i] * dz + slope[i] * in[i] + offset[i];
-        }
-    }
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (bfloat16)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
+
+#define VALUE float
+#define NAME(name) name
+#define LOAD load_float
+#define STORE store_float
+#include "activation_loops.h"
+#undef VALUE
+#undef NAME
+#undef LOAD
+#undef STORE
+
+#define VALUE bfloat16
+#define NAME(name) name##_bfloat16
+#define LOAD load_bfloat16
+#define STORE store_bfloat16
+#include "activation_loops.h"

@@ -1,4 +1,4 @@
-"""BatchNorm and Mish in one pass on CPUs, in float32; a third of a training step otherwise.
+"""BatchNorm and Mish in one pass on CPUs, a third of a training step otherwise; in float32 inside.
 
 torch needs eight passes over memory and three transcendental functions where two passes and one
 exponential (``activation_kernels.c``) do. Entry names and results stay, up to rounding.
@@ -23,6 +23,8 @@ from mediar_infer.training.networks.synchronised_norm import copy_norm, update_s
 _MAX_LENGTH: Final = 512
 """Floats of a row; below ``MAX_LENGTH`` of the C file, which also holds for more channels."""
 _MAX_CHANNELS: Final = 1024
+_SUFFIXES: Final = {torch.float32: "", torch.bfloat16: "_bfloat16"}
+"""Type of the image → end of the loops' names."""
 
 
 @cache
@@ -55,13 +57,15 @@ class _Rows:
         self.n_repeats = math.gcd(self.n_pixels, max(1, _MAX_LENGTH // self.n_channels))
         self.length = self.n_channels * self.n_repeats
         self.n_rows = self.n_pixels // self.n_repeats
+        self._suffix = _SUFFIXES[x.dtype]
 
     def spread(self, per_channel: Tensor) -> Tensor:
         """Repeat values of channels along a row."""
         return per_channel.float().repeat(self.n_repeats)
 
-    def run(self, function: Any, *arguments: Tensor, output: Tensor) -> None:  # noqa: ANN401
+    def run(self, name: str, *arguments: Tensor, output: Tensor) -> None:
         """Call a loop on all rows, shared by as many threads as torch has."""
+        function = getattr(_library(), name + self._suffix)
         pointers = [_pointer(each) for each in arguments]
 
         def part(first: int, last: int) -> None:
@@ -70,8 +74,9 @@ class _Rows:
 
         self._share(part)
 
-    def sum(self, function: Any, *arguments: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    def sum(self, name: str, *arguments: Tensor) -> tuple[Tensor, Tensor]:
         """Call a loop that makes two sums; returns them per channel, in float64."""
+        function = getattr(_library(), name + self._suffix)
         pointers = [_pointer(each) for each in arguments]
 
         def part(first: int, last: int) -> Tensor:
@@ -105,11 +110,11 @@ class _NormMish(torch.autograd.Function):
         deviation: Tensor,
         is_of_batch: bool,
     ) -> Tensor:
-        rows, library = _Rows(x), _library()
+        rows = _Rows(x)
         scale = weight.double() / deviation
         shift = bias.double() - mean * scale
         result = torch.empty_like(x)
-        rows.run(library.mediar_mish, x, rows.spread(scale), rows.spread(shift), output=result)
+        rows.run("mediar_mish", x, rows.spread(scale), rows.spread(shift), output=result)
         ctx.save_for_backward(x, scale, shift, mean, deviation)
         ctx.is_of_batch = is_of_batch
         return result
@@ -118,12 +123,10 @@ class _NormMish(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         x, scale, shift, mean, deviation = ctx.saved_tensors
-        rows, library = _Rows(x), _library()
-        gradient = gradients[0].contiguous(memory_format=torch.channels_last)
+        rows = _Rows(x)
+        gradient = gradients[0].to(x.dtype).contiguous(memory_format=torch.channels_last)
         factors = rows.spread(scale), rows.spread(shift)
-        total, total_of_products = rows.sum(
-            library.mediar_mish_gradient_sums, x, gradient, *factors
-        )
+        total, total_of_products = rows.sum("mediar_mish_gradient_sums", x, gradient, *factors)
         total_of_normalised = (total_of_products - mean * total) / deviation
         slope, offset = torch.zeros_like(scale), torch.zeros_like(scale)
         if ctx.is_of_batch:  # mean and deviation depend on x too
@@ -131,7 +134,7 @@ class _NormMish(torch.autograd.Function):
             offset = -scale * total / rows.n_pixels - slope * mean
         result = torch.empty_like(x)
         spread = rows.spread(slope), rows.spread(offset)
-        rows.run(library.mediar_mish_gradient, x, gradient, *factors, *spread, output=result)
+        rows.run("mediar_mish_gradient", x, gradient, *factors, *spread, output=result)
         return result, total_of_normalised.float(), total.float(), None, None, None
 
 
@@ -145,7 +148,7 @@ def _norm_mish(
 
 
 def _is_fit(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[1] <= _MAX_CHANNELS
+    return x.device.type == "cpu" and x.dtype in _SUFFIXES and x.shape[1] <= _MAX_CHANNELS
 
 
 class NormMish(nn.BatchNorm2d):
@@ -182,7 +185,7 @@ class FastMish(nn.Mish):
 def _compute_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     rows = _Rows(x)
     pivot = x[0, :, 0, 0]
-    total, total_of_squares = rows.sum(_library().mediar_moments, x, rows.spread(pivot))
+    total, total_of_squares = rows.sum("mediar_moments", x, rows.spread(pivot))
     distance = total / rows.n_pixels
     variance = (total_of_squares / rows.n_pixels - distance * distance).clamp_(min=0)
     return pivot.double() + distance, variance

@@ -79,21 +79,29 @@ def amplify(
     ]
 
 
-def balance(records: Sequence[TrainingImage]) -> tuple[float, ...]:
-    """Balance the modalities: each image is drawn in proportion to (images of its kind)^-½.
+def balance(
+    records: Sequence[TrainingImage],
+    share_power: float = 0.5,
+    factors: Mapping[str, float] | None = None,
+) -> tuple[float, ...]:
+    """Balance the modalities: a kind is drawn in proportion to (number of its images)^share_power.
 
     A kind is a modality of one source, so three images of a rare source are not drowned out by
     seventy of a common one with the same modality name.
 
     Args:
         records: images to draw from, at least one.
+        share_power: 0 draws all kinds alike, 1 all images.
+        factors: source → how many times as often its images are drawn.
 
     Returns:
         One probability per image, summing to 1.
     """
     kinds = [(record.modality, record.source) for record in records]
     counts = Counter(kinds)
-    weights = np.array([counts[kind] ** -0.5 for kind in kinds])
+    weights = np.array(
+        [counts[kind] ** (share_power - 1) * (factors or {}).get(kind[1], 1.0) for kind in kinds]
+    )
     return tuple((weights / weights.sum()).tolist())
 
 
@@ -191,26 +199,37 @@ def build_sampler(
         pool = amplify([records[i] for i in fresh], clusters, config.amplify_to)
         stream = Stream(tuple(fresh[i] for i in pool), seed)
     else:
-        stream = _stream(records, fresh, seed, is_balanced=config.sampling == "balanced")
+        stream = _stream(records, fresh, seed, config, is_balanced=config.sampling == "balanced")
     memory = None
     if config.memory_per_batch:
         kept = _indices(records, config, config.memory_roles, "memory_roles")
         is_balanced = config.memory_sampling == "balanced"
-        memory = _stream(records, kept, seed + _MEMORY_SEED, is_balanced=is_balanced)
+        memory = _stream(records, kept, seed + _MEMORY_SEED, config, is_balanced=is_balanced)
     return StepSampler(
         fresh=stream,
         n_fresh=config.fresh_per_batch,
         memory=memory,
         n_memory=config.memory_per_batch,
         excludes_boundary=tuple(record.role in config.excludes_boundary for record in records),
-        intensity=tuple(record.role in config.intensity for record in records),
+        intensity=tuple(
+            record.role in config.intensity and record.source not in config.true_colour_sources
+            for record in records
+        ),
     )
 
 
 def _stream(
-    records: Sequence[TrainingImage], indices: Sequence[int], seed: int, *, is_balanced: bool
+    records: Sequence[TrainingImage],
+    indices: Sequence[int],
+    seed: int,
+    config: StageConfig,
+    *,
+    is_balanced: bool,
 ) -> Stream:
-    probabilities = balance([records[i] for i in indices]) if is_balanced else ()
+    seen = [records[i] for i in indices]
+    probabilities = (
+        balance(seen, config.share_power, config.factor_of_source) if is_balanced else ()
+    )
     return Stream(tuple(indices), seed, probabilities)
 
 

@@ -1,6 +1,7 @@
 """One stage of a recipe: its start, images, length and learning rate."""
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -53,7 +54,11 @@ class StageConfig:
     """Number of replayed crops per batch."""
     sampling: Sampling = "all"
     """``all``: every image once per epoch; ``amplified``: images of small clusters more often;
-    ``balanced``: at random, ∝ (number of images of this modality and source)^-½."""
+    ``balanced``: at random, each modality of each source ∝ (number of its images)^share_power."""
+    share_power: float = 0.5
+    """With balanced sampling: 0 draws all modalities alike, 1 all images."""
+    source_factors: tuple[str, ...] = ()
+    """With balanced sampling: ``SOURCE=FACTOR`` draws images of a source so many times as often."""
     memory_sampling: Literal["all", "balanced"] = "all"
     """The same for the replayed images."""
     amplify_to: int = 50
@@ -64,6 +69,9 @@ class StageConfig:
     """Images of these roles lose the boundary pixels of their cells."""
     intensity: tuple[str, ...] = LABELLED_ROLES
     """Images of these roles get intensity changes; all get spatial changes."""
+    true_colour_sources: tuple[str, ...] = ()
+    """Images of these sources keep their intensities whatever ``intensity`` says: where two sources
+    label differently, only colours may tell them apart."""
     schedule: Schedule = "cosine"
     """Schedule of the learning rate."""
     t_max_epochs: float = 0.0
@@ -172,6 +180,15 @@ class StageConfig:
             f"final_learning_rate: found {self.final_learning_rate}, expected 0 to learning_rate",
         )
         check(
+            all(_FACTOR.fullmatch(text) for text in self.source_factors),
+            f"source_factors: found {list(self.source_factors)}, expected SOURCE=FACTOR, each a"
+            " number from 0 on",
+        )
+        check(
+            0 <= self.share_power <= 1,
+            f"share_power: found {self.share_power}, expected 0 to 1",
+        )
+        check(
             0 <= self.ema_decay < 1,
             f"ema_decay: found {self.ema_decay}, expected 0 (off) or less than 1",
         )
@@ -180,6 +197,12 @@ class StageConfig:
     def fresh_per_batch(self) -> int:
         """Crops of a batch that are not replayed."""
         return self.batch_size - self.memory_per_batch
+
+    @property
+    def factor_of_source(self) -> dict[str, float]:
+        """Source → how many times as often its images are drawn."""
+        parts = [text.rpartition("=") for text in self.source_factors]
+        return {source: float(factor) for source, _, factor in parts}
 
     @property
     def scored_roles(self) -> tuple[str, ...]:
@@ -217,6 +240,7 @@ class StageConfig:
         )
 
 
+_FACTOR: Final = re.compile(r".+=\d+(\.\d+)?")
 _PLAIN_STARTS: Final = ("random", "encoder")
 _NOT_NEGATIVE: Final = (
     "t_max_epochs",

@@ -2,6 +2,7 @@
 
 import argparse
 
+import cv2
 import numpy as np
 import pytest
 from skimage.measure import label as split_regions
@@ -27,10 +28,13 @@ def test_every_cell_is_one_region_with_its_own_id(kind, seed):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cells_can_be_seen(kind):
-    # Some colour differs between cells and background, or between rims and bodies.
+    # Some colour differs between cells and background or, in a relief, only their roughness.
     differences = []
     for seed in range(6):
-        image, labels = draw_scene(kind, np.random.default_rng(seed), side=160)
+        image, labels = draw_scene(kind, np.random.default_rng(seed), side=320)
+        if kind == "relief":
+            steps = np.abs(np.diff(cv2.GaussianBlur(image.astype(np.float32), (0, 0), 2), axis=0))
+            image, labels = steps, labels[:-1]
         inside = labels > 0
         if inside.all():
             continue
@@ -50,7 +54,7 @@ def test_written_images_are_indexed_as_public_images_of_source_generated(tmp_pat
     assert index.problems == []
     assert [record.role for record in index.records] == ["public"] * 4
     assert [record.source for record in index.records] == ["generated"] * 4
-    assert [record.modality for record in index.records] == list(KINDS)
+    assert [record.modality for record in index.records] == list(KINDS[:4])
     assert [record.image_id for record in index.records] == [f"generated_7_{i}" for i in range(4)]
 
 

@@ -142,3 +142,29 @@ def test_variance_far_from_zero_keeps_its_digits(mean):
     fuse_norms(block)
     # what the input itself has lost: 1000 + 1e-4
     torch.testing.assert_close(block(inputs).double(), expected, rtol=1e-4, atol=2e-7 * mean)
+
+
+@needs_library
+@pytest.mark.parametrize("order", ["norm first", "mish first"])
+def test_bfloat16_differs_from_float32_by_its_rounding_only(order):
+    torch.manual_seed(0)
+    fused = build_block(16, order)
+    fuse_norms(fused)
+    inputs = torch.randn(2, 16, 9, 7).bfloat16()
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model, x = copy.deepcopy(fused), inputs.to(dtype).requires_grad_()
+        outputs = model(x)
+        assert outputs.dtype == dtype
+        outputs.float().square().sum().backward()
+        results.append((outputs.detach().float(), x.grad.float()))
+    torch.testing.assert_close(results[1], results[0], rtol=0.02, atol=0.1)
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_not_a_number_stays_visible(dtype):
+    x = torch.zeros(1, 4, 3, 3, dtype=dtype)
+    x[0, 1, 2, 2] = float("nan")
+    assert FastMish()(x).isnan().sum() == 1
+    assert NormMish(4)(x)[:, 1].isnan().all()

@@ -25,7 +25,7 @@ def refuse(changes, match):
 
 
 def test_packaged_recipes_are_read():
-    assert PACKAGED == ["comparison", "finetune", "pair", "paper", "small"]
+    assert PACKAGED == ["broad", "comparison", "finetune", "pair", "paper", "small"]
     for name in PACKAGED:
         assert read_recipe(find_recipe(name)).name == name
 
@@ -71,7 +71,7 @@ def test_small_recipe_makes_both_models_in_the_steps_of_the_default_pair():
     assert recipe.stage("broaden_phase1").augmentation.zoom_range == (0.4, 2.2)
 
 
-@pytest.mark.parametrize("name", ["finetune", "pair"])
+@pytest.mark.parametrize("name", ["broad", "finetune", "pair"])
 def test_recipes_for_the_engine_end_on_crops_of_its_windows_size(name):
     recipe = read_recipe(find_recipe(name))
     followed = {stage.start.removeprefix("stage:") for stage in recipe.stages}
@@ -141,7 +141,7 @@ def test_missing_key_is_named():
 
 
 def test_unknown_recipe_lists_the_packaged_ones(tmp_path):
-    with pytest.raises(UsageError, match="one of comparison, finetune, pair, paper, small"):
+    with pytest.raises(UsageError, match="one of broad, comparison, finetune, pair, paper, small"):
         find_recipe("medium")
     (tmp_path / "x.toml").write_text("name = ")
     with pytest.raises(UsageError, match=r"x\.toml: found no TOML"):

@@ -63,6 +63,15 @@ def test_balanced_draws_go_with_the_inverse_root_of_the_kinds_size():
     assert sum(weights) == pytest.approx(1)
 
 
+def test_power_of_0_draws_kinds_alike_and_factors_change_single_sources():
+    records = [record(f"{i}", modality="phase", source="x") for i in range(4)]
+    records.append(record("rare", modality="phase", source="y"))
+    alike = balance(records, share_power=0)
+    assert sum(alike[:4]) == pytest.approx(alike[4])
+    less = balance(records, share_power=0, factors={"y": 0.5, "absent": 3})
+    assert sum(less[:4]) == pytest.approx(2 * less[4])
+
+
 def test_every_image_comes_once_per_epoch_in_an_order_of_its_own():
     stream = Stream((4, 5, 6, 7, 8), seed=1)
     taken = [index for step in range(5) for index in stream.take(step, 3)]
@@ -123,3 +132,9 @@ def test_role_without_images_is_refused():
 def test_sampler_is_picklable():
     sampler = build_sampler(PUBLIC, stage(), 0)
     assert pickle.loads(pickle.dumps(sampler))(3) == sampler(3)
+
+
+def test_sources_of_true_colours_keep_their_intensities():
+    records = [record("a", source="x"), record("b", source="y")]
+    config = stage(roles=["target"], true_colour_sources=["y"])
+    assert build_sampler(records, config, seed=0).intensity == (True, False)

@@ -1,0 +1,212 @@
+"""Crops whose zoom follows the size of the cells, so that cells of all sizes are seen.
+
+Sources differ in size more than cells of one source do. A zoom drawn without a look at them leaves
+most crops near the sizes that the sources happen to have.
+"""
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai import transforms
+
+from mediar_infer.arrays import Float32Array, LabelArray
+from mediar_infer.training.augmentation.microscopes import draw_log
+from mediar_infer.training.augmentation.settings import Range
+
+_TRIES: Final = 3
+_NEAR: Final = (0.8, 1.25)
+_STRETCH: Final = (0.87, 1.15)
+_LEAST_SHOWN: Final = 0.85
+
+
+def measure_cell_size(labels: LabelArray) -> float:
+    """Median diameter of the cells, as circles of their areas, in pixels; 0 without cells.
+
+    Args:
+        labels: ``(H, W)`` int32, 0 = background. Not modified.
+    """
+    areas = np.bincount(labels.ravel())[1:]
+    areas = areas[areas > 0]
+    return 2 * math.sqrt(float(np.median(areas)) / math.pi) if areas.size else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a crop shows of an image.
+
+    Convention:
+        - (y, x) order; pixel centres at integers.
+    """
+
+    centre: tuple[float, float]
+    """Place in the image that the crop's middle shows."""
+    zoom: tuple[float, float]
+    """Crop pixels per image pixel along the crop's y and x."""
+    angle: float
+    """Turn in radians."""
+    size: int
+    """Side of the crop in pixels."""
+    mirrors: bool
+    """Beyond its edge the image goes on as its mirror image; otherwise black without cells."""
+
+    def to_image(self) -> npt.NDArray[np.float64]:
+        """``(2, 3)`` affine map from (x, y, 1) of the crop to (x, y) of the image."""
+        cosine, sine = math.cos(self.angle), math.sin(self.angle)
+        along_y, along_x = 1 / self.zoom[0], 1 / self.zoom[1]
+        matrix = np.array([[cosine * along_x, -sine * along_y], [sine * along_x, cosine * along_y]])
+        middle = np.full(2, (self.size - 1) / 2)
+        offset = np.array(self.centre[::-1]) - matrix @ middle
+        return np.column_stack([matrix, offset])
+
+
+def cut_view(
+    image: npt.NDArray[Any], labels: LabelArray, view: View
+) -> tuple[Float32Array, LabelArray]:
+    """Cut a view out of an image: smooth where it is enlarged, averaged where it is shrunk.
+
+    Args:
+        image: ``(H, W, 3)`` uint8 or float32. Not modified.
+        labels: ``(H, W)`` int32. Not modified.
+        view: what to show.
+
+    Returns:
+        ``(S, S, 3)`` float32 in the range of the image, and ``(S, S)`` int32.
+    """
+    to_image, size = view.to_image(), (view.size, view.size)
+    border = cv2.BORDER_REFLECT_101 if view.mirrors else cv2.BORDER_CONSTANT
+    crop = cut_labels(labels, to_image, view.size, mirrors=view.mirrors)
+    shrinking = min(1.0, math.sqrt(view.zoom[0] * view.zoom[1]))
+    source, to_source = image, to_image
+    if shrinking < 0.8:
+        height, width = (max(1, round(n * shrinking)) for n in image.shape[:2])
+        source = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        scale = np.array([width / image.shape[1], height / image.shape[0]])
+        to_source = to_image * scale[:, None]
+        to_source[:, 2] += scale / 2 - 0.5
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    if min(view.zoom) > 1.2:
+        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    shown = cv2.warpAffine(
+        np.ascontiguousarray(source), to_source, size, flags=flags, borderMode=border
+    )
+    return shown.astype(np.float32), crop
+
+
+def cut_labels(
+    labels: LabelArray, to_image: npt.NDArray[np.float64], size: int, *, mirrors: bool
+) -> LabelArray:
+    """Cut a view out of labels: each pixel is the one nearest to its centre.
+
+    Args:
+        labels: ``(H, W)`` int32. Not modified.
+        to_image: ``(2, 3)`` map of :meth:`View.to_image`.
+        size: side of the crop in pixels.
+        mirrors: beyond the edge labels go on as their mirror image; otherwise they are 0 there.
+
+    Returns:
+        ``(size, size)`` int32.
+    """
+    steps = np.arange(size)
+    places = [row[0] * steps[None, :] + row[1] * steps[:, None] + row[2] for row in to_image]
+    x, y = (np.rint(place).astype(np.int64) for place in places)
+    (height, width), inside = labels.shape, np.bool_(True)
+    if mirrors:
+        y, x = _mirror(y, height), _mirror(x, width)
+    else:
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        y, x = y.clip(0, height - 1), x.clip(0, width - 1)
+    cut: LabelArray = np.where(inside, labels[y, x], np.int32(0))
+    return cut
+
+
+def _mirror(places: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
+    if length == 1:
+        return np.zeros_like(places)
+    folded = np.abs(places) % (2 * (length - 1))
+    mirrored: npt.NDArray[np.int64] = np.minimum(folded, 2 * (length - 1) - folded)
+    return mirrored
+
+
+class RandSizedCropd(transforms.RandomizableTransform):  # type: ignore[misc]
+    """Zoom to a random size of the cells, turn, stretch a little, and cut a crop.
+
+    A crop without any cell is drawn anew, up to three times.
+
+    Args:
+        keys: of image and labels.
+        crop_size: side of the crop in pixels.
+        prob: how often the cells get a random size; otherwise they keep theirs to a quarter.
+        cell_size_range: median diameters of the cells in pixels; every factor is as likely as any
+            other.
+        zoom_range: smallest and largest zoom; no image is shrunk to less than 0.85 of the crop.
+        turn_prob: how often the crop is turned by any angle and stretched along one axis.
+    """
+
+    def __init__(
+        self,
+        keys: tuple[str, str],
+        crop_size: int,
+        *,
+        prob: float,
+        cell_size_range: Range,
+        zoom_range: Range,
+        turn_prob: float,
+    ) -> None:
+        super().__init__(prob)
+        self.keys = keys
+        self.crop_size = crop_size
+        self.cell_size_range = cell_size_range
+        self.zoom_range = zoom_range
+        self.turn_prob = turn_prob
+
+    def draw_view(self, shape: tuple[int, int], cell_size: float) -> View:
+        """Draw what the crop shows.
+
+        Args:
+            shape: height and width of the image.
+            cell_size: median diameter of its cells in pixels; 0 without cells.
+        """
+        self.randomize(None)
+        zoom = draw_log(self.R, _NEAR)
+        if self._do_transform and cell_size > 0:
+            zoom = draw_log(self.R, self.cell_size_range) / cell_size
+        # Shrunk images would leave most of the crop black.
+        filling = _LEAST_SHOWN * self.crop_size / min(shape)
+        smallest = max(self.zoom_range[0], min(1.0, filling))
+        zoom = float(np.clip(zoom, smallest, max(smallest, self.zoom_range[1])))
+        is_turned = bool(self.R.uniform() < self.turn_prob)
+        stretch = draw_log(self.R, _STRETCH) if is_turned else 1.0
+        angle = self.R.uniform(0, 2 * math.pi) if is_turned else 0.0
+        zooms = (zoom * stretch, zoom / stretch)
+        centre = [
+            self._draw_centre(length, self.crop_size / each)
+            for length, each in zip(shape, zooms, strict=True)
+        ]
+        return View((centre[0], centre[1]), zooms, angle, self.crop_size, mirrors=is_turned)
+
+    def _draw_centre(self, length: int, shown: float) -> float:
+        middle, spare = (length - 1) / 2, length - shown
+        return middle + self.R.uniform(-0.5, 0.5) * spare if spare > 0 else middle
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Cut the crop out of image and labels."""
+        image, labels = (np.asarray(data[key]) for key in self.keys)
+        cell_size = measure_cell_size(labels[0])
+        for _ in range(_TRIES):
+            view = self.draw_view(labels.shape[1:], cell_size)
+            cut = cut_labels(labels[0], view.to_image(), view.size, mirrors=view.mirrors)
+            if cut.any() or cell_size == 0:
+                break
+        crop, cut = cut_view(np.moveaxis(image, 0, 2), labels[0], view)
+        if image.dtype == np.uint8:
+            crop *= np.float32(1 / 255)
+        return dict(data) | {
+            self.keys[0]: torch.from_numpy(np.ascontiguousarray(np.moveaxis(crop, 2, 0))),
+            self.keys[1]: torch.from_numpy(cut[None]),
+        }

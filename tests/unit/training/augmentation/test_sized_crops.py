@@ -1,0 +1,138 @@
+"""Crops that follow the size of the cells: sizes, places and turns on images drawn by hand."""
+
+import cv2
+import numpy as np
+import pytest
+
+from mediar_infer.training.augmentation.sized_crops import (
+    RandSizedCropd,
+    View,
+    cut_view,
+    measure_cell_size,
+)
+
+SIZE = 64
+
+
+def make_data(diameter=20, shape=(150, 170)):
+    """One disc in the middle, as bright as it is a cell."""
+    labels = np.zeros(shape, np.int32)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    middle = (shape[0] - 1) / 2, (shape[1] - 1) / 2
+    labels[(y - middle[0]) ** 2 + (x - middle[1]) ** 2 <= (diameter / 2) ** 2] = 7
+    image = np.repeat((labels > 0)[None] * np.uint8(255), 3, axis=0)
+    return {"image": image, "label": labels[None]}
+
+
+def build(**options):
+    values = {
+        "prob": 1.0,
+        "cell_size_range": (10.0, 40.0),
+        "zoom_range": (0.25, 4.0),
+        "turn_prob": 0.0,
+    } | options
+    return RandSizedCropd(("image", "label"), SIZE, **values)
+
+
+def view(**options):
+    values = {"centre": (20.0, 30.0), "zoom": (1.0, 1.0), "angle": 0.0, "size": 5, "mirrors": False}
+    return View(**(values | options))
+
+
+def test_size_is_that_of_a_circle_of_the_median_area():
+    labels = np.zeros((40, 40), np.int32)
+    labels[:2, :2], labels[5:15, 5:15], labels[20:40, 20:40] = 1, 4, 9
+    assert measure_cell_size(labels) == pytest.approx(2 * np.sqrt(100 / np.pi))
+    assert measure_cell_size(np.zeros((4, 4), np.int32)) == 0
+
+
+def test_plain_view_is_a_cut_out():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (50, 60, 3), np.uint8)
+    labels = rng.integers(0, 9, (50, 60)).astype(np.int32)
+    crop, cut = cut_view(image, labels, view())
+    assert np.array_equal(crop, image[18:23, 28:33])
+    assert np.array_equal(cut, labels[18:23, 28:33])
+
+
+@pytest.mark.parametrize(
+    ("mirrors", "expected"), [(False, [0, 0, 0, 1, 2]), (True, [4, 3, 2, 1, 2])]
+)
+def test_beyond_the_edge_is_nothing_or_the_mirror_image(mirrors, expected):
+    labels = np.tile(np.arange(1, 21, dtype=np.int32), (20, 1))
+    image = np.repeat(labels[..., None].astype(np.uint8), 3, axis=2)
+    crop, cut = cut_view(image, labels, view(centre=(10.0, -1.0), mirrors=mirrors))
+    assert cut[2].tolist() == expected
+    assert crop[2, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("zoom", [0.3, 0.7, 1.0, 1.1, 2.5])
+@pytest.mark.parametrize("angle", [0.0, 0.6, 3.0])
+def test_image_and_labels_show_the_same(zoom, angle):
+    data = make_data(diameter=50, shape=(200, 210))
+    shown = view(centre=(90.0, 95.0), zoom=(zoom, 1.1 * zoom), angle=angle, size=64, mirrors=True)
+    crop, cut = cut_view(np.moveaxis(data["image"], 0, 2), data["label"][0], shown)
+    near = 2 * int(3 * max(1.0, zoom)) + 1  # interpolation reaches two pixels of the image
+    inner = cv2.erode((cut > 0).astype(np.uint8), np.ones((near, near), np.uint8)) > 0
+    outer = cv2.dilate((cut > 0).astype(np.uint8), np.ones((near, near), np.uint8)) > 0
+    assert inner.any()
+    assert crop[inner].min() > 200
+    assert crop[~outer].max(initial=0) < 55
+
+
+def test_cells_get_all_sizes_of_the_range():
+    change = build()
+    change.set_random_state(seed=3)
+    sizes = np.array([20 * change.draw_view((150, 170), 20.0).zoom[0] for _ in range(400)])
+    assert 10 <= sizes.min() < 11
+    assert 38 < sizes.max() <= 40
+    assert np.mean(sizes < 20) == pytest.approx(0.5, abs=0.08)  # every factor is as likely
+
+
+def test_without_zoom_cells_keep_their_size_to_a_quarter():
+    change = build(prob=0.0)
+    change.set_random_state(seed=3)
+    zooms = np.array([change.draw_view((150, 170), 20.0).zoom[0] for _ in range(100)])
+    assert 0.8 <= zooms.min() <= zooms.max() <= 1.25
+
+
+def test_crop_is_in_the_range_of_the_image_and_the_image_stays_as_it_is():
+    change, data = build(), make_data()
+    change.set_random_state(seed=3)
+    kept = {key: value.copy() for key, value in data.items()}
+    for _ in range(10):
+        crop = change(data)
+        assert crop["image"].shape == (3, SIZE, SIZE)
+        assert crop["label"].shape == (1, SIZE, SIZE)
+        assert 0 <= float(crop["image"].min()) <= float(crop["image"].max()) <= 1
+        assert set(crop["label"].unique().tolist()) <= {0, 7}
+    assert all(np.array_equal(data[key], kept[key]) for key in kept)
+
+
+def test_same_seed_gives_the_same_crop():
+    crops = []
+    for _ in range(2):
+        change = build(turn_prob=1.0)
+        change.set_random_state(seed=11)
+        crops.append(change(make_data()))
+    assert np.array_equal(crops[0]["image"], crops[1]["image"])
+    assert np.array_equal(crops[0]["label"], crops[1]["label"])
+
+
+def test_without_cells_and_on_images_smaller_than_the_crop_it_gives_a_crop():
+    for shape in ((30, 20), (1, 1), (300, 10)):
+        data = {
+            "image": np.zeros((3, *shape), np.float32),
+            "label": np.zeros((1, *shape), np.int32),
+        }
+        for turn in (0.0, 1.0):
+            change = build(turn_prob=turn)
+            change.set_random_state(seed=1)
+            assert change(data)["image"].shape == (3, SIZE, SIZE)
+
+
+def test_no_image_is_shrunk_to_less_than_most_of_the_crop():
+    change = build(cell_size_range=(2.0, 2.0), zoom_range=(0.05, 4.0))
+    change.set_random_state(seed=0)
+    drawn = change.draw_view((200, 300), 20.0)
+    assert drawn.zoom[0] * 200 == pytest.approx(0.85 * SIZE)
