@@ -55,7 +55,7 @@ def find_label_fault(labels: npt.NDArray[np.integer[Any]]) -> LabelFault | None:
         labels: ``(H, W)`` whole numbers, none negative. Not modified.
 
     Returns:
-        The most serious fault; None if the labels may number cells. Labels without any cell have none.
+        The most serious fault; None if the labels may number cells, or if there are none.
     """
     values, counts = np.unique(labels, return_counts=True)
     is_cell = values > 0
