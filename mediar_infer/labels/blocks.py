@@ -14,7 +14,7 @@ from mediar_infer.labels.stitching import StitchedLabels
 
 
 def gather_rows(bands: Iterable[Float32Array], n_rows: int) -> Iterator[Float32Array]:
-    """Join bands ``(3, rows, W)`` into bands of ``n_rows`` rows; the last one may be lower."""
+    """Join bands ``(3, rows, W)`` into bands of ``n_rows`` rows; the last may have fewer."""
     waiting: list[Float32Array] = []
     n_waiting = 0
     for band in bands:

@@ -1,7 +1,7 @@
 """Whether a label image numbers cells: masks and numbered backgrounds are found before they count.
 
 A mask of 0 and 255, or a label image whose background has a number of its own, is a valid file of
-whole numbers. Taken for cells it spoils training and scores without a word.
+whole numbers. Taken for cells it silently spoils training and scores.
 """
 
 import logging
@@ -55,7 +55,7 @@ def find_label_fault(labels: npt.NDArray[np.integer[Any]]) -> LabelFault | None:
         labels: ``(H, W)`` whole numbers, none negative. Not modified.
 
     Returns:
-        The gravest fault; None if the labels may number cells. Labels without any cell have none.
+        The most serious fault; None if the labels may number cells, or if there are none.
     """
     values, counts = np.unique(labels, return_counts=True)
     is_cell = values > 0

@@ -11,11 +11,12 @@ from mediar_infer.arrays import BoolArray, Float32Array, LabelArray
 N_STEPS = 200
 """Euler steps of the released tracking; at unit speed a pixel reaches a centre 200 px away."""
 SEED_HITS = 10
-"""A seed has more end points than this."""
+"""A seed has more end points than this (``h > 10`` in Cellpose), so at least 11. Label files do not
+record it: run without ``--resume`` after a change."""
 BASIN_HITS = 2
 """A basin grows over pixels with more end points than this."""
 BASIN_STEPS = 5
-"""Number of times that a basin grows by a 3x3 neighbourhood."""
+"""Number of times that a basin grows by a 3x3 neighbourhood; the C loops have the same constant."""
 MIN_SPEED = 1e-3
 """Pixels whose vertical unit flow is not larger stay where they are (as released)."""
 
@@ -103,7 +104,7 @@ class LabelKernels(Protocol):
     def find_basins(
         self, hits: Int32Array, top: int, bottom: int, first_id: int
     ) -> tuple[Int32Array, LabelArray]:
-        """Find the local maxima (5x5) of the end-point histogram and grow basins from them.
+        """Find seeds, the local maxima (5x5) of the end-point histogram, and grow basins from them.
 
         Seeds have more than ``SEED_HITS`` hits; each grows ``BASIN_STEPS`` times by its 3x3
         neighbourhood over pixels with more than ``BASIN_HITS`` hits.

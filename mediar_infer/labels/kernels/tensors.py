@@ -129,7 +129,7 @@ def _to_tensor(array: npt.NDArray[Any]) -> Tensor:
 
 
 def find_seeds(hits: Tensor) -> Tensor:
-    """Local maxima (5x5) of the end-point histogram with more than 10 hits.
+    """Local maxima (5x5) of the end-point histogram with more than ``SEED_HITS`` hits.
 
     Args:
         hits: ``(H, W)`` int32 end points per pixel.
@@ -142,7 +142,7 @@ def find_seeds(hits: Tensor) -> Tensor:
 
 
 def grow_basins(hits: Tensor, seeds: Tensor) -> Tensor:
-    """Grow each seed five times by its 3x3 neighbourhood over pixels with more than two hits.
+    """Grow each seed ``BASIN_STEPS`` times over neighbours with more than ``BASIN_HITS`` hits.
 
     Args:
         hits: ``(H, W)`` int32.

@@ -3,7 +3,7 @@
 :func:`track_points` runs the operations of ``label_kernels.c`` one by one and in its order. Each
 rounds once, in float32, so tracks end in the same pixels as those of the compiled loops.
 
-:func:`track_points_by_sampling` runs a few operations per step in place of some thirty, for GPUs,
+:func:`track_points_by_sampling` runs a few operations per step instead of about thirty, for GPUs,
 where each is a kernel to start. It rounds in other places: an end point near the border of a pixel
 may fall into the next one.
 """

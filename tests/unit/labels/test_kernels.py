@@ -1,11 +1,15 @@
 """The label stage's loops, in C and in torch, on fields and labels whose answer is known."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from fakes import draw_cells, draw_ellipses, maps_of_labels
 
 from mediar_infer.arrays import FLOW_SCALE, FLOW_X, FLOW_Y
+from mediar_infer.labels import kernels as kernels_package
 from mediar_infer.labels.flows import compute_unit_flow
 from mediar_infer.labels.kernels import Frame, Region, choice
 from mediar_infer.labels.kernels.compiled import CompiledKernels, load_library
@@ -324,3 +328,8 @@ def test_without_the_library_torch_runs_and_says_so(monkeypatch, caplog):
     finally:
         choice.select_kernels.cache_clear()
     assert "C compiler" in caplog.text
+
+
+def test_both_loops_grow_basins_equally_often():
+    source = Path(kernels_package.__file__).with_name("label_kernels.c").read_text()
+    assert re.findall(r"enum \{ STEPS = (\d+)", source) == [str(kernels_package.BASIN_STEPS)]
