@@ -1,29 +1,13 @@
 """Fixtures that run commands in this process; shared by the whole-path and the field tests."""
 
-import logging
-import signal
 import subprocess
 
 import pytest
-import torch
 from fakes import FunctionBackend
 from slides import decode_scene
 
 from mediar_infer import cli
 from mediar_infer.segmenter import Segmenter
-
-
-@pytest.fixture(autouse=True)
-def _restore_process_state():
-    """Commands set handlers of signals and logs; the next test must not inherit them."""
-    handler, package = signal.getsignal(signal.SIGTERM), logging.getLogger("mediar_infer")
-    state = (package.handlers[:], package.level, package.propagate)
-    n_threads = torch.get_num_threads()
-    yield
-    signal.signal(signal.SIGTERM, handler)
-    package.handlers[:], package.propagate = state[0], state[2]
-    package.setLevel(state[1])
-    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Shared fixtures: seeded randomness, the optional shared data, and the ``--runslow`` switch."""
 
+import logging
 import signal
 from pathlib import Path
 
@@ -32,6 +33,19 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _restore_process_state():
+    """Commands set handlers of signals and logs; the next test must not inherit them."""
+    handler, package = signal.getsignal(signal.SIGTERM), logging.getLogger("mediar_infer")
+    state = (package.handlers[:], package.level, package.propagate)
+    n_threads = torch.get_num_threads()
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    package.handlers[:], package.propagate = state[0], state[2]
+    package.setLevel(state[1])
+    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture

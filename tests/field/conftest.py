@@ -5,7 +5,6 @@ import sys
 
 import pytest
 from command_fixtures import (  # noqa: F401
-    _restore_process_state,
     mount_tmpfs,
     perfect_network,
     predict,

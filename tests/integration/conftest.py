@@ -6,7 +6,6 @@ import time
 
 import pytest
 from command_fixtures import (  # noqa: F401
-    _restore_process_state,
     mount_tmpfs,
     perfect_network,
     predict,
