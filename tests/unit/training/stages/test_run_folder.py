@@ -1,6 +1,7 @@
 """Files of a run: complete or as they were."""
 
 import resource
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -15,29 +16,31 @@ def make_content(value, size=10):
     return {"description": DESCRIPTION, "model": torch.full((size,), value)}
 
 
-@pytest.fixture
+@contextmanager
 def small_disk():
-    """Files of this process cannot grow beyond 64 KiB."""
+    """Files of this process cannot grow beyond 64 KiB; not for longer, as its log may be one."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, old[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
-def test_full_disk_keeps_the_previous_checkpoint(tmp_path, small_disk):
+def test_full_disk_keeps_the_previous_checkpoint(tmp_path):
     folder = StageFolder(tmp_path / "stage")
     folder.save_checkpoint(make_content(1.0))
-    with pytest.raises(OutputError, match=r"checkpoint\.pt: cannot be written"):
+    with small_disk(), pytest.raises(OutputError, match=r"checkpoint\.pt: cannot be written"):
         folder.save_checkpoint(make_content(2.0, size=1 << 20))
     content = folder.load_checkpoint(DESCRIPTION)
     assert torch.equal(content["model"], torch.full((10,), 1.0))
     assert [path.name for path in folder.path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_log_on_a_full_disk_is_an_error_that_names_it(tmp_path, small_disk):
+def test_log_on_a_full_disk_is_an_error_that_names_it(tmp_path):
     log = CsvLog(tmp_path / "log.csv", ["step"])
     log.add(["x" * (1 << 17)])
-    with pytest.raises(OutputError, match=r"log\.csv: cannot be written"):
+    with small_disk(), pytest.raises(OutputError, match=r"log\.csv: cannot be written"):
         log.flush()
 
 
