@@ -21,9 +21,11 @@ OUTSIDE: Final = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "weights/README.md": "model-card.md",
+    "weights/broad/README.md": "model-card-broad.md",
     "benchmarks/NOTES.md": "notes.md",
     "benchmarks/results/fit_budget.png": "assets/fit_budget.png",
     "benchmarks/results/val_outlines.png": "assets/val_outlines.png",
+    "benchmarks/results/val_outlines_broad.png": "assets/val_outlines_broad.png",
 }
 """Path in the repository → path in the site."""
 FAULTS: Final = {
