@@ -4,13 +4,13 @@ import ctypes
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from mediar_infer.errors import ExportError
-from mediar_infer.labels.kernels.compiled import open_library
+from mediar_infer.labels.kernels.compiled import open_library, pointer, to_int64
 
 Uint32Array = npt.NDArray[np.uint32]
 Int32Array = npt.NDArray[np.int32]
@@ -41,13 +41,6 @@ def load_cell_kernels() -> ctypes.CDLL:
     library.mediar_trace.restype = ctypes.c_int64
     library.mediar_measure.restype = ctypes.c_int
     return library
-
-
-def pointer(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> ctypes.c_void_p:
-    """Address of a contiguous array of a known data type, for the library."""
-    assert array.dtype == dtype, (array.dtype, dtype)
-    assert array.flags.c_contiguous
-    return ctypes.c_void_p(array.ctypes.data)
 
 
 class CellIndex:
@@ -90,10 +83,11 @@ class CellIndex:
                 self._grow(self._n_cells + width)
             rest = labels[done:]
             done += add_boxes(
-                pointer(rest, np.uint32), _int64(len(rest)), _int64(width), _int64(top + done),
+                pointer(rest, np.uint32), to_int64(len(rest)), to_int64(width),
+                to_int64(top + done),
                 pointer(self._keys, np.uint32), pointer(self._places, np.int32),
-                _int64(len(self._keys)), pointer(self._ids, np.uint32),
-                pointer(self._boxes, np.int64), _int64(len(self._ids)), ctypes.byref(n_cells),
+                to_int64(len(self._keys)), pointer(self._ids, np.uint32),
+                pointer(self._boxes, np.int64), to_int64(len(self._ids)), ctypes.byref(n_cells),
             )  # fmt: skip
             self._n_cells = n_cells.value
 
@@ -109,9 +103,9 @@ class CellIndex:
             maxima: ``(n, C)`` float64, changed in place.
         """
         load_cell_kernels().mediar_add_values(
-            pointer(labels, np.uint32), pointer(values, np.float64), _int64(labels.size),
-            _int64(values.shape[2]), pointer(self._keys, np.uint32),
-            pointer(self._places, np.int32), _int64(len(self._keys)), pointer(sums, np.float64),
+            pointer(labels, np.uint32), pointer(values, np.float64), to_int64(labels.size),
+            to_int64(values.shape[2]), pointer(self._keys, np.uint32),
+            pointer(self._places, np.int32), to_int64(len(self._keys)), pointer(sums, np.float64),
             pointer(maxima, np.float64),
         )  # fmt: skip
 
@@ -125,8 +119,8 @@ class CellIndex:
         keys, places = np.zeros(2 * capacity, np.uint32), np.zeros(2 * capacity, np.int32)
         load_cell_kernels().mediar_move_slots(
             pointer(self._keys, np.uint32), pointer(self._places, np.int32),
-            _int64(len(self._keys)), pointer(keys, np.uint32), pointer(places, np.int32),
-            _int64(len(keys)),
+            to_int64(len(self._keys)), pointer(keys, np.uint32), pointer(places, np.int32),
+            to_int64(len(keys)),
         )  # fmt: skip
         self._keys, self._places = keys, places
 
@@ -155,9 +149,10 @@ def trace_rings(
     points = np.empty((capacity, 2), np.int32)
     ends, areas = np.empty((2, area + 1), np.int64)
     n_rings = load_cell_kernels().mediar_trace(
-        pointer(labels, np.uint32), _int64(labels.shape[1]), _int64(top), ctypes.c_uint32(cell_id),
-        pointer(box, np.int64), pointer(points, np.int32), _int64(capacity),
-        pointer(ends, np.int64), pointer(areas, np.int64), _int64(len(ends)),
+        pointer(labels, np.uint32), to_int64(labels.shape[1]), to_int64(top),
+        ctypes.c_uint32(cell_id),
+        pointer(box, np.int64), pointer(points, np.int32), to_int64(capacity),
+        pointer(ends, np.int64), pointer(areas, np.int64), to_int64(len(ends)),
     )  # fmt: skip
     if n_rings < 0:
         raise MemoryError(f"outline of cell {cell_id}")
@@ -183,13 +178,10 @@ def measure_shape(labels: Uint32Array, top: int, cell_id: int, box: Int64Array) 
     """
     shape = np.empty(N_SHAPE, np.float64)
     failed = load_cell_kernels().mediar_measure(
-        pointer(labels, np.uint32), _int64(labels.shape[1]), _int64(top), ctypes.c_uint32(cell_id),
+        pointer(labels, np.uint32), to_int64(labels.shape[1]), to_int64(top),
+        ctypes.c_uint32(cell_id),
         pointer(box, np.int64), pointer(shape, np.float64),
     )  # fmt: skip
     if failed:
         raise MemoryError(f"shape of cell {cell_id}")
     return shape
-
-
-def _int64(value: int) -> ctypes.c_int64:
-    return ctypes.c_int64(value)

@@ -62,13 +62,15 @@ def open_library(stem: Path) -> ctypes.CDLL | None:
     return None
 
 
-def _pointer(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> ctypes.c_void_p:
+def pointer(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> ctypes.c_void_p:
+    """Address of a contiguous array of a known data type, for a library."""
     assert array.dtype == dtype, (array.dtype, dtype)
     assert array.flags.c_contiguous
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def _int64(value: int) -> ctypes.c_int64:
+def to_int64(value: int) -> ctypes.c_int64:
+    """A whole number as a library takes it."""
     return ctypes.c_int64(value)
 
 
@@ -90,7 +92,7 @@ class CompiledKernels:
     ) -> Iterator[Any]:
         """Run ``part(first, last)`` over all items, in threads if there is more than one part."""
         bounds = [
-            (_int64(first), _int64(min(first + part_size, n_items)))
+            (to_int64(first), to_int64(min(first + part_size, n_items)))
             for first in range(0, n_items, part_size)
         ]
         if self._n_threads == 1 or len(bounds) <= 1:
@@ -109,11 +111,11 @@ class CompiledKernels:
         height, width = foreground.shape
         region = region or Region(0, 0, height, width)
         c_frame, least, most = _to_c_frame(describe_axes(frame, height, width))
-        flow_pointer = _pointer(flow, np.float32)
-        inside = _pointer(foreground, np.bool_)
+        flow_pointer = pointer(flow, np.float32)
+        inside = pointer(foreground, np.bool_)
         field = np.empty((height + 2, width + 2, 2), np.float32)
-        field_pointer = _pointer(field, np.float32)
-        size = _int64(height), _int64(width)
+        field_pointer = pointer(field, np.float32)
+        size = to_int64(height), to_int64(width)
         scale = ctypes.c_float(FLOW_SCALE)
 
         def make_field(first: ctypes.c_int64, last: ctypes.c_int64) -> None:
@@ -125,7 +127,7 @@ class CompiledKernels:
         self._share(make_field, height + 2, 4 * _ROWS_PER_PART)
         corners = (ctypes.c_int32 * 4)(region.top, region.left, region.bottom, region.right)
         ends = np.empty((region.bottom - region.top, region.right - region.left), np.int32)
-        ends_pointer = _pointer(ends, np.int32)
+        ends_pointer = pointer(ends, np.int32)
 
         def track(first: ctypes.c_int64, last: ctypes.c_int64) -> int:
             n_walked: int = self._library.mediar_track(
@@ -140,26 +142,26 @@ class CompiledKernels:
     def add_hits(self, ends: Int32Array, hits: Int32Array) -> None:
         """See :meth:`LabelKernels.add_hits`."""
         self._library.mediar_count_hits(
-            _pointer(ends, np.int32), _int64(ends.size), _pointer(hits, np.int32)
+            pointer(ends, np.int32), to_int64(ends.size), pointer(hits, np.int32)
         )
 
     def find_basins(
         self, hits: Int32Array, top: int, bottom: int, first_id: int
     ) -> tuple[Int32Array, LabelArray]:
         """See :meth:`LabelKernels.find_basins`."""
-        size = _int64(hits.shape[0]), _int64(hits.shape[1])
-        hits_pointer = _pointer(hits, np.int32)
+        size = to_int64(hits.shape[0]), to_int64(hits.shape[1])
+        hits_pointer = pointer(hits, np.int32)
         capacity = int(np.count_nonzero(hits[top:bottom] > SEED_HITS))
         seeds = np.empty((capacity, 2), np.int32)
         n_seeds = self._library.mediar_find_seeds(
-            hits_pointer, *size, ctypes.c_int32(SEED_HITS), _int64(top), _int64(bottom),
-            _pointer(seeds, np.int32), _int64(capacity),
+            hits_pointer, *size, ctypes.c_int32(SEED_HITS), to_int64(top), to_int64(bottom),
+            pointer(seeds, np.int32), to_int64(capacity),
         )  # fmt: skip
         seeds = seeds[:n_seeds].copy()
         basins = np.zeros(hits.shape, np.int32)
         self._library.mediar_grow_basins(
-            hits_pointer, *size, ctypes.c_int32(BASIN_HITS), _pointer(seeds, np.int32),
-            _int64(n_seeds), ctypes.c_int32(first_id), _pointer(basins, np.int32),
+            hits_pointer, *size, ctypes.c_int32(BASIN_HITS), pointer(seeds, np.int32),
+            to_int64(n_seeds), ctypes.c_int32(first_id), pointer(basins, np.int32),
         )  # fmt: skip
         return seeds, basins
 
@@ -167,8 +169,8 @@ class CompiledKernels:
         """See :meth:`LabelKernels.measure_cells`."""
         cells = np.empty(n_labels, CELL)
         self._library.mediar_measure_cells(
-            _pointer(labels, np.int32), _int64(labels.shape[0]), _int64(labels.shape[1]),
-            _pointer(cells, CELL), _int64(n_labels),
+            pointer(labels, np.int32), to_int64(labels.shape[0]), to_int64(labels.shape[1]),
+            pointer(cells, CELL), to_int64(n_labels),
         )  # fmt: skip
         return cells
 
@@ -179,20 +181,20 @@ class CompiledKernels:
             MemoryError: if the bounding box of a cell does not fit into memory.
         """
         height, width = labels.shape
-        labels_pointer = _pointer(labels, np.int32)
+        labels_pointer = pointer(labels, np.int32)
         cells = self.measure_cells(labels, n_labels)
-        cells_pointer = _pointer(cells, CELL)
+        cells_pointer = pointer(cells, CELL)
         warmth = np.zeros((height + 2, width + 2), np.float64)
         present = cells[cells["size"] > 0]
         if not len(present):
             return warmth
         extent = present["bottom"] - present["top"] + present["right"] - present["left"] + 2
-        n_iterations = _int64(2 * int(extent.max()) if same_iterations else 0)
-        warmth_pointer = _pointer(warmth, np.float64)
+        n_iterations = to_int64(2 * int(extent.max()) if same_iterations else 0)
+        warmth_pointer = pointer(warmth, np.float64)
 
         def diffuse(first: ctypes.c_int64, last: ctypes.c_int64) -> int:
             status: int = self._library.mediar_diffuse(
-                labels_pointer, _int64(width), cells_pointer, n_iterations, warmth_pointer,
+                labels_pointer, to_int64(width), cells_pointer, n_iterations, warmth_pointer,
                 first, last,
             )  # fmt: skip
             return status
@@ -206,8 +208,8 @@ class CompiledKernels:
         height, width = labels.shape
         unit_flow = np.empty((2, height, width), np.float32)
         arguments = (
-            _pointer(labels, np.int32), _int64(height), _int64(width),
-            _pointer(warmth, np.float64), _pointer(unit_flow, np.float32),
+            pointer(labels, np.int32), to_int64(height), to_int64(width),
+            pointer(warmth, np.float64), pointer(unit_flow, np.float32),
         )  # fmt: skip
         self._share(
             lambda first, last: self._library.mediar_unit_flow(*arguments, first, last),
@@ -228,10 +230,10 @@ class CompiledKernels:
         assert flow.dtype == np.float32
         assert flow.strides[1:] == (4 * width, 4), flow.strides
         self._library.mediar_add_flow_errors(
-            _pointer(labels, np.int32), _int64(height), _int64(width),
-            _pointer(warmth, np.float64), ctypes.c_void_p(flow.ctypes.data),
-            _int64(flow.strides[0] // 4), ctypes.c_float(FLOW_SCALE),
-            _pointer(errors, np.float64),
+            pointer(labels, np.int32), to_int64(height), to_int64(width),
+            pointer(warmth, np.float64), ctypes.c_void_p(flow.ctypes.data),
+            to_int64(flow.strides[0] // 4), ctypes.c_float(FLOW_SCALE),
+            pointer(errors, np.float64),
         )  # fmt: skip
 
 
