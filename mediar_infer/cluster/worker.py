@@ -23,11 +23,12 @@ from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.errors import ClusterError, UsageError
 from mediar_infer.folder.image_runner import ImageRunner
-from mediar_infer.folder.image_task import ImageTask, open_input
+from mediar_infer.folder.image_task import ImageTask
 from mediar_infer.folder.ledger import LedgerEntry
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance
 from mediar_infer.image_trace import Trace
+from mediar_infer.images.open import open_image
 from mediar_infer.network.weight_files import compute_digest, find_weights
 from mediar_infer.segmenter import Segmenter
 
@@ -185,7 +186,7 @@ def predict_rows(job: ClusterJob, path: Path, scaling: Scaling, rows: tuple[int,
     trace = Trace()
     with _AT_WORK:
         segmenter = _prepare(job)
-        with open_input(path, job.options) as source:
+        with open_image(path, job.options.reading) as source:
             bands = predict_bands(source, scaling, segmenter.members, segmenter.config, trace, rows)
             maps = np.empty((3, rows[1] - rows[0], source.width), dtype=np.float32)
             first = 0

@@ -13,6 +13,7 @@ from mediar_infer.errors import DataError, ShapeError, UsageError
 from mediar_infer.exports.export import ExportOptions, export_labels
 from mediar_infer.exports.intensities import channel_columns, name_channels
 from mediar_infer.exports.table import COLUMNS, writing_table
+from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.open import list_images, open_image
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.labels.files import label_path
@@ -137,7 +138,7 @@ def _writing_rows(
         return
     columns = dict.fromkeys(COLUMNS)
     for path in images:
-        with suppress(DataError), open_image(path, all_channels=True) as image:
+        with suppress(DataError), open_image(path, ReadOptions(all_channels=True)) as image:
             columns |= dict.fromkeys(channel_columns(name_channels(image)))
     with writing_table(options.table, list(columns)) as add_rows:
         yield add_rows
@@ -172,4 +173,4 @@ def _open_image(
         raise DataError(
             f"{name}: found labels without an image, expected an image of that name in --images"
         )
-    return open_image(images[name], all_channels=True)
+    return open_image(images[name], ReadOptions(all_channels=True))

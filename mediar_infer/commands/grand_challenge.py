@@ -15,6 +15,7 @@ from mediar_infer.commands.options import (
     add_engine_arguments,
     add_reading_arguments,
     to_engine_config,
+    to_read_options,
 )
 from mediar_infer.commands.printing import print_summary
 from mediar_infer.commands.start import load_for_process
@@ -165,10 +166,7 @@ def run(args: argparse.Namespace) -> int:
         options = RunOptions(
             input_path=job.image,
             output_dir=args.output,
-            plane=args.plane,
-            max_pixels=args.max_pixels,
-            apply_orientation=args.apply_orientation,
-            channels=args.channels,
+            reading=to_read_options(args),
             label_file=job.labels,
         )
         entry = run_image(segmenter, options)

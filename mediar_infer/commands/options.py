@@ -18,7 +18,7 @@ from mediar_infer.config import (
 )
 from mediar_infer.errors import UsageError
 from mediar_infer.folder.ledger import LEDGER_VARIABLE, NO_LEDGER
-from mediar_infer.images.channels import NO_CHANNEL
+from mediar_infer.images.limits import ReadOptions
 
 BUDGET_SCALE: Final = 0.85
 """Fraction of the time tolerance that ``--fit-budget`` aims at."""
@@ -55,24 +55,10 @@ def add_weights_argument(parser: argparse._ActionsContainer) -> None:
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that decide how images are read."""
-    parser.add_argument(
-        "--plane", type=int, metavar="N",
-        help="plane to read from z- and t-stacks, from 0 (default: a stack is an error)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--max-pixels", type=int, metavar="N",
-        help="refuse images of more pixels before they are decoded (default: a limit per format)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--channels", type=_parse_channels, default=(), metavar="LIST",
-        help="one to three channels to segment, separated by commas: names from the metadata or"
-        f" numbers from 0, {NO_CHANNEL} for none (default: the first three)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--apply-orientation", action="store_true",
-        help="rotate photographs according to their EXIF orientation (default: labels lie on the"
-        " rows as stored, where other programs expect them)",
-    )  # fmt: skip
+    group = parser.add_argument_group("images (what is read)")
+    for name in ("plane", "max_pixels", "apply_orientation"):
+        add_option(group, ReadOptions, name)
+    add_option(group, ReadOptions, "channels", type=_parse_channels, metavar="LIST")
 
 
 def add_ledger_argument(parser: argparse.ArgumentParser) -> None:
@@ -127,6 +113,20 @@ def to_engine_config(args: argparse.Namespace) -> EngineConfig:
             batch=args.batch,
             threads=args.threads,
         ),
+    )
+
+
+def to_read_options(args: argparse.Namespace) -> ReadOptions:
+    """Turn the options of ``add_reading_arguments`` into settings.
+
+    Raises:
+        UsageError: if a value is out of its range.
+    """
+    return ReadOptions(
+        plane=args.plane,
+        max_pixels=args.max_pixels,
+        channels=args.channels,
+        apply_orientation=args.apply_orientation,
     )
 
 

@@ -16,6 +16,7 @@ from mediar_infer.commands.options import (
     to_budget_scale,
     to_engine_config,
     to_ledger_dir,
+    to_read_options,
 )
 from mediar_infer.commands.printing import print_summary
 from mediar_infer.commands.start import load_for_process
@@ -84,10 +85,7 @@ def run(args: argparse.Namespace) -> int:
         input_path=args.input,
         output_dir=args.output,
         ledger_dir=to_ledger_dir(args),
-        plane=args.plane,
-        max_pixels=args.max_pixels,
-        apply_orientation=args.apply_orientation,
-        channels=args.channels,
+        reading=to_read_options(args),
         resume=args.resume,
         overlays=args.overlays,
         show_progress=sys.stderr.isatty() and not args.quiet,

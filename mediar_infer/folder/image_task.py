@@ -3,6 +3,7 @@
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
@@ -38,26 +39,6 @@ class ImageSegmenter(Protocol):
         ...
 
 
-def open_input(path: Path, options: RunOptions, max_pixels: int | None = None) -> ImageSource:
-    """Open an image as the options say.
-
-    Args:
-        path: the image file.
-        options: how it is read.
-        max_pixels: largest image that is accepted; by default the limit of the options.
-
-    Raises:
-        ImageReadError: if it cannot be read as one image, or is too large.
-    """
-    return open_image(
-        path,
-        plane=options.plane,
-        max_pixels=options.max_pixels if max_pixels is None else max_pixels,
-        apply_orientation=options.apply_orientation,
-        channels=options.channels,
-    )
-
-
 class ImageTask:
     """One image file of a run, from its opening to its closing.
 
@@ -86,7 +67,10 @@ class ImageTask:
         """
         if self.source is None:
             with self.trace.stage("open"):
-                self.source = open_input(self.path, self._options, max_pixels)
+                reading = self._options.reading
+                if max_pixels is not None:
+                    reading = replace(reading, max_pixels=max_pixels)
+                self.source = open_image(self.path, reading)
             self.trace.warn(*self.source.warnings)
         return self.source
 
@@ -171,7 +155,9 @@ def _begin_ahead(path: Path, segmenter: ImageSegmenter, options: RunOptions) -> 
     """
     task = ImageTask(path, options)
     with suppress(Exception):
-        task.begin(segmenter, min(LARGE_IMAGE_PIXELS, options.max_pixels or LARGE_IMAGE_PIXELS))
+        task.begin(
+            segmenter, min(LARGE_IMAGE_PIXELS, options.reading.max_pixels or LARGE_IMAGE_PIXELS)
+        )
         return task
     task.close()
     return None

@@ -1,11 +1,10 @@
 """What to do with a folder of images: where they are, where results go, and switches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from mediar_infer.errors import UsageError
-from mediar_infer.images.channels import check_choice
+from mediar_infer.images.limits import ReadOptions
 from mediar_infer.labels.files import label_path
 
 OVERLAY_DIR: Final = "overlays"
@@ -23,14 +22,8 @@ class RunOptions:
     """Folder of results; created if necessary."""
     ledger_dir: Path | None = None
     """Folder of ledger and summary; None writes neither."""
-    plane: int | None = None
-    """Index of the plane to take from stacks; None makes a stack an error."""
-    max_pixels: int | None = None
-    """Largest image that is accepted; None takes the limits of the readers."""
-    apply_orientation: bool = False
-    """Turn images as their EXIF orientation says; otherwise labels lie on the rows as stored."""
-    channels: tuple[str, ...] = ()
-    """Names or numbers of one to three channels to segment; empty takes the first three."""
+    reading: ReadOptions = field(default_factory=ReadOptions)
+    """How images are read."""
     resume: bool = False
     """Skip images that an earlier run with the same weights and settings has done."""
     overlays: bool = False
@@ -39,13 +32,6 @@ class RunOptions:
     """Show a progress bar."""
     label_file: Path | None = None
     """Where the labels of a single image go, ``.tif`` or ``.mha``; None: named after the image."""
-
-    def __post_init__(self) -> None:
-        if self.plane is not None and self.plane < 0:
-            raise UsageError(f"found --plane {self.plane}, expected 0 or more")
-        if self.max_pixels is not None and self.max_pixels < 1:
-            raise UsageError(f"found --max-pixels {self.max_pixels}, expected 1 or more")
-        check_choice(self.channels)
 
     def label_path(self, image_path: Path) -> Path:
         """Where the labels of an image go."""

@@ -29,7 +29,7 @@ def package_versions() -> dict[str, str]:
 
 
 def _describe_plan(segmenter: Segmenter, options: RunOptions) -> dict[str, Any]:
-    config = segmenter.config
+    config, reading = segmenter.config, options.reading
     budget = {} if config.fit_budget is None else {"fit_budget": config.fit_budget}
     return budget | {
         "name": config.plan.name,
@@ -40,9 +40,9 @@ def _describe_plan(segmenter: Segmenter, options: RunOptions) -> dict[str, Any]:
         "precision": segmenter.members[0].precision,
         "backend": segmenter.members[0].name,
         "masks": asdict(config.masks),
-        "plane": options.plane,
-        **({"apply_orientation": True} if options.apply_orientation else {}),
-        **({"channels": list(options.channels)} if options.channels else {}),
+        "plane": reading.plane,
+        **({"apply_orientation": True} if reading.apply_orientation else {}),
+        **({"channels": list(reading.channels)} if reading.channels else {}),
     }
 
 

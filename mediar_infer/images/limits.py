@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from mediar_infer.errors import ImageReadError
+from mediar_infer.errors import ImageReadError, UsageError
+from mediar_infer.images.channels import check_choice
 from mediar_infer.process import available_memory_bytes
 
 MAX_PIXELS = 2**34
@@ -15,18 +16,27 @@ MAX_DECODED_BYTES = 2**30
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """What the user asked for; the same for every format."""
+    """How images are read; the same for every format."""
 
     plane: int | None = None
-    """Plane of a stack, along the flattened axes that are not Y, X or channels, from 0."""
+    """Plane to read from z- and t-stacks, from 0; ``None`` makes a stack an error."""
     max_pixels: int | None = None
-    """Largest accepted height × width; ``None`` for the limits of this module."""
-    apply_orientation: bool = False
-    """Turn the image as its EXIF orientation says; otherwise rows stay as stored."""
+    """Refuse images of more pixels before they are decoded; ``None`` is a limit per format."""
     channels: tuple[str | int, ...] = ()
-    """Names or numbers of the channels to read; empty for the first three."""
+    """One to three channels to segment: names from the metadata or numbers from 0, ``-`` for a
+    channel of zeros; what is not chosen plays no part in the normalisation."""
+    apply_orientation: bool = False
+    """Rotate photographs according to their EXIF orientation; otherwise labels lie on the rows as
+    stored, where other programs expect them."""
     all_channels: bool = False
     """Keep every channel, for ``ImageSource.read_channels``."""
+
+    def __post_init__(self) -> None:
+        if self.plane is not None and self.plane < 0:
+            raise UsageError(f"found --plane {self.plane}, expected 0 or more")
+        if self.max_pixels is not None and self.max_pixels < 1:
+            raise UsageError(f"found --max-pixels {self.max_pixels}, expected 1 or more")
+        check_choice(self.channels)
 
     def check_size(self, name: str, height: int, width: int) -> None:
         """Refuse an image that is too large to be read by rows.

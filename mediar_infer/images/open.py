@@ -3,13 +3,12 @@
 import logging
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from mediar_infer.errors import ImageReadError, UsageError
-from mediar_infer.images.channels import check_choice
 from mediar_infer.images.faults import reading
 from mediar_infer.images.formats import HEAD_BYTES, UNSUPPORTED_IMAGES, find_format
 from mediar_infer.images.label_names import explain_label_files
@@ -54,6 +53,8 @@ FORMATS: dict[str, Format] = {
 }  # fmt: skip
 """Every format by the name that :func:`find_format` gives it. A new format is one more
 entry, and its first bytes in ``formats.py``."""
+
+_DEFAULTS = ReadOptions()
 
 EXTENSIONS = {extension: name for name, known in FORMATS.items() for extension in known.extensions}
 """Expected format of every extension that counts as an image."""
@@ -154,15 +155,7 @@ def _image_content(path: Path) -> str | None:
     return found if found in FORMATS or found in UNSUPPORTED_IMAGES else None
 
 
-def open_image(
-    path: Path,
-    *,
-    plane: int | None = None,
-    max_pixels: int | None = None,
-    apply_orientation: bool = False,
-    channels: Sequence[str | int] = (),
-    all_channels: bool = False,
-) -> ImageSource:
+def open_image(path: Path, options: ReadOptions = _DEFAULTS) -> ImageSource:
     """Open an image file; it is then read by rows if its format allows (TIFF), else decoded here.
 
     The format is taken from the content. Whatever a user may want to know about the choice of
@@ -170,27 +163,15 @@ def open_image(
 
     Args:
         path: the file.
-        plane: for stacks: index along the flattened axes that are not Y, X or channels, from 0.
-        max_pixels: largest accepted height × width, also for what must be decoded at once;
-            ``None`` for the limits of :mod:`mediar_infer.images.limits`.
-        apply_orientation: turn the image as its EXIF orientation says; by default it stays as
-            stored, where other programs have their labels too.
-        channels: names or numbers of one to three channels to read, ``-`` for zeros; by default
-            the first three.
-        all_channels: keep every channel, for ``ImageSource.read_channels``.
+        options: what to read of it.
 
     Returns:
         The source, to be closed by the caller.
 
     Raises:
         ImageReadError: if the file cannot be read as one 2-D image or lacks a channel.
-        UsageError: if the plane is negative or more than three channels are chosen.
     """
     path = Path(path)
-    if plane is not None and plane < 0:
-        raise UsageError(f"found --plane {plane}, expected 0 or more")
-    check_choice(channels)
-    options = ReadOptions(plane, max_pixels, apply_orientation, tuple(channels), all_channels)
     format_name = _format_of(path)
     with reading(path.name, f"{format_name} data"):
         return FORMATS[format_name].open(path, options, _mislabel_notes(path, format_name))

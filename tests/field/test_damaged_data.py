@@ -9,6 +9,7 @@ import tifffile
 from PIL import Image
 
 from mediar_infer.errors import ImageReadError
+from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.open import open_image
 
 Y, X = np.mgrid[:256, :320]
@@ -35,7 +36,7 @@ JPEGS = {
 
 
 def read(path, **options):
-    with open_image(path, **options) as source:
+    with open_image(path, ReadOptions(**options)) as source:
         return source.read_rows(0, source.height), list(source.warnings)
 
 

@@ -5,6 +5,7 @@ import pytest
 import tifffile
 
 from mediar_infer.errors import ImageReadError, UsageError
+from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.open import open_image
 from mediar_infer.images.sources import ArraySource
 
@@ -49,7 +50,7 @@ def image(request, tmp_path, planes):
     ],
 )
 def test_chosen_channels_are_read_in_their_order(image, planes, wanted, expected):
-    with open_image(image, channels=wanted) as source:
+    with open_image(image, ReadOptions(channels=wanted)) as source:
         rows = source.read_rows(5, 25)
         assert not [text for text in source.warnings if "channels found" in text]
     for k, number in enumerate(expected):
@@ -64,7 +65,7 @@ def test_by_default_the_first_three_are_read_and_the_rest_is_named(image, planes
 
 
 def test_all_channels_can_be_read_beside_the_three(image, planes):
-    with open_image(image, all_channels=True) as source:
+    with open_image(image, ReadOptions(all_channels=True)) as source:
         assert source.channel_names == tuple(NAMES)
         np.testing.assert_array_equal(np.moveaxis(source.read_channels(2, 9), 2, 0), planes[:, 2:9])
         np.testing.assert_array_equal(np.moveaxis(source.read_rows(2, 9), 2, 0), planes[:3, 2:9])
@@ -73,22 +74,22 @@ def test_all_channels_can_be_read_beside_the_three(image, planes):
 @pytest.mark.parametrize("wanted", ["CD45", "4", "-1", ""])
 def test_unknown_channel_lists_those_there_are(image, wanted):
     with pytest.raises(ImageReadError, match=r"0 CD3, 1 CD8, 2 panCK, 3 DAPI"):
-        open_image(image, channels=("DAPI", wanted))
+        open_image(image, ReadOptions(channels=("DAPI", wanted)))
 
 
 def test_name_of_two_channels_is_refused(tmp_path, planes):
     metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "DAPI", "a", "b"]}}
     tifffile.imwrite(tmp_path / "a.ome.tif", planes, metadata=metadata)
     with pytest.raises(ImageReadError, match="found 2 channels 'DAPI', expected one of"):
-        open_image(tmp_path / "a.ome.tif", channels=("DAPI",))
-    with open_image(tmp_path / "a.ome.tif", channels=("1",)) as source:
+        open_image(tmp_path / "a.ome.tif", ReadOptions(channels=("DAPI",)))
+    with open_image(tmp_path / "a.ome.tif", ReadOptions(channels=("1",))) as source:
         np.testing.assert_array_equal(source.read_rows(0, 30)[:, :, 0], planes[1])
 
 
 @pytest.mark.parametrize("wanted", [("a", "b", "c", "d"), ("-",), ("-", "-", "")])
 def test_choices_that_no_image_can_satisfy_are_wrong_use(tmp_path, wanted):
     with pytest.raises(UsageError, match="found --channels"):
-        open_image(tmp_path / "absent.tif", channels=wanted)
+        open_image(tmp_path / "absent.tif", ReadOptions(channels=wanted))
 
 
 def test_channels_of_arrays_are_chosen_by_number(rng):
@@ -106,5 +107,5 @@ def test_green_of_a_colour_image_is_read_as_grey(tmp_path, rng):
 
     pixels = rng.integers(0, 256, (8, 9, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), pixels[:, :, ::-1])
-    with open_image(tmp_path / "a.png", channels=("1",)) as source:
+    with open_image(tmp_path / "a.png", ReadOptions(channels=("1",))) as source:
         np.testing.assert_array_equal(source.read_rows(0, 8)[:, :, 2], pixels[:, :, 1])

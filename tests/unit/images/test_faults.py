@@ -14,6 +14,7 @@ import tifffile
 
 from mediar_infer.errors import ImageReadError, UsageError
 from mediar_infer.images import limits
+from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.open import list_images, open_image
 
 Y, X = np.mgrid[:60, :80]
@@ -30,7 +31,7 @@ ENCODED = {
 
 
 def read_all(path, **options):
-    with open_image(path, **options) as source:
+    with open_image(path, ReadOptions(**options)) as source:
         return source.read_rows(0, source.height)
 
 
@@ -160,7 +161,7 @@ def test_size_that_the_bytes_cannot_fill_is_refused_by_its_header(tmp_path, make
     path = tmp_path / f"bomb.{make.__name__.split('_')[1]}"
     path.write_bytes(make())
     with pytest.raises(ImageReadError, match=r"cannot fill them|bytes needed, .* found"):
-        open_image(path, max_pixels=10**12)
+        open_image(path, ReadOptions(max_pixels=10**12))
 
 
 def test_size_beyond_the_limit_is_refused_by_its_header(tmp_path):
@@ -186,7 +187,7 @@ def test_pixel_limit_can_be_set(tmp_path):
     (tmp_path / "a.png").write_bytes(ENCODED["a.png"])
     assert read_all(tmp_path / "a.png", max_pixels=4800).shape == (60, 80, 3)
     with pytest.raises(ImageReadError, match=r"4,800 pixels, expected at most 4,799"):
-        open_image(tmp_path / "a.png", max_pixels=4799)
+        open_image(tmp_path / "a.png", ReadOptions(max_pixels=4799))
 
 
 def test_header_size_that_the_pixels_contradict_is_refused(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import SimpleITK
 
 from mediar_infer.errors import ImageReadError
+from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.open import list_images, open_image
 from mediar_infer.labels.files import write_labels
 
@@ -26,7 +27,7 @@ def write_mha(path, pixels, *, is_vector=False, compressed=False):
 
 
 def read_all(path, **options):
-    with open_image(path, **options) as source:
+    with open_image(path, ReadOptions(**options)) as source:
         return source.read_rows(0, source.height), source
 
 
@@ -72,7 +73,7 @@ def test_stack_of_one_is_an_image_and_other_stacks_follow_the_plane(tmp_path, co
     with pytest.raises(ImageReadError, match=r"3 planes \(axes ZYX, shape 3 × 60 × 80\).*--plane"):
         open_image(path)
     with pytest.raises(ImageReadError, match="--plane from 0 to 2, not 3"):
-        open_image(path, plane=3)
+        open_image(path, ReadOptions(plane=3))
 
 
 def test_plane_of_four_dimensions_counts_along_the_flattened_axes(tmp_path):
@@ -104,7 +105,7 @@ def test_pixel_limit_holds_before_anything_is_decoded(tmp_path):
     path = write_mha(tmp_path / "a.mha", GREY)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ImageReadError, match="4,800 pixels, expected at most 4,799"):
-        open_image(path, max_pixels=4799)
+        open_image(path, ReadOptions(max_pixels=4799))
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -206,7 +207,7 @@ def test_labels_of_a_plane_lie_where_the_plane_lay(tmp_path):
     turned = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
     image = placed(STACK, (0.5, 0.25, 2.0), (1.0, 2.0, 3.0), turned)
     SimpleITK.WriteImage(image, str(tmp_path / "a.mha"))
-    with open_image(tmp_path / "a.mha", plane=2) as source:
+    with open_image(tmp_path / "a.mha", ReadOptions(plane=2)) as source:
         written = label(source, tmp_path / "labels.mha", GREY // 100)
     assert written.GetSize() == (80, 60, 1)
     corner = image.TransformIndexToPhysicalPoint((79, 59, 2))

@@ -8,6 +8,7 @@ import pytest
 import SimpleITK
 
 from mediar_infer.errors import ImageReadError
+from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.files import write_labels
 
@@ -162,7 +163,7 @@ def test_plane_of_old_longs_lies_behind_the_planes_before_it(tmp_path):
     for data, flag in ((stack.tobytes(), "False"), (zlib.compress(stack.tobytes()), "True")):
         write_file(tmp_path / "a.mha", data, CompressedData=flag, **geometry, **shape)
         for plane in range(3):
-            with open_image(tmp_path / "a.mha", plane=plane) as source:
+            with open_image(tmp_path / "a.mha", ReadOptions(plane=plane)) as source:
                 np.testing.assert_array_equal(source.read_rows(0, 6)[:, :, 0], stack[plane])
 
 

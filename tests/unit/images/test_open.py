@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from mediar_infer.errors import ShapeError, UsageError
+from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.open import list_images, open_image
 from mediar_infer.images.sources import ArraySource, to_three_channels
 
 
 def read_all(path, **options):
-    with open_image(path, **options) as source:
+    with open_image(path, ReadOptions(**options)) as source:
         rows = source.read_rows(0, source.height)
         assert rows.shape == (source.height, source.width, 3)
         assert rows.dtype == source.dtype
@@ -221,7 +222,7 @@ def test_plane_of_a_flat_image_has_no_effect(tmp_path):
         "the image has one plane only: --plane 3 has no effect"
     ]
     with pytest.raises(UsageError, match=r"--plane -1, expected 0 or more"):
-        open_image(tmp_path / "a.png", plane=-1)
+        open_image(tmp_path / "a.png", ReadOptions(plane=-1))
 
 
 def test_three_channel_rule():

@@ -9,6 +9,7 @@ import tifffile
 
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images import limits, tiff_source
+from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.open import open_image
 from mediar_infer.images.sources import to_three_channels
 
@@ -32,7 +33,7 @@ GREY = smooth(HEIGHT, WIDTH)
 
 
 def read_all(path, **options):
-    with open_image(path, **options) as source:
+    with open_image(path, ReadOptions(**options)) as source:
         rows = source.read_rows(0, source.height)
         assert rows.shape == (source.height, source.width, 3)
         assert rows.dtype == source.dtype
@@ -271,7 +272,7 @@ def test_stack_is_an_error_that_names_the_option_and_the_option_works(path, kind
     with pytest.raises(ImageReadError, match=found + r".*--plane N \(0 to 5\)"):
         open_image(path)
     with pytest.raises(ImageReadError, match="expected a --plane from 0 to 5, not 6"):
-        open_image(path, plane=6)
+        open_image(path, ReadOptions(plane=6))
     assert_reads(path, np.moveaxis(stack[1, 2], 0, -1), [TWO], plane=5)
     assert_reads(path, np.moveaxis(stack[0, 1], 0, -1), [TWO], plane=1)
 
@@ -489,7 +490,7 @@ def test_plane_without_a_page_is_refused(path, caplog):
     tifffile.imwrite(path, GREY, description=xml, metadata=None, compression="deflate")
     assert_reads(path, GREY, plane=0)
     with pytest.raises(ImageReadError, match=r"found no page for plane 1 although the metadata"):
-        open_image(path, plane=1)
+        open_image(path, ReadOptions(plane=1))
 
 
 def strip_tags(path):
@@ -559,7 +560,7 @@ def test_pixel_limits_apply_before_anything_is_decoded(path, monkeypatch):
     options = {"compression": "deflate", "shape": (4000, 4000), "dtype": np.uint8}
     tifffile.imwrite(path, iter([np.zeros((4000, 4000), np.uint8)]), rowsperstrip=4000, **options)
     with pytest.raises(ImageReadError, match=r"found 4,000 × 4,000 = 16,000,000 pixels.*1,000,000"):
-        open_image(path, max_pixels=1_000_000)
+        open_image(path, ReadOptions(max_pixels=1_000_000))
     monkeypatch.setattr(limits, "MAX_DECODED_PIXELS", 10**6)
     with pytest.raises(
         ImageReadError, match=r"in one strip .* = 16,000,000 pixels, .*--max-pixels"
@@ -588,11 +589,11 @@ def test_padding_of_a_small_tile_does_not_count_as_pixels(path):
     tifffile.imwrite(path, image, tile=(256, 256), compression="zlib")
     assert_reads(path, image, max_pixels=10_000)
     with pytest.raises(ImageReadError, match="expected at most 9,999"):
-        open_image(path, max_pixels=9_999)
+        open_image(path, ReadOptions(max_pixels=9_999))
 
 
 def test_padding_of_a_huge_tile_is_refused(path):
     image = np.zeros((100, 100), np.uint8)
     tifffile.imwrite(path, image, tile=(4096, 4096), compression="zlib")
     with pytest.raises(ImageReadError, match="in one strip or row of tiles = 16,777,216 pixels"):
-        open_image(path, max_pixels=10_000)
+        open_image(path, ReadOptions(max_pixels=10_000))
