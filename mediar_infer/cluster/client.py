@@ -55,6 +55,7 @@ from mediar_infer.folder.image_task import ImageTask
 from mediar_infer.folder.ledger import LedgerEntry
 from mediar_infer.folder.options import OVERLAY_DIR, RunOptions
 from mediar_infer.folder.provenance import Provenance
+from mediar_infer.folder.run_image import RunImage
 from mediar_infer.folder.runner import FolderRun
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ImageSource
@@ -199,36 +200,36 @@ class _Cluster:
             raise _lost_scheduler() from error
 
     def run_all(
-        self, paths: Sequence[Path], progress: Progress
+        self, images: Sequence[RunImage], progress: Progress
     ) -> Generator[LedgerEntry, None, None]:
         """Segment files in any order; one entry each, as they finish."""
-        finished: queue.SimpleQueue[tuple[Path, Any]] = queue.SimpleQueue()
+        finished: queue.SimpleQueue[tuple[RunImage, Any]] = queue.SimpleQueue()
 
-        def note(path: Path, future: Any) -> None:  # noqa: ANN401
-            finished.put((path, future))
+        def note(image: RunImage, future: Any) -> None:  # noqa: ANN401
+            finished.put((image, future))
 
         futures = {}
         # Large images one after the other: each of them keeps all workers at work.
         large = ThreadPoolExecutor(1, thread_name_prefix="large-images")
         try:
-            for path in paths:
-                futures[path] = self.submit(segment_image, path)
-                futures[path].add_done_callback(partial(note, path))
-            n_left = len(paths)
+            for image in images:
+                futures[image] = self.submit(segment_image, image)
+                futures[image].add_done_callback(partial(note, image))
+            n_left = len(images)
             while n_left:
                 try:
-                    path, future = finished.get(timeout=_POLL_S)
+                    image, future = finished.get(timeout=_POLL_S)
                 except queue.Empty:
                     self._watch_workers()
                     continue
-                futures.pop(path, None)
+                futures.pop(image, None)
                 if isinstance(future, SharedFuture):
                     entry = future.result()
                 else:
-                    entry = self._entry_of(path, future)
+                    entry = self._entry_of(image, future)
                 if entry is None:
-                    spread = large.submit(self._spread, path, progress)
-                    spread.add_done_callback(partial(note, path))
+                    spread = large.submit(self._spread, image, progress)
+                    spread.add_done_callback(partial(note, image))
                 else:
                     n_left -= 1
                     yield entry
@@ -284,23 +285,23 @@ class _Cluster:
             )
         return failure, None
 
-    def _entry_of(self, path: Path, future: Any) -> LedgerEntry | None:  # noqa: ANN401
+    def _entry_of(self, image: RunImage, future: Any) -> LedgerEntry | None:  # noqa: ANN401
         """Entry of a finished task; None if the image is to be spread over the workers."""
-        failure, result = self._wait_for(path.name, future)
+        failure, result = self._wait_for(image.name, future)
         if failure is not None:
             is_known = isinstance(failure, MediarError)
-            error = str(failure) if is_known else describe_unexpected(path, failure)
-            return fail_image(path, error, self.provenance, self._job.options)
+            error = str(failure) if is_known else describe_unexpected(image, failure)
+            return fail_image(image, error, self.provenance, self._job.options)
         entry: LedgerEntry | None = result
         return entry
 
-    def _spread(self, path: Path, progress: Progress) -> LedgerEntry:
+    def _spread(self, image: RunImage, progress: Progress) -> LedgerEntry:
         """Segment a large image whose maps come from the workers."""
-        segmenter = _SpreadSegmenter(self, self._job, path)
+        segmenter = _SpreadSegmenter(self, self._job, image.path)
         options, started_s = self._job.options, time.perf_counter()
         runner = ImageRunner(segmenter, self.provenance, options, started_s)
-        with closing(ImageTask(path, options)) as task:
-            task.trace.on_progress = partial(progress, path)
+        with closing(ImageTask(image, options)) as task:
+            task.trace.on_progress = partial(progress, image)
             entry = runner.run(task)
         return replace(entry, worker=", ".join(sorted(segmenter.workers)) or None)
 

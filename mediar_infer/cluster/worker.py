@@ -27,6 +27,7 @@ from mediar_infer.folder.image_task import ImageTask
 from mediar_infer.folder.ledger import LedgerEntry
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance
+from mediar_infer.folder.run_image import RunImage
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.open import open_image
 from mediar_infer.network.weight_files import compute_digest, find_weights
@@ -161,7 +162,7 @@ def describe(job: ClusterJob) -> Provenance:
         return Provenance.of(_prepare(job), job.options)
 
 
-def segment_image(job: ClusterJob, path: Path) -> LedgerEntry | None:
+def segment_image(job: ClusterJob, image: RunImage) -> LedgerEntry | None:
     """Task: segment an image and write its labels.
 
     Returns:
@@ -171,7 +172,7 @@ def segment_image(job: ClusterJob, path: Path) -> LedgerEntry | None:
         ClusterError: if this worker cannot do the job.
         ImageReadError: if the image cannot be opened.
     """
-    with _AT_WORK, closing(ImageTask(path, job.options)) as task:
+    with _AT_WORK, closing(ImageTask(image, job.options)) as task:
         segmenter, started_s = _prepare(job), time.perf_counter()
         source = task.open()
         if source.height * source.width >= job.spread_from:

@@ -35,18 +35,18 @@ class AtWork:
                     names.pop(event["file"], None)
         return frozenset(names)
 
-    def begin(self, path: Path) -> None:
+    def begin(self, name: str) -> None:
         """Note that an image is being opened or processed from now on."""
-        self._note(path, is_begun=True)
+        self._note(name, is_begun=True)
 
-    def end(self, path: Path) -> None:
+    def end(self, name: str) -> None:
         """Note that an image is finished, done or failed."""
-        self._note(path, is_begun=False)
+        self._note(name, is_begun=False)
 
-    def _note(self, path: Path, *, is_begun: bool) -> None:
+    def _note(self, name: str, *, is_begun: bool) -> None:
         if self._path is None:
             return
-        line = json.dumps({"file": path.name, "begun": is_begun})
+        line = json.dumps({"file": name, "begun": is_begun})
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="ascii") as file:

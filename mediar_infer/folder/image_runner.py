@@ -19,6 +19,7 @@ from mediar_infer.folder.image_task import ImageSegmenter, ImageTask, begin_in_o
 from mediar_infer.folder.ledger import LedgerEntry, timestamp
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance, describe_labels, package_versions
+from mediar_infer.folder.run_image import RunImage
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.overlay import write_overlay
@@ -27,7 +28,7 @@ from mediar_infer.process import peak_memory_bytes
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[Path, float], None]
+Progress = Callable[[RunImage, float], None]
 """Takes note that a fraction in [0, 1] of an image is done."""
 
 
@@ -39,16 +40,16 @@ def is_out_of_memory(failure: Exception) -> bool:
     )
 
 
-def describe_unexpected(path: Path, failure: Exception) -> str:
+def describe_unexpected(image: RunImage, failure: Exception) -> str:
     """Say what an error that no one foresaw means for an image."""
     if is_out_of_memory(failure):
         return (
-            f"{path.name}: out of memory ({_first_line(failure) or 'host'}); expected room for one"
+            f"{image.name}: out of memory ({_first_line(failure) or 'host'}); expected room for one"
             " window and the rows around it; use a smaller --batch, --device cpu, or a machine"
             " with more memory"
         )
     return (
-        f"{path.name}: unexpected {type(failure).__name__}: {_first_line(failure)}; the remaining"
+        f"{image.name}: unexpected {type(failure).__name__}: {_first_line(failure)}; the remaining"
         " images were processed; run with --verbose and report this"
     )
 
@@ -70,11 +71,13 @@ def _remove(result: Path) -> None:
         ) from error
 
 
-def fail_image(path: Path, error: str, provenance: Provenance, options: RunOptions) -> LedgerEntry:
+def fail_image(
+    image: RunImage, error: str, provenance: Provenance, options: RunOptions
+) -> LedgerEntry:
     """Remove what an earlier run left of an image that cannot be segmented, and say why.
 
     Args:
-        path: the image.
+        image: the image.
         error: why there are no labels.
         provenance: models and settings of this run.
         options: where results go.
@@ -83,12 +86,12 @@ def fail_image(path: Path, error: str, provenance: Provenance, options: RunOptio
         The entry of a failed image; its error also says if earlier results are still there.
     """
     try:
-        for result in (options.label_path(path), options.overlay_path(path)):
+        for result in (options.label_path(image), options.overlay_path(image)):
             _remove(result)
     except OutputError as failure:
         error += f"; results of an earlier run are still there ({failure})"
     return LedgerEntry(
-        file=path.name, status="failed", started_at=timestamp(), error=error,
+        file=image.name, status="failed", started_at=timestamp(), error=image.explain(error),
         **_describe_run(provenance),
     )  # fmt: skip
 
@@ -125,26 +128,26 @@ class ImageRunner:
         self._next_start_s = started_s
 
     def run_all(
-        self, paths: Sequence[Path], progress: Progress, at_work: AtWork
+        self, images: Sequence[RunImage], progress: Progress, at_work: AtWork
     ) -> Generator[LedgerEntry, None, None]:
         """Segment files one after the other; the next one is read meanwhile.
 
         Args:
-            paths: image files.
+            images: image files.
             progress: called as an image advances.
             at_work: notes the images that are at work.
 
         Yields:
             One entry per file, in order.
         """
-        with closing(begin_in_order(paths, self._segmenter, self._options, at_work)) as tasks:
+        with closing(begin_in_order(images, self._segmenter, self._options, at_work)) as tasks:
             for task in tasks:
-                task.trace.on_progress = partial(progress, task.path)
+                task.trace.on_progress = partial(progress, task.image)
                 yield self.run(task)
 
     def run(self, task: ImageTask) -> LedgerEntry:
         """Segment one file and write its results; every error goes into its entry."""
-        path, trace, options = task.path, task.trace, self._options
+        image, trace, options = task.image, task.trace, self._options
         trace.started_s = self._next_start_s
         trace.on_progress(0.0)
         started_at, error, n_cells = timestamp(), None, None
@@ -153,28 +156,28 @@ class ImageRunner:
                 source = task.open()
                 # An earlier run's overlay shows other labels. It goes first: if it were next to
                 # the new labels when this run is stopped, --resume would accept both as one result.
-                _remove(options.overlay_path(path))
+                _remove(options.overlay_path(image))
                 with trace.stage("write"):
                     n_cells = write_labels(
-                        options.label_path(path), work.labels(), height=source.height,
+                        options.label_path(image), work.labels(), height=source.height,
                         width=source.width, geometry=source.geometry,
-                        facts=describe_labels(path, self._provenance),
+                        facts=describe_labels(image.path, self._provenance),
                     )  # fmt: skip
                 self._write_overlay(task, source)
         except MediarError as failure:
             error = str(failure)
         except Exception as failure:
             # The border of one image: whatever is wrong with it, the others are processed.
-            logger.debug("%s", path, exc_info=True)
+            logger.debug("%s", image.path, exc_info=True)
             if is_out_of_memory(failure):
                 torch.cuda.empty_cache()
-            error = describe_unexpected(path, failure)
+            error = describe_unexpected(image, failure)
         if error is not None:
-            entry = fail_image(path, error, self._provenance, options)
+            entry = fail_image(image, error, self._provenance, options)
         else:
             entry = LedgerEntry(
-                file=path.name, status="done", started_at=started_at, n_cells=n_cells,
-                output=options.label_path(path).name, **_describe_run(self._provenance),
+                file=image.name, status="done", started_at=started_at, n_cells=n_cells,
+                output=options.output_name(image), **_describe_run(self._provenance),
             )  # fmt: skip
         return replace(entry, started_at=started_at, **self._describe_image(task))
 
@@ -182,8 +185,8 @@ class ImageRunner:
         options = self._options
         if options.has_overlay(source.height, source.width):
             with task.trace.stage("overlay"):
-                labels = read_labels(options.label_path(task.path))
-                overlay = options.overlay_path(task.path)
+                labels = read_labels(options.label_path(task.image))
+                overlay = options.overlay_path(task.image)
                 write_overlay(overlay, source.read_rows(0, source.height), labels)
         elif options.overlays:
             task.trace.warn("too large for an overlay; open image and labels in a viewer")

@@ -5,12 +5,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import zip_longest
-from pathlib import Path
 from typing import Protocol
 
 from mediar_infer.config import LARGE_IMAGE_PIXELS
 from mediar_infer.folder.at_work import AtWork
 from mediar_infer.folder.options import RunOptions
+from mediar_infer.folder.run_image import RunImage
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.open import open_image
 from mediar_infer.images.sources import ImageSource
@@ -43,12 +43,12 @@ class ImageTask:
     """One image file of a run, from its opening to its closing.
 
     Args:
-        path: the image file.
+        image: the image file.
         options: how it is read, and which results are written.
     """
 
-    def __init__(self, path: Path, options: RunOptions) -> None:
-        self.path, self._options = path, options
+    def __init__(self, image: RunImage, options: RunOptions) -> None:
+        self.image, self._options = image, options
         self.trace = Trace()
         """Stages and warnings of the image."""
         self.source: ImageSource | None = None
@@ -70,7 +70,7 @@ class ImageTask:
                 reading = self._options.reading
                 if max_pixels is not None:
                     reading = replace(reading, max_pixels=max_pixels)
-                self.source = open_image(self.path, reading)
+                self.source = open_image(self.image.path, reading)
             self.trace.warn(*self.source.warnings)
         return self.source
 
@@ -108,14 +108,14 @@ class ImageTask:
 
 
 def begin_in_order(
-    paths: Sequence[Path], segmenter: ImageSegmenter, options: RunOptions, at_work: AtWork
+    images: Sequence[RunImage], segmenter: ImageSegmenter, options: RunOptions, at_work: AtWork
 ) -> Generator[ImageTask, None, None]:
     """Begin with images one after the other, each while the one before is being processed.
 
     Images that an earlier run was at when it died are processed with no other one at work.
 
     Args:
-        paths: image files.
+        images: image files.
         segmenter: makes their labels.
         options: how images are read.
         at_work: notes the images that are at work.
@@ -127,33 +127,35 @@ def begin_in_order(
     ahead: Future[ImageTask | None] | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
         try:
-            for path, following in zip_longest(paths, paths[1:]):
+            for image, following in zip_longest(images, images[1:]):
                 task, ahead = ahead.result() if ahead else None, None
                 if task is None:
-                    at_work.begin(path)
-                    task = ImageTask(path, options)
+                    at_work.begin(image.name)
+                    task = ImageTask(image, options)
                     with suppress(Exception):
                         task.begin(segmenter)
                 # Not before: images are predicted in the order in which they are begun.
-                names = {path.name, following.name if following else ""}
+                names = {image.name, following.name if following else ""}
                 if following is not None and at_work.suspects.isdisjoint(names):
-                    at_work.begin(following)
+                    at_work.begin(following.name)
                     ahead = pool.submit(_begin_ahead, following, segmenter, options)
                 with closing(task):
                     yield task
-                at_work.end(path)
+                at_work.end(image.name)
         finally:
             if ahead and not ahead.cancel() and (task := ahead.result()):
                 task.close()
 
 
-def _begin_ahead(path: Path, segmenter: ImageSegmenter, options: RunOptions) -> ImageTask | None:
+def _begin_ahead(
+    image: RunImage, segmenter: ImageSegmenter, options: RunOptions
+) -> ImageTask | None:
     """Begin with an image that may be held in memory next to another one.
 
     Returns:
         None if that fails, for whatever reason: the image is tried again in its turn.
     """
-    task = ImageTask(path, options)
+    task = ImageTask(image, options)
     with suppress(Exception):
         task.begin(
             segmenter, min(LARGE_IMAGE_PIXELS, options.reading.max_pixels or LARGE_IMAGE_PIXELS)

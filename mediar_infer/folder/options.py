@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from mediar_infer.folder.run_image import RunImage
 from mediar_infer.images.limits import ReadOptions
-from mediar_infer.labels.files import label_path
 
 OVERLAY_DIR: Final = "overlays"
 MAX_OVERLAY_PIXELS: Final = 100_000_000
@@ -33,14 +33,17 @@ class RunOptions:
     label_file: Path | None = None
     """Where the labels of a single image go, ``.tif`` or ``.mha``; None: named after the image."""
 
-    def label_path(self, image_path: Path) -> Path:
+    def label_path(self, image: RunImage) -> Path:
         """Where the labels of an image go."""
-        return self.label_file or label_path(self.output_dir, image_path)
+        return self.label_file or self.output_dir / image.label_name
 
-    def overlay_path(self, image_path: Path) -> Path:
+    def output_name(self, image: RunImage) -> str:
+        """What the ledger calls the label file of an image: its path in the output folder."""
+        return self.label_file.name if self.label_file else str(image.label_name)
+
+    def overlay_path(self, image: RunImage) -> Path:
         """Where the overlay of an image goes."""
-        name = label_path(Path(), image_path).with_suffix(".png")
-        return self.output_dir / OVERLAY_DIR / name
+        return self.output_dir / OVERLAY_DIR / image.label_name.with_suffix(".png")
 
     def has_overlay(self, height: int, width: int) -> bool:
         """Whether an image of this size gets an overlay."""

@@ -25,8 +25,8 @@ from mediar_infer.folder.ledger import (
 from mediar_infer.folder.options import OVERLAY_DIR, RunOptions
 from mediar_infer.folder.provenance import Provenance, package_versions
 from mediar_infer.folder.resuming import find_finished
+from mediar_infer.folder.run_image import RunImage, find_clashes
 from mediar_infer.images.open import SkippedFile, list_images
-from mediar_infer.labels.files import check_collisions, label_path
 from mediar_infer.output_files import refuse_link_as_root, remove_stale_parts
 from mediar_infer.process import process_start_s
 from mediar_infer.segmenter import Segmenter
@@ -70,7 +70,9 @@ def run_image(segmenter: Segmenter, options: RunOptions) -> LedgerEntry:
     """
     provenance = Provenance.of(segmenter, options)
     runner = ImageRunner(segmenter, provenance, options, process_start_s())
-    with closing(ImageTask(options.input_path, options)) as task:
+    with closing(
+        ImageTask(RunImage.inside(options.input_path.parent, options.input_path), options)
+    ) as task:
         return runner.run(task)
 
 
@@ -91,7 +93,8 @@ class FolderRun:
 
     def __init__(self, provenance: Provenance, options: RunOptions) -> None:
         self._provenance, self._options = provenance, options
-        self._images, skipped = list_images(options.input_path)
+        paths, skipped = list_images(options.input_path)
+        self._images = [RunImage.inside(_input_folder(options), path) for path in paths]
         log_label_files(options.input_path, skipped)
         _check_folders(options, self._images)
         for folder in (options.output_dir, options.output_dir / OVERLAY_DIR):
@@ -99,12 +102,12 @@ class FolderRun:
         self._ledger = None if options.ledger_dir is None else Ledger(options.ledger_dir)
         self._skipped = [_skipped_entry(file) for file in skipped]
         self._entries: list[LedgerEntry] = []
-        collisions = check_collisions(self._images)
-        clashing = {path for paths in collisions.values() for path in paths}
+        clashes = find_clashes(self._images)
+        clashing = {image for images in clashes.values() for image in images}
         finished = (
             find_finished(self._ledger, provenance, self._images, options) if options.resume else {}
         )
-        self.to_do = [path for path in self._images if path not in clashing | finished.keys()]
+        self.to_do = [image for image in self._images if image not in clashing | finished.keys()]
         """Images that are left to do, in order; after a crash those that were at work come last."""
         self.at_work = AtWork(options.ledger_dir)
         """Notes the images that are at work, for the case that this process dies."""
@@ -113,12 +116,12 @@ class FolderRun:
         self._bar = _progress_bar(len(self._images), options)
         for entry in self._skipped:
             self._append(entry)
-        for paths in collisions.values():
-            for path in paths:
-                self.add(self._collide(path, paths))
-        for path, entry in finished.items():
+        for images in clashes.values():
+            for image in images:
+                self.add(self._clash(image, images))
+        for image, entry in finished.items():
             # An input may have come since the other one was done.
-            if path not in clashing:
+            if image not in clashing:
                 self.add(entry)
 
     def __enter__(self) -> Self:
@@ -135,14 +138,14 @@ class FolderRun:
 
     def _put_suspects_last(self) -> None:
         suspects = self.at_work.suspects
-        for path in self.to_do:
-            if path.name in suspects:
+        for image in self.to_do:
+            if image.name in suspects:
                 logger.warning(
                     "%s: an earlier run died while it was at work on this image, which is tried"
                     " last; if memory is short, give the process more",
-                    path.name,
+                    image.name,
                 )
-        self.to_do.sort(key=lambda path: path.name in suspects)
+        self.to_do.sort(key=lambda image: image.name in suspects)
 
     def add(self, entry: LedgerEntry) -> None:
         """Log and record what became of an image.
@@ -154,7 +157,7 @@ class FolderRun:
         log_entry(entry)
         self._append(entry)
         self._entries.append(entry)
-        self.show_progress(Path(entry.file), 0.0)
+        self._show(entry.file, 0.0)
 
     def finish(self) -> list[LedgerEntry]:
         """Write the summary.
@@ -165,7 +168,7 @@ class FolderRun:
         Raises:
             OutputError: if the summary cannot be written.
         """
-        order = {path.name: number for number, path in enumerate(self._images)}
+        order = {image.name: number for number, image in enumerate(self._images)}
         images = sorted(self._entries, key=lambda entry: order[entry.file])
         entries = [*self._skipped, *images]
         if self._options.ledger_dir:
@@ -175,9 +178,12 @@ class FolderRun:
         log_unknown_pixel_sizes(entries)
         return entries
 
-    def show_progress(self, path: Path, fraction: float) -> None:
+    def show_progress(self, image: RunImage, fraction: float) -> None:
         """Show that a fraction in [0, 1] of an image is done, after those that are finished."""
-        self._bar.set_description(path.name[:40], refresh=False)
+        self._show(image.name, fraction)
+
+    def _show(self, name: str, fraction: float) -> None:
+        self._bar.set_description(name[:40], refresh=False)
         self._bar.n = len(self._entries) + fraction
         self._bar.refresh()
 
@@ -185,14 +191,14 @@ class FolderRun:
         if self._ledger:
             self._ledger.append(entry)
 
-    def _collide(self, path: Path, paths: Sequence[Path]) -> LedgerEntry:
-        """Entry of an input whose output name is also that of other inputs."""
-        others = ", ".join(sorted(other.name for other in paths if other != path))
+    def _clash(self, image: RunImage, images: Sequence[RunImage]) -> LedgerEntry:
+        """Entry of an image whose label file is also that of other images."""
+        others = ", ".join(sorted(other.name for other in images if other != image))
         error = (
-            f"{path.name}: maps to {label_path(Path(), path)}, and so does {others}; expected one"
+            f"{image.name}: maps to {image.label_name}, and so does {others}; expected one"
             " image per name up to the first dot; rename one of them"
         )
-        return fail_image(path, error, self._provenance, self._options)
+        return fail_image(image, error, self._provenance, self._options)
 
 
 def _progress_bar(n_images: int, options: RunOptions) -> "tqdm[Any]":
@@ -202,9 +208,12 @@ def _progress_bar(n_images: int, options: RunOptions) -> "tqdm[Any]":
     )  # fmt: skip
 
 
-def _check_folders(options: RunOptions, images: Sequence[Path]) -> None:
-    source = options.input_path if options.input_path.is_dir() else options.input_path.parent
-    if options.output_dir.resolve() == source.resolve():
+def _input_folder(options: RunOptions) -> Path:
+    return options.input_path if options.input_path.is_dir() else options.input_path.parent
+
+
+def _check_folders(options: RunOptions, images: Sequence[RunImage]) -> None:
+    if options.output_dir.resolve() == _input_folder(options).resolve():
         raise UsageError(
             f"{options.output_dir}: input and output folder are the same, expected two different"
             " folders; label files would become inputs of the next run; choose another output"

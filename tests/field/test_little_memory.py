@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from folder_helpers import (
@@ -105,10 +104,10 @@ def die_at_work(folder, *names):
         "from pathlib import Path\n"
         "from mediar_infer.folder.at_work import AtWork\n"
         "at_work = AtWork(Path(sys.argv[1]))\n"
-        "at_work.begin(Path('a.png'))\n"
-        "at_work.end(Path('a.png'))\n"
+        "at_work.begin('a.png')\n"
+        "at_work.end('a.png')\n"
         "for name in sys.argv[2:]:\n"
-        "    at_work.begin(Path(name))\n"
+        "    at_work.begin(name)\n"
         "os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", program, folder, *names], cwd=ROOT, check=False)
@@ -134,9 +133,9 @@ def test_images_at_work_together_are_tried_one_at_a_time(predict, inputs, tmp_pa
     begun_ahead = []
     plain = image_task._begin_ahead
 
-    def begin_ahead(path, *arguments):
-        begun_ahead.append(path.name)
-        return plain(path, *arguments)
+    def begin_ahead(image, *arguments):
+        begun_ahead.append(image.name)
+        return plain(image, *arguments)
 
     monkeypatch.setattr(image_task, "_begin_ahead", begin_ahead)
     die_at_work(tmp_path / "out", "a.png", "b.png")
@@ -155,8 +154,8 @@ def test_run_that_ends_leaves_no_notes_whatever_became_of_its_images(predict, in
 def test_images_that_are_finished_are_not_suspects(tmp_path):
     at_work = AtWork(tmp_path)
     for name in "abc":
-        at_work.begin(Path(name))
-    at_work.end(Path("b"))
+        at_work.begin(name)
+    at_work.end("b")
     assert AtWork(tmp_path).suspects == {"a", "c"}
     assert AtWork(tmp_path).suspects == set()
 

@@ -11,6 +11,7 @@ from mediar_infer.folder import image_task
 from mediar_infer.folder.at_work import AtWork
 from mediar_infer.folder.image_task import ImageTask, begin_in_order
 from mediar_infer.folder.options import RunOptions
+from mediar_infer.folder.run_image import RunImage
 
 WAIT_S = 20
 
@@ -43,9 +44,13 @@ class Recorder:
         return self.works[-1]
 
 
+def run_image(path):
+    return RunImage.inside(path.parent, path)
+
+
 @pytest.fixture
-def paths(tmp_path):
-    return [write_image(tmp_path / f"{name}.png", noise(8, 9)) for name in "abc"]
+def images(tmp_path):
+    return [run_image(write_image(tmp_path / f"{name}.png", noise(8, 9))) for name in "abc"]
 
 
 @pytest.fixture
@@ -53,9 +58,9 @@ def options(tmp_path):
     return RunOptions(tmp_path, tmp_path / "out")
 
 
-def test_task_opens_and_begins_once(paths, options):
+def test_task_opens_and_begins_once(images, options):
     segmenter = Recorder()
-    with closing(ImageTask(paths[0], options)) as task:
+    with closing(ImageTask(images[0], options)) as task:
         assert task.source is None
         assert task.begin(segmenter) is task.begin(segmenter)
         assert task.open() is task.source
@@ -65,16 +70,16 @@ def test_task_opens_and_begins_once(paths, options):
     assert segmenter.works[0].n_closed == 1
 
 
-def test_overlay_is_a_later_stage(paths, tmp_path):
+def test_overlay_is_a_later_stage(images, tmp_path):
     segmenter = Recorder()
-    task = ImageTask(paths[0], RunOptions(tmp_path, tmp_path / "out", overlays=True))
+    task = ImageTask(images[0], RunOptions(tmp_path, tmp_path / "out", overlays=True))
     task.begin(segmenter)
     assert segmenter.stages == [["write", "overlay"]]
 
 
 def test_warnings_of_the_reader_go_into_the_trace(tmp_path, options):
     path = write_image(tmp_path / "d.png", noise(8, 9)).rename(tmp_path / "d.tif")
-    with closing(ImageTask(path, options)) as task:
+    with closing(ImageTask(run_image(path), options)) as task:
         task.open()
         assert task.trace.warnings == task.source.warnings
         assert "mislabelled" in task.trace.warnings[0]
@@ -82,26 +87,26 @@ def test_warnings_of_the_reader_go_into_the_trace(tmp_path, options):
 
 def test_error_of_an_image_is_found_once_and_raised_again(tmp_path, options):
     path, segmenter = write_image(tmp_path / "d.png", noise(8, 9)), Recorder(n_failures=1)
-    task = ImageTask(path, options)
+    task = ImageTask(run_image(path), options)
     for _ in range(2):
         with pytest.raises(MemoryError, match=r"d\.png"):
             task.begin(segmenter)
     assert segmenter.names == ["d.png"]
 
 
-def test_images_are_begun_in_their_order_and_closed_before_the_next_is_taken(paths, options):
+def test_images_are_begun_in_their_order_and_closed_before_the_next_is_taken(images, options):
     segmenter, seen = Recorder(), []
-    for task in begin_in_order(paths, segmenter, options, AtWork(None)):
+    for task in begin_in_order(images, segmenter, options, AtWork(None)):
         assert all(work.n_closed for work in segmenter.works[: len(seen)])
-        seen.append(task.path.name)
+        seen.append(task.image.name)
         assert not task.begin(segmenter).n_closed
     assert seen == segmenter.names == ["a.png", "b.png", "c.png"]
     assert [work.n_closed for work in segmenter.works] == [1, 1, 1]
 
 
-def test_image_that_failed_ahead_is_tried_again_in_its_turn_with_a_fresh_trace(paths, options):
+def test_image_that_failed_ahead_is_tried_again_in_its_turn_with_a_fresh_trace(images, options):
     segmenter = Recorder(n_failures=2)
-    tasks = begin_in_order(paths, segmenter, options, AtWork(None))
+    tasks = begin_in_order(images, segmenter, options, AtWork(None))
     first, second = next(tasks), None
     with pytest.raises(MemoryError):
         first.begin(segmenter)
@@ -112,27 +117,29 @@ def test_image_that_failed_ahead_is_tried_again_in_its_turn_with_a_fresh_trace(p
     tasks.close()
 
 
-def test_large_images_are_begun_in_their_turn_only(paths, options, monkeypatch):
+def test_large_images_are_begun_in_their_turn_only(images, options, monkeypatch):
     monkeypatch.setattr(image_task, "LARGE_IMAGE_PIXELS", 10)
     segmenter = Recorder()
-    for number, task in enumerate(begin_in_order(paths, segmenter, options, AtWork(None)), start=1):
+    for number, task in enumerate(
+        begin_in_order(images, segmenter, options, AtWork(None)), start=1
+    ):
         task.begin(segmenter)
         assert len(segmenter.names) == number
 
 
-def test_damaged_image_is_an_error_of_its_own(paths, options):
-    paths[1].write_bytes(b"\x89PNG\r\n\x1a\n")
+def test_damaged_image_is_an_error_of_its_own(images, options):
+    images[1].path.write_bytes(b"\x89PNG\r\n\x1a\n")
     segmenter = Recorder()
-    for task in begin_in_order(paths, segmenter, options, AtWork(None)):
-        if task.path == paths[1]:
+    for task in begin_in_order(images, segmenter, options, AtWork(None)):
+        if task.image == images[1]:
             with pytest.raises(ImageReadError, match=r"b\.png"):
                 task.begin(segmenter)
     assert segmenter.names == ["a.png", "c.png"]
 
 
-def test_image_that_no_one_took_is_closed(paths, options):
+def test_image_that_no_one_took_is_closed(images, options):
     segmenter = Recorder()
-    tasks = begin_in_order(paths, segmenter, options, AtWork(None))
+    tasks = begin_in_order(images, segmenter, options, AtWork(None))
     next(tasks)
     tasks.close()
     assert all(work.n_closed for work in segmenter.works)
