@@ -32,6 +32,7 @@ from mediar_infer.errors import (
 if TYPE_CHECKING:
     from mediar_infer.images.open import open_image
     from mediar_infer.images.sources import ImageSource
+    from mediar_infer.labels.confidence import CellConfidence
     from mediar_infer.labels.files import write_labels
     from mediar_infer.labels.metrics import Scores, evaluate_labels
     from mediar_infer.labels.reading import read_labels
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from mediar_infer.segmenter import Segmentation, Segmenter
 
 __all__ = [
+    "CellConfidence",
     "CheckpointError",
     "ClusterError",
     "DataError",
@@ -69,6 +71,7 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "CellConfidence": "labels.confidence",
     "Evaluation": "labels.scoring",
     "ImageSource": "images.sources",
     "Scores": "labels.metrics",

@@ -47,7 +47,7 @@ class Trace:
         """When the image's wall time began; a runner of several images sets it."""
         self.budget: Mapping[str, Any] | None = None
         """Under a time budget: the plan that was chosen, why, and what changed on the way."""
-        self.flow_check: tuple[int, int] | None = None
+        self.flow_check: Mapping[str, Any] | None = None
         """Cells that the flow check examined and removed; None before the labels are complete."""
         self.on_progress: Callable[[float], None] = _ignore
         """Called with the fraction in [0, 1] of the image whose maps are complete."""

@@ -14,12 +14,7 @@ import torch
 
 from mediar_infer.arrays import CELLPROB, FLOW_X, FLOW_Y, Float32Array, LabelArray
 from mediar_infer.config import EngineConfig, MaskConfig
-from mediar_infer.devices import (
-    available_cores,
-    describe_device,
-    select_device,
-    usable_cores,
-)
+from mediar_infer.devices import available_cores, describe_device, select_device, usable_cores
 from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.bands_ahead import BandsAhead
 from mediar_infer.engine.costs import Costs
@@ -32,6 +27,7 @@ from mediar_infer.image_trace import Trace
 from mediar_infer.images.channels import check_choice
 from mediar_infer.images.sources import ArraySource, ImageSource
 from mediar_infer.labels.blocks import is_stitched, label_bands
+from mediar_infer.labels.confidence import CellConfidence, to_probability
 from mediar_infer.labels.flows import FlowCheck
 from mediar_infer.labels.kernels import LabelKernels
 from mediar_infer.labels.kernels.choice import select_kernels
@@ -42,8 +38,6 @@ from mediar_infer.process import available_memory_bytes, watch_forks
 
 logger = logging.getLogger(__name__)
 
-_FEW_CELLS = 10
-"""Of fewer cells no share is reported: specks in an empty image are rightly removed."""
 _ROW_BYTES_PER_PIXEL = 15
 """Of each of ``roi_size`` rows: three float32 sums, and three bytes of input."""
 _WHOLE_BYTES_PER_PIXEL = 24
@@ -68,6 +62,8 @@ class Segmentation:
     """What may make the result differ from what a user expects."""
     budget: Mapping[str, Any] | None = None
     """With ``fit_budget``: the plan that was chosen, why, and what was dropped on the way."""
+    confidence: CellConfidence | None = None
+    """Mean cell probability and flow error of every cell, if they were asked for."""
 
     @property
     def n_cells(self) -> int:
@@ -115,11 +111,18 @@ class ImageWork:
         """
         return iter(self._bands)
 
-    def labels(self, maps: Iterable[Float32Array] | None = None) -> Iterator[LabelArray]:
+    def labels(
+        self,
+        maps: Iterable[Float32Array] | None = None,
+        *,
+        confidence: CellConfidence | None = None,
+    ) -> Iterator[LabelArray]:
         """Label the image; the network runs as the labels are taken.
 
         Args:
             maps: what ``maps`` has yielded, for callers that need both.
+            confidence: gains the confidence of every cell as its rows are yielded; without one,
+                nothing is computed for it.
 
         Yields:
             ``(rows, W)`` int32 labels from top to bottom, ids unique in the whole image.
@@ -131,8 +134,9 @@ class ImageWork:
         height, width = self._source.height, self._source.width
         bands = self.maps() if maps is None else maps
         return label_bands(
-            bands, height, width, self._masks, self._kernels, self._trace, self._flow_check
-        )
+            bands, height, width, self._masks, self._kernels, self._trace, self._flow_check,
+            confidence,
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         return self
@@ -150,14 +154,9 @@ class ImageWork:
     def _finish(self) -> None:
         if self._pacer is not None:
             self._pacer.finish()
-        n_checked, n_removed = self._flow_check.n_checked, self._flow_check.n_removed
-        self._trace.flow_check = n_checked, n_removed
-        if n_checked >= _FEW_CELLS and n_removed > n_checked / 2:
-            self._trace.warn(
-                f"the flow check removed {n_removed} of {n_checked} cells"
-                f" ({n_removed / n_checked:.0%}), expected few; the network may not know this kind"
-                " of image: look at the result, and raise --flow-threshold or turn it off"
-            )
+        self._trace.flow_check = self._flow_check.to_dict()
+        if self._flow_check.warning is not None:
+            self._trace.warn(self._flow_check.warning)
 
     def close(self) -> None:
         """End what is under way, and leave what a budget decided in the trace."""
@@ -324,13 +323,20 @@ class Segmenter:
         bands = predict_bands(*inputs)
         return bands if self._pool is None else BandsAhead(bands, self._pool, trace)
 
-    def segment(self, image: npt.NDArray[Any], channels: Sequence[int | str] = ()) -> Segmentation:
+    def segment(
+        self,
+        image: npt.NDArray[Any],
+        channels: Sequence[int | str] = (),
+        *,
+        confidence: bool = False,
+    ) -> Segmentation:
         """Segment an image that is in memory.
 
         Args:
             image: ``(H, W)`` or ``(H, W, C)``, any real dtype. Not modified.
             channels: numbers of one to three channels to segment, from 0, ``"-"`` for zeros; by
                 default the first three. What is not chosen plays no part in the normalisation.
+            confidence: also measure how well the maps support each cell.
 
         Returns:
             Labels, flow, cell probability and timings.
@@ -343,17 +349,17 @@ class Segmenter:
         trace = Trace(source.warnings)
         with self.begin(source, trace) as work:
             bands = list(work.maps())
-            labels = np.concatenate(list(work.labels(bands)))
+            measured = CellConfidence() if confidence else None
+            labels = np.concatenate(list(work.labels(bands, confidence=measured)))
         maps = np.concatenate(bands, axis=1)
-        # Beyond ±80 the probability is exactly 0 or 1 in float32, and exp would overflow.
-        cellprob = np.reciprocal(1 + np.exp(-maps[CELLPROB].clip(-80, 80)))
         return Segmentation(
             labels=labels,
             flow=maps[[FLOW_Y, FLOW_X]],
-            cellprob=cellprob,
+            cellprob=to_probability(maps[CELLPROB]),
             timings=trace.stages_s,
             warnings=trace.warnings,
             budget=trace.budget,
+            confidence=measured,
         )
 
 

@@ -202,6 +202,7 @@ class ImageRunner:
             "stages_s": trace.stages_s,
             "warnings": trace.warnings,
             "budget": trace.budget,
+            "flow_check": trace.flow_check,
             "height": source.height if source else None,
             "width": source.width if source else None,
             "dtype": str(source.dtype) if source else None,

@@ -33,7 +33,7 @@ _FIELD_TYPES: Final = {
     **dict.fromkeys(("dtype", "error", "device", "worker", "output"), (str, NoneType)),
     **dict.fromkeys(("plan", "stages_s", "weights", "versions", "peak_memory_bytes"), (dict,)),
     "wall_s": (int, float),
-    "budget": (dict, NoneType),
+    **dict.fromkeys(("budget", "flow_check"), (dict, NoneType)),
     "warnings": (list,),
     "pixel_size_mm": (list, NoneType),
 }
@@ -68,6 +68,8 @@ class LedgerEntry:
     """Under a time budget: the plan that was chosen, predicted seconds, why, and what changed."""
     n_cells: int | None = None
     """Cells in the labels; None unless done or resumed."""
+    flow_check: Mapping[str, Any] | None = None
+    """Cells that the flow check examined and removed, and their share; None unless done."""
     warnings: Sequence[str] = ()
     """What may make the result differ from what the user expects."""
     error: str | None = None

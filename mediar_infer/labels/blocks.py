@@ -4,13 +4,15 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from mediar_infer.arrays import Float32Array, LabelArray
+from mediar_infer.arrays import CELLPROB, Float32Array, LabelArray
 from mediar_infer.config import LARGE_IMAGE_BLOCK, LARGE_IMAGE_PIXELS, MaskConfig
 from mediar_infer.image_trace import Trace
+from mediar_infer.labels.confidence import CellConfidence
 from mediar_infer.labels.flows import FlowCheck
 from mediar_infer.labels.kernels import LabelKernels
 from mediar_infer.labels.masks import compute_labels
 from mediar_infer.labels.stitching import StitchedLabels
+from mediar_infer.row_buffer import RowBuffer
 
 
 def gather_rows(bands: Iterable[Float32Array], n_rows: int) -> Iterator[Float32Array]:
@@ -35,6 +37,7 @@ def _label_row_of_blocks(
     config: MaskConfig,
     kernels: LabelKernels,
     flow_check: FlowCheck | None,
+    confidence: CellConfidence | None,
 ) -> tuple[LabelArray, int]:
     """Label blocks side by side as the released system does; ids continue after ``first_id``."""
     rows, width = maps.shape[1:]
@@ -43,13 +46,16 @@ def _label_row_of_blocks(
         inside = maps[:, :, left : left + size]
         block = np.zeros((3, size, size), dtype=np.float32)
         block[:, :rows, : inside.shape[2]] = inside
-        padded, _ = compute_labels(block, config, kernels, flow_check)
+        of_block = None if confidence is None else CellConfidence()
+        padded, _ = compute_labels(block, config, kernels, flow_check, of_block)
         block_labels = padded[:rows, : inside.shape[2]]
         ids, consecutive = np.unique(block_labels, return_inverse=True)
         # An id that lies only in the padding leaves no gap; 0 stays 0 where there is background.
         consecutive = consecutive.reshape(block_labels.shape) + (0 if ids[0] == 0 else 1)
         labels[:, left : left + size] = np.where(block_labels > 0, consecutive + first_id, 0)
         first_id += int(np.count_nonzero(ids))
+        if confidence is not None and of_block is not None:
+            confidence.add_flow_errors(of_block.flow_error[ids[ids > 0] - 1])
     return labels, first_id
 
 
@@ -67,6 +73,7 @@ def label_bands(
     kernels: LabelKernels,
     trace: Trace,
     flow_check: FlowCheck | None = None,
+    confidence: CellConfidence | None = None,
 ) -> Iterator[LabelArray]:
     """Turn bands of maps into bands of labels.
 
@@ -78,13 +85,46 @@ def label_bands(
         kernels: what runs the loops over pixels.
         trace: gains the stage ``labels``.
         flow_check: gains the cells that the flow check examined and removed.
+        confidence: gains the confidence of every cell, if it is wanted.
 
     Yields:
         ``(rows, W)`` int32 arrays that cover the image from top to bottom. Ids are unique in the
         whole image and, taken together, 1 … n.
     """
+    if confidence is None:
+        yield from _find_cells(bands, height, width, config, kernels, trace, flow_check)
+        return
+    logits = RowBuffer((width,), np.float32)
+    watched = _keep_logits(bands, logits)
+    for labels in _find_cells(
+        watched, height, width, config, kernels, trace, flow_check, confidence
+    ):
+        with trace.stage("labels"):
+            bottom = logits.top + len(labels)
+            confidence.add_pixels(labels, logits.rows(logits.top, bottom))
+            logits.drop_above(bottom)
+        yield labels
+
+
+def _keep_logits(bands: Iterable[Float32Array], logits: RowBuffer) -> Iterator[Float32Array]:
+    for maps in bands:
+        logits.append(maps[CELLPROB])
+        yield maps
+
+
+def _find_cells(
+    bands: Iterable[Float32Array],
+    height: int,
+    width: int,
+    config: MaskConfig,
+    kernels: LabelKernels,
+    trace: Trace,
+    flow_check: FlowCheck | None,
+    confidence: CellConfidence | None = None,
+) -> Iterator[LabelArray]:
+    """Label the image whole, in blocks or as a moving band; see :func:`label_bands`."""
     if is_stitched(height, width, config):
-        stitched = StitchedLabels(height, width, config, kernels, flow_check)
+        stitched = StitchedLabels(height, width, config, kernels, flow_check, confidence)
         for maps in bands:
             yield from trace.time_items("labels", stitched.add(maps))
     elif config.blocks == "paper" and height * width >= LARGE_IMAGE_PIXELS:
@@ -92,7 +132,7 @@ def label_bands(
         for maps in gather_rows(bands, size):
             with trace.stage("labels"):
                 labels, n_cells = _label_row_of_blocks(
-                    maps, size, n_cells, config, kernels, flow_check
+                    maps, size, n_cells, config, kernels, flow_check, confidence
                 )
             yield labels
     else:
@@ -101,5 +141,5 @@ def label_bands(
             whole[:, n_rows : n_rows + maps.shape[1]] = maps
             n_rows += maps.shape[1]
         with trace.stage("labels"):
-            labels, _ = compute_labels(whole, config, kernels, flow_check)
+            labels, _ = compute_labels(whole, config, kernels, flow_check, confidence)
         yield labels

@@ -5,6 +5,7 @@ LICENSE) as the released MEDIAR runs it; the loops are in ``kernels``.
 """
 
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ import numpy.typing as npt
 from mediar_infer.arrays import Float32Array, LabelArray
 from mediar_infer.labels.kernels import Float64Array, LabelKernels
 from mediar_infer.labels.kernels.choice import select_kernels
+
+_FEW_CELLS: Final = 10
+"""Of fewer cells no share is reported: specks in an empty image are rightly removed."""
 
 
 @dataclass(slots=True)
@@ -27,6 +31,27 @@ class FlowCheck:
         """Count cells that were checked; ``is_kept`` is one value per cell."""
         self.n_checked += is_kept.size
         self.n_removed += int(is_kept.size - np.count_nonzero(is_kept))
+
+    @property
+    def share_removed(self) -> float:
+        """Share of the checked cells that were removed, 0 to 1; 0 where none was checked."""
+        return self.n_removed / max(self.n_checked, 1)
+
+    @property
+    def warning(self) -> str | None:
+        """What to say if most of many cells were removed."""
+        if self.n_checked < _FEW_CELLS or self.share_removed <= 0.5:
+            return None
+        return (
+            f"the flow check removed {self.n_removed} of {self.n_checked} cells"
+            f" ({self.share_removed:.0%}), expected few; the network may not know this kind of"
+            " image: look at the result, and raise --flow-threshold or turn it off"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Counts and share, as the ledger holds them."""
+        counts = {"n_checked": self.n_checked, "n_removed": self.n_removed}
+        return counts | {"share_removed": self.share_removed}
 
 
 def compute_unit_flow(

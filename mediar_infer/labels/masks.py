@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mediar_infer.arrays import CELLPROB, BoolArray, Float32Array, LabelArray
 from mediar_infer.config import MaskConfig
+from mediar_infer.labels.confidence import CellConfidence
 from mediar_infer.labels.flows import FlowCheck, compute_flow_errors
 from mediar_infer.labels.kernels import Frame, LabelKernels
 from mediar_infer.labels.kernels.choice import select_kernels
@@ -65,6 +66,7 @@ def compute_labels(
     config: MaskConfig | None = None,
     kernels: LabelKernels | None = None,
     flow_check: FlowCheck | None = None,
+    confidence: CellConfidence | None = None,
 ) -> tuple[LabelArray, int]:
     """Turn the maps of one image, or one block of it, into instance labels.
 
@@ -74,6 +76,8 @@ def compute_labels(
         config: thresholds; the released ones by default.
         kernels: implementation of the loops; by default the fastest one for a CPU.
         flow_check: gains the cells that the flow check examined and removed.
+        confidence: gains the flow errors of the cells that remain; they are computed for it even
+            without a flow check.
 
     Returns:
         ``(H, W)`` int32 labels 1 … n in the row-major order of their seeds, and n. The pixels of a
@@ -94,9 +98,14 @@ def compute_labels(
     labels: LabelArray = basins.ravel()[ends]
     sizes = np.bincount(labels.ravel(), minlength=len(seeds) + 1)
     labels = _renumber(labels, (sizes > 0) & (sizes <= config.max_fraction * labels.size))
+    if config.flow_threshold is None and confidence is None:
+        return labels, int(labels.max())
+    errors = compute_flow_errors(labels, flow, kernels)
     if config.flow_threshold is not None:
-        is_kept = compute_flow_errors(labels, flow, kernels) <= config.flow_threshold
-        labels = _renumber(labels, np.append(True, is_kept))
+        is_kept = errors <= config.flow_threshold
+        labels, errors = _renumber(labels, np.append(True, is_kept)), errors[is_kept]
         if flow_check is not None:
             flow_check.add(is_kept)
+    if confidence is not None:
+        confidence.add_flow_errors(errors)
     return labels, int(labels.max())

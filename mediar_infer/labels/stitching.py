@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from mediar_infer.arrays import CELLPROB, FLOW_SCALE, Float32Array, LabelArray
 from mediar_infer.config import MaskConfig
+from mediar_infer.labels.confidence import CellConfidence
 from mediar_infer.labels.flows import FlowCheck
 from mediar_infer.labels.kernels import BASIN_STEPS, N_STEPS, Frame, LabelKernels, Region
 from mediar_infer.labels.kernels.choice import select_kernels
@@ -98,6 +99,8 @@ class StitchedLabels:
         config: thresholds.
         kernels: implementation of the loops; by default the fastest one for a CPU.
         flow_check: gains the cells that the flow check examined and removed.
+        confidence: gains the flow errors of the cells that remain; they are computed for it even
+            without a flow check.
     """
 
     def __init__(
@@ -107,8 +110,10 @@ class StitchedLabels:
         config: MaskConfig,
         kernels: LabelKernels | None = None,
         flow_check: FlowCheck | None = None,
+        confidence: CellConfidence | None = None,
     ) -> None:
-        self._flow_check = flow_check or FlowCheck()
+        self._flow_check, self._confidence = flow_check or FlowCheck(), confidence
+        self._needs_errors = config.flow_threshold is not None or confidence is not None
         self._height, self._width = height, width
         self._config, self._kernels = config, kernels or select_kernels()
         self._raw = RowBuffer((width,), np.bool_)
@@ -287,9 +292,7 @@ class StitchedLabels:
         n_complete = self._n_complete + int(waits.argmax()) if waits.any() else len(cells.row)
         chosen = slice(self._n_complete, n_complete)
         self._n_complete = n_complete
-        if self._config.flow_threshold is None:
-            return
-        if not cells.size[chosen].any():
+        if not (self._needs_errors and cells.size[chosen].any()):
             return
         top, bottom = int(cells.top[chosen].min()), int(cells.bottom[chosen].max()) + 1
         margin = REACH + BASIN_STEPS
@@ -317,7 +320,7 @@ class StitchedLabels:
         if stop < self._height:
             # Whole chunks: errors are summed in the same order for every block size.
             stop -= stop % _ROWS_AT_ONCE
-        if self._config.flow_threshold is not None:
+        if self._needs_errors:
             for top in range(start, stop, _ROWS_AT_ONCE):
                 self._measure_rows(top, min(top + _ROWS_AT_ONCE, stop))
         self._measured = max(start, stop)
@@ -348,6 +351,8 @@ class StitchedLabels:
             fits = cells.error[ready] <= config.flow_threshold * size
             self._flow_check.add(fits[keep])
             keep &= fits
+        if self._confidence is not None:
+            self._confidence.add_flow_errors(cells.error[ready][keep] / size[keep])
         cells.final_id[ready] = np.where(keep, self._n_final + keep.cumsum(), 0)
         self._n_final += int(keep.sum())
         self._n_decided = first + n_ready

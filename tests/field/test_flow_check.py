@@ -34,9 +34,10 @@ def segment(network, **masks):
 @pytest.mark.parametrize("blocks", ["auto", "stitched"])
 def test_share_of_removed_cells_is_a_warning(blocks):
     n_cells, trace = segment(decode_without_flow, blocks=blocks)
-    n_checked, n_removed = trace.flow_check
+    n_checked, n_removed = trace.flow_check["n_checked"], trace.flow_check["n_removed"]
     assert n_cells == n_checked - n_removed
     (warning,) = trace.warnings
+    assert trace.flow_check["share_removed"] == n_removed / n_checked > 0.5
     share = f"{n_removed / n_checked:.0%}"
     assert warning.startswith(f"the flow check removed {n_removed} of {n_checked} cells ({share})")
     assert "--flow-threshold" in warning
@@ -44,11 +45,12 @@ def test_share_of_removed_cells_is_a_warning(blocks):
 
 def test_cells_that_pass_are_counted_without_a_warning():
     n_cells, trace = segment(decode_scene)
-    assert trace.flow_check == (n_cells, 0)
+    assert trace.flow_check == {"n_checked": n_cells, "n_removed": 0, "share_removed": 0}
     assert trace.warnings == ()
 
 
 def test_check_that_is_off_counts_nothing():
     n_cells, trace = segment(decode_without_flow, flow_threshold=None)
     assert n_cells > 10
-    assert (trace.flow_check, trace.warnings) == ((0, 0), ())
+    assert trace.flow_check == {"n_checked": 0, "n_removed": 0, "share_removed": 0}
+    assert trace.warnings == ()

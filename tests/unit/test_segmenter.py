@@ -315,3 +315,17 @@ def test_half_precision_on_the_cpu_stays_near_float32(pair, precision):
         assert_complete(result, 70, 90)
         maps.append(np.concatenate([result.flow, result.cellprob[None]]))
     assert np.abs(maps[0] - maps[1]).max() < 0.05 * max(1, np.abs(maps[0]).max())
+
+
+@pytest.mark.parametrize("blocks", ["auto", "stitched"])
+def test_confidence_is_that_of_the_maps_and_given_only_if_asked_for(slide, perfect, blocks):
+    image, _ = slide
+    perfect.config = replace(SMALL, masks=MaskConfig(blocks=blocks))
+    result = perfect.segment(image, confidence=True)
+    expected = [
+        result.cellprob[result.labels == each].mean() for each in range(1, result.n_cells + 1)
+    ]
+    np.testing.assert_allclose(result.confidence.mean_cellprob, expected, rtol=1e-5)
+    assert result.confidence.flow_error.shape == (result.n_cells,)
+    assert result.confidence.flow_error.max() <= MaskConfig().flow_threshold
+    assert perfect.segment(image).confidence is None
