@@ -144,6 +144,8 @@ def _quota_cores() -> int | None:
 
 def peak_gpu_bytes() -> int | None:
     """Most memory that this process has held on a CUDA device so far; None if it used none."""
+    if "torch" not in sys.modules:
+        return None
     import torch
 
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

@@ -45,11 +45,11 @@ from mediar_infer.devices import select_device
 from mediar_infer.engine.bands import BAND_ROWS, list_window_rows
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
 from mediar_infer.errors import ClusterError, MediarError, UsageError
+from mediar_infer.folder.failures import fail_image
 from mediar_infer.folder.image_runner import (
     ImageRunner,
     Progress,
     describe_unexpected,
-    fail_image,
 )
 from mediar_infer.folder.image_task import ImageTask
 from mediar_infer.folder.ledger import LedgerEntry

@@ -29,7 +29,7 @@ from mediar_infer.challenge.records import (
 from mediar_infer.commands.arguments import add_examples
 from mediar_infer.commands.printing import print_summary
 from mediar_infer.errors import UsageError
-from mediar_infer.images.open import list_images
+from mediar_infer.images.listing import list_images
 from mediar_infer.output_files import to_output_error
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from mediar_infer.exports.export import ExportOptions, export_labels
 from mediar_infer.exports.intensities import channel_columns, name_channels
 from mediar_infer.exports.table import COLUMNS, writing_table
 from mediar_infer.images.limits import ReadOptions
-from mediar_infer.images.open import list_images, open_image
+from mediar_infer.images.listing import list_images
+from mediar_infer.images.open import open_image
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.labels.files import label_path
 from mediar_infer.labels.naming import group_label_files

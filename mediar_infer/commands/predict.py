@@ -3,9 +3,10 @@
 import argparse
 import logging
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mediar_infer.commands.arguments import add_examples
 from mediar_infer.commands.options import (
@@ -21,6 +22,11 @@ from mediar_infer.commands.options import (
 from mediar_infer.commands.printing import print_summary
 from mediar_infer.commands.start import load_for_process
 from mediar_infer.errors import UsageError
+from mediar_infer.images.listing import find_unreadable
+
+if TYPE_CHECKING:
+    from mediar_infer.folder.ledger import LedgerEntry
+    from mediar_infer.folder.options import RunOptions
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +82,35 @@ def run(args: argparse.Namespace) -> int:
     config = replace(to_engine_config(args), fit_budget=to_budget_scale(args))
     if not args.input.exists():
         raise UsageError(f"{args.input}: no such folder or file; name it with --input")
-    segmenter = load_for_process(args.weights, config) if args.dask is None else None
-    from mediar_infer.folder.console import console_table
-    from mediar_infer.folder.options import RunOptions
-    from mediar_infer.folder.runner import compute_exit_code, run_folder
+    errors = find_unreadable(args.input)
+    if errors is not None and not (args.resume and _has_labels(args.output, errors)):
+        from mediar_infer.folder.runner import fail_folder
 
-    options = RunOptions(
+        return _finish(fail_folder(errors, _to_run_options(args)), args)
+    segmenter = load_for_process(args.weights, config) if args.dask is None else None
+    options = _to_run_options(args)
+    if segmenter is None:
+        from mediar_infer.cluster.client import run_on_cluster
+
+        return _finish(run_on_cluster(args.dask, args.weights, config, options), args)
+    from mediar_infer.folder.runner import run_folder
+
+    for name, digest in segmenter.digests.items():
+        logger.info("weights %s, SHA-256 %s", name, digest[:16])
+    return _finish(run_folder(segmenter, options), args)
+
+
+def _has_labels(output: Path, images: Iterable[Path]) -> bool:
+    """Whether an earlier run may have done one of the images."""
+    from mediar_infer.labels.files import label_path
+
+    return any(label_path(output, image).exists() for image in images)
+
+
+def _to_run_options(args: argparse.Namespace) -> "RunOptions":
+    from mediar_infer.folder.options import RunOptions
+
+    return RunOptions(
         input_path=args.input,
         output_dir=args.output,
         ledger_dir=to_ledger_dir(args),
@@ -90,16 +119,15 @@ def run(args: argparse.Namespace) -> int:
         overlays=args.overlays,
         show_progress=sys.stderr.isatty() and not args.quiet,
     )
-    if segmenter is None:
-        from mediar_infer.cluster.client import run_on_cluster
 
-        records = run_on_cluster(args.dask, args.weights, config, options)
-    else:
-        for name, digest in segmenter.digests.items():
-            logger.info("weights %s, SHA-256 %s", name, digest[:16])
-        records = run_folder(segmenter, options)
+
+def _finish(entries: "Sequence[LedgerEntry]", args: argparse.Namespace) -> int:
+    """Print the table of a run and return its exit code."""
+    from mediar_infer.folder.console import console_table
+    from mediar_infer.folder.runner import compute_exit_code
+
     if not args.quiet:
-        has_results = any(record.status in ("done", "resumed") for record in records)
+        has_results = any(entry.status in ("done", "resumed") for entry in entries)
         place = f"\nresults in {args.output}" if has_results else ""
-        print_summary(f"{console_table(records)}{place}")
-    return compute_exit_code(records, strict_budget=args.strict_budget)
+        print_summary(f"{console_table(entries)}{place}")
+    return compute_exit_code(entries, strict_budget=args.strict_budget)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, get_args
 
 from mediar_infer.folder.ledger import LedgerEntry, Status
-from mediar_infer.images.open import SkippedFile
+from mediar_infer.images.listing import SkippedFile
 from mediar_infer.labels.files import UNKNOWN_PIXEL_MM
 
 logger = logging.getLogger(__name__)
@@ -126,8 +126,11 @@ def log_unknown_pixel_sizes(entries: Iterable[LedgerEntry]) -> None:
         )  # fmt: skip
 
 
-def log_label_files(folder: Path, skipped: Iterable[SkippedFile]) -> None:
-    """Warn of files that are not segmented because they hold the labels of an image."""
+def log_skipped(folder: Path, skipped: Sequence[SkippedFile]) -> None:
+    """Warn of files that are not segmented although they hold an image, or labels of one."""
+    for file in skipped:
+        if file.is_image:
+            logger.warning("%s: skipped: %s", file.path.name, file.reason)
     names = [file.path.name for file in skipped if file.is_labels]
     if names:
         listed = names if len(names) <= _LISTED else [*names[:_LISTED], "…"]

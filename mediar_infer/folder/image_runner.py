@@ -1,30 +1,27 @@
 """Images segmented one after the other, each with an entry that says what became of it."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from mediar_infer.devices import peak_gpu_bytes
-from mediar_infer.errors import MediarError, OutputError
+from mediar_infer.errors import MediarError
 from mediar_infer.folder.at_work import AtWork
+from mediar_infer.folder.failures import describe_run, fail_image, remove_result
 from mediar_infer.folder.image_task import ImageSegmenter, ImageTask, begin_in_order
 from mediar_infer.folder.ledger import LedgerEntry, timestamp
 from mediar_infer.folder.options import RunOptions
-from mediar_infer.folder.provenance import Provenance, describe_labels, package_versions
+from mediar_infer.folder.provenance import Provenance, describe_labels
 from mediar_infer.folder.run_image import RunImage
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.overlay import write_overlay
 from mediar_infer.labels.reading import read_labels
-from mediar_infer.process import peak_memory_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -56,55 +53,6 @@ def describe_unexpected(image: RunImage, failure: Exception) -> str:
 
 def _first_line(failure: Exception) -> str:
     return str(failure).partition("\n")[0]
-
-
-def _remove(result: Path) -> None:
-    try:
-        result.unlink()
-    except OSError as error:
-        # A read-only file system, or a name that is too long, is an error even without a file.
-        if not os.path.lexists(result):
-            return
-        raise OutputError(
-            f"{result}: cannot be removed ({error.strerror or error}); expected a writable folder;"
-            " allow removing it or choose another output folder"
-        ) from error
-
-
-def fail_image(
-    image: RunImage, error: str, provenance: Provenance, options: RunOptions
-) -> LedgerEntry:
-    """Remove what an earlier run left of an image that cannot be segmented, and say why.
-
-    Args:
-        image: the image.
-        error: why there are no labels.
-        provenance: models and settings of this run.
-        options: where results go.
-
-    Returns:
-        The entry of a failed image; its error also says if earlier results are still there.
-    """
-    try:
-        for result in (options.label_path(image), options.overlay_path(image)):
-            _remove(result)
-    except OutputError as failure:
-        error += f"; results of an earlier run are still there ({failure})"
-    return LedgerEntry(
-        file=image.name, status="failed", started_at=timestamp(), error=image.explain(error),
-        **_describe_run(provenance),
-    )  # fmt: skip
-
-
-def _describe_run(provenance: Provenance) -> dict[str, Any]:
-    """Fields of an entry that are the same for all images of a run, and the memory so far."""
-    return {
-        "plan": provenance.plan,
-        "weights": provenance.digests,
-        "versions": package_versions(),
-        "device": provenance.device,
-        "peak_memory_bytes": peak_memory_bytes(peak_gpu_bytes()),
-    }
 
 
 class ImageRunner:
@@ -156,7 +104,7 @@ class ImageRunner:
                 source = task.open()
                 # An earlier run's overlay shows other labels. It goes first: if it were next to
                 # the new labels when this run is stopped, --resume would accept both as one result.
-                _remove(options.overlay_path(image))
+                remove_result(options.overlay_path(image))
                 with trace.stage("write"):
                     n_cells = write_labels(
                         options.label_path(image), work.labels(), height=source.height,
@@ -177,7 +125,7 @@ class ImageRunner:
         else:
             entry = LedgerEntry(
                 file=image.name, status="done", started_at=started_at, n_cells=n_cells,
-                output=options.output_name(image), **_describe_run(self._provenance),
+                output=options.output_name(image), **describe_run(self._provenance),
             )  # fmt: skip
         return replace(entry, started_at=started_at, **self._describe_image(task))
 

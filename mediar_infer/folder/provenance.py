@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mediar_infer import __version__
 from mediar_infer.devices import describe_device
 from mediar_infer.folder.options import RunOptions
-from mediar_infer.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from mediar_infer.segmenter import Segmenter
 
 _PACKAGES = ("torch", "numpy", "tifffile", "opencv-python-headless", "openvino")
 
@@ -28,7 +30,7 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def _describe_plan(segmenter: Segmenter, options: RunOptions) -> dict[str, Any]:
+def _describe_plan(segmenter: "Segmenter", options: RunOptions) -> dict[str, Any]:
     config, reading = segmenter.config, options.reading
     budget = {} if config.fit_budget is None else {"fit_budget": config.fit_budget}
     return budget | {
@@ -58,11 +60,11 @@ class Provenance:
     """
     digests: Mapping[str, str]
     """Weight file → SHA-256."""
-    device: str
-    """Where the network runs."""
+    device: str | None
+    """Where the network runs; None if it does not."""
 
     @classmethod
-    def of(cls, segmenter: Segmenter, options: RunOptions) -> "Provenance":
+    def of(cls, segmenter: "Segmenter", options: RunOptions) -> "Provenance":
         """Describe models that are loaded in this process.
 
         Args:

@@ -2,19 +2,18 @@
 
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
 from mediar_infer.errors import UsageError
 from mediar_infer.folder.at_work import AtWork
-from mediar_infer.folder.console import log_entry, log_label_files, log_unknown_pixel_sizes
-from mediar_infer.folder.image_runner import ImageRunner, fail_image
-from mediar_infer.folder.image_task import ImageTask
+from mediar_infer.folder.console import log_entry, log_skipped, log_unknown_pixel_sizes
+from mediar_infer.folder.failures import fail_image
 from mediar_infer.folder.ledger import (
     Ledger,
     LedgerEntry,
@@ -26,15 +25,18 @@ from mediar_infer.folder.options import OVERLAY_DIR, RunOptions
 from mediar_infer.folder.provenance import Provenance, package_versions
 from mediar_infer.folder.resuming import find_finished
 from mediar_infer.folder.run_image import RunImage, find_clashes
-from mediar_infer.images.open import SkippedFile, list_images
+from mediar_infer.images.formats import EXTENSIONS
+from mediar_infer.images.listing import SkippedFile, list_images
 from mediar_infer.output_files import refuse_link_as_root, remove_stale_parts
 from mediar_infer.process import process_start_s
-from mediar_infer.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from mediar_infer.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
 
 
-def run_folder(segmenter: Segmenter, options: RunOptions) -> list[LedgerEntry]:
+def run_folder(segmenter: "Segmenter", options: RunOptions) -> list[LedgerEntry]:
     """Segment every image of a folder and keep a ledger of it.
 
     Args:
@@ -48,6 +50,8 @@ def run_folder(segmenter: Segmenter, options: RunOptions) -> list[LedgerEntry]:
         UsageError: if the input folder does not exist.
         OutputError: if the ledger cannot be written.
     """
+    from mediar_infer.folder.image_runner import ImageRunner
+
     provenance = Provenance.of(segmenter, options)
     # The first image is charged with the start of the process, as the challenge does.
     runner = ImageRunner(segmenter, provenance, options, process_start_s())
@@ -58,7 +62,27 @@ def run_folder(segmenter: Segmenter, options: RunOptions) -> list[LedgerEntry]:
         return run.finish()
 
 
-def run_image(segmenter: Segmenter, options: RunOptions) -> LedgerEntry:
+def fail_folder(errors: Mapping[Path, str], options: RunOptions) -> list[LedgerEntry]:
+    """Keep the ledger of a run in which no image can be read, so that it needs no models.
+
+    Args:
+        errors: image → why it cannot be read.
+        options: folders and switches.
+
+    Returns:
+        One entry per file of the folder.
+
+    Raises:
+        OutputError: if the ledger cannot be written.
+    """
+    provenance = Provenance({}, {}, None)
+    with FolderRun(provenance, options) as run:
+        for image in run.to_do:
+            run.add(fail_image(image, errors[image.path], provenance, options))
+        return run.finish()
+
+
+def run_image(segmenter: "Segmenter", options: RunOptions) -> LedgerEntry:
     """Segment one image without a ledger.
 
     Args:
@@ -68,6 +92,9 @@ def run_image(segmenter: Segmenter, options: RunOptions) -> LedgerEntry:
     Returns:
         Its entry; an error is in there.
     """
+    from mediar_infer.folder.image_runner import ImageRunner
+    from mediar_infer.folder.image_task import ImageTask
+
     provenance = Provenance.of(segmenter, options)
     runner = ImageRunner(segmenter, provenance, options, process_start_s())
     with closing(
@@ -95,7 +122,7 @@ class FolderRun:
         self._provenance, self._options = provenance, options
         paths, skipped = list_images(options.input_path)
         self._images = [RunImage.inside(_input_folder(options), path) for path in paths]
-        log_label_files(options.input_path, skipped)
+        log_skipped(options.input_path, skipped)
         _check_folders(options, self._images)
         for folder in (options.output_dir, options.output_dir / OVERLAY_DIR):
             remove_stale_parts(folder)
@@ -221,7 +248,12 @@ def _check_folders(options: RunOptions, images: Sequence[RunImage]) -> None:
         )
     refuse_link_as_root(options.output_dir / OVERLAY_DIR)
     if not images:
-        logger.warning("%s: found no image", options.input_path)
+        logger.error(
+            "%s: found no image, expected at least one file of a known extension (%s); check"
+            " --input",
+            options.input_path,
+            " ".join(EXTENSIONS),
+        )
 
 
 def _skipped_entry(file: SkippedFile) -> LedgerEntry:
@@ -230,8 +262,10 @@ def _skipped_entry(file: SkippedFile) -> LedgerEntry:
     )
 
 
-def compute_exit_code(entries: Iterable[LedgerEntry], *, strict_budget: bool) -> int:
-    """0 if every image was done (and, if strict, in time), else 1."""
+def compute_exit_code(entries: Sequence[LedgerEntry], *, strict_budget: bool) -> int:
+    """0 if there were images and every one was done (and, if strict, in time), else 1."""
+    if not any(entry.status in ("done", "resumed") for entry in entries):
+        return 1
     for entry in entries:
         if entry.status == "failed":
             return 1

@@ -1,6 +1,79 @@
-"""File formats recognised by their first bytes."""
+"""File formats: their names, the extensions of their files, and their first bytes."""
 
-_MAGIC: dict[bytes, str] = {
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mediar_infer.errors import ImageReadError
+
+IMAGE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
+    "TIFF": (
+        ".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk", ".flex",
+        ".svs", ".ndpi", ".scn", ".bif", ".qptiff",
+    ),
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "BMP": (".bmp", ".dib"),
+    "JPEG 2000": (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
+    "MHA": (".mha",),
+}  # fmt: skip
+"""Format → extensions, in lower case, by which files of a folder count as images of it."""
+
+_BIO_FORMATS: Final = "export it as OME-TIFF, for example with Fiji (Plugins > Bio-Formats)"
+_AS_TIFF: Final = "save it as TIFF or PNG"
+_AS_SLICES: Final = "save the slices to be segmented as TIFF"
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadFormat:
+    """A format of images that is known but not read: its files are errors, not other files."""
+
+    extensions: tuple[str, ...]
+    """As in ``IMAGE_FORMATS``."""
+    remedy: str
+    """What to do with such a file."""
+
+
+UNREAD_FORMATS: Final[Mapping[str, UnreadFormat]] = {
+    "Zeiss CZI": UnreadFormat(
+        (".czi",), "export it as OME-TIFF with ZEN (File > Export) or Fiji (Plugins > Bio-Formats)"
+    ),
+    "Zeiss ZVI": UnreadFormat((".zvi",), _BIO_FORMATS),
+    "Leica LIF": UnreadFormat((".lif", ".lof", ".xlef"), _BIO_FORMATS),
+    "Nikon ND2": UnreadFormat((".nd2",), _BIO_FORMATS),
+    "Olympus VSI": UnreadFormat((".vsi",), _BIO_FORMATS),
+    "Olympus OIB or OIF": UnreadFormat((".oib", ".oif", ".oir"), _BIO_FORMATS),
+    "Imaris": UnreadFormat((".ims",), _BIO_FORMATS),
+    "DeltaVision": UnreadFormat((".dv", ".r3d"), _BIO_FORMATS),
+    "ICS": UnreadFormat((".ics",), _BIO_FORMATS),
+    "MIRAX slide": UnreadFormat((".mrxs",), _BIO_FORMATS),
+    "Hamamatsu VMS slide": UnreadFormat((".vms",), _BIO_FORMATS),
+    "DICOM": UnreadFormat((".dcm",), _BIO_FORMATS),
+    "Zarr": UnreadFormat((".zarr",), _BIO_FORMATS),
+    "MRC": UnreadFormat((".mrc",), _AS_SLICES),
+    "Gatan DM": UnreadFormat((".dm3", ".dm4"), _BIO_FORMATS),
+    "NIfTI": UnreadFormat((".nii", ".nii.gz"), _AS_SLICES),
+    "NRRD": UnreadFormat((".nrrd", ".nhdr"), _AS_SLICES),
+    "MHD": UnreadFormat((".mhd",), "save it as MHA, with header and pixels in one file"),
+    "GIF": UnreadFormat((".gif",), _AS_TIFF),
+    "WebP": UnreadFormat((".webp",), _AS_TIFF),
+    "HEIF or AVIF": UnreadFormat((".heic", ".heif", ".avif"), _AS_TIFF),
+}
+"""Formats of images that are not read."""
+
+EXTENSIONS: Final = {
+    extension: name for name, extensions in IMAGE_FORMATS.items() for extension in extensions
+}
+"""Expected format of every extension that counts as an image."""
+_UNREAD_EXTENSIONS: Final = {
+    extension: name for name, known in UNREAD_FORMATS.items() for extension in known.extensions
+}
+_NAMED: Final = frozenset({"Olympus VSI", "MIRAX slide"})
+"""Formats whose files begin like those of another one, which holds a preview only."""
+
+_MAGIC: Final[dict[bytes, str]] = {
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
     b"II+\0": "TIFF",
@@ -21,14 +94,17 @@ _MAGIC: dict[bytes, str] = {
     b"\x89HDF": "HDF5",
     b"ZISRAWFILE": "Zeiss CZI",
     b"\xda\xce\xbe\x0a": "Nikon ND2",
+    b"NRRD0": "NRRD",
     b"\xd0\xcf\x11\xe0": "OLE container (OIB, ZVI)",
 }
-UNSUPPORTED_IMAGES = frozenset(
-    {"GIF", "RIFF (WebP or AVI)", "Zeiss CZI", "Nikon ND2", "OLE container (OIB, ZVI)"}
-)
-"""Formats of images that are recognised but not read."""
-HEAD_BYTES = 32
+HEAD_BYTES: Final = 256
 """How much of a file ``find_format`` wants to see."""
+_DICOM: Final = b"DICM"
+_DICOM_AT: Final = 128
+_LIF: Final = b"\x70\0\0\0"
+_LIF_MARK: Final = b"*"
+_LIF_MARK_AT: Final = 8
+"""Marks of formats at other places than the beginning."""
 
 
 def find_format(head: bytes) -> str:
@@ -43,8 +119,69 @@ def find_format(head: bytes) -> str:
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
             return name
+    if head.startswith(_LIF) and head[_LIF_MARK_AT:].startswith(_LIF_MARK):
+        return "Leica LIF"
+    if head[_DICOM_AT:].startswith(_DICOM):
+        return "DICOM"
     if not head.strip(b"\0"):
         return "zero bytes"
     if all(byte in b"\t\n\r\f" or byte >= 32 for byte in head) and b"\x7f" not in head:
         return "text"
     return f"unknown content (first bytes {head[:8].hex(' ')})"
+
+
+def find_extension(path: Path) -> str | None:
+    """The extension by which a file counts as an image, read or not; none for any other file."""
+    for suffix in (path.suffix.lower(), "".join(path.suffixes[-2:]).lower()):
+        if suffix in EXTENSIONS or suffix in _UNREAD_EXTENSIONS:
+            return suffix
+    return None
+
+
+def is_folder_format(path: Path) -> bool:
+    """Whether a folder is an image of its own by its name."""
+    return path.suffix.lower() == ".zarr"
+
+
+def recognise_file(path: Path) -> str:
+    """Name the format of an image file: by its content, except where that is another one's.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A key of ``IMAGE_FORMATS``.
+
+    Raises:
+        ImageReadError: if it is no file, cannot be opened, is empty, or of a format not read.
+    """
+    expected = f"expected an image ({', '.join(sorted(IMAGE_FORMATS))})"
+    found, named = _find_content(path, expected), _UNREAD_EXTENSIONS.get(find_extension(path) or "")
+    if found in IMAGE_FORMATS and named not in _NAMED:
+        return found
+    name = found if named is None or found in UNREAD_FORMATS else named
+    unread = UNREAD_FORMATS.get(name)
+    remedy = "convert it or remove it" if unread is None else unread.remedy
+    raise ImageReadError(f"{path.name}: found {name}, {expected}; {remedy}")
+
+
+def _find_content(path: Path, expected: str) -> str:
+    """Format of a file by its first bytes; of a folder that is an image, its extension."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode) and is_folder_format(path):
+            return path.suffix
+        if not stat.S_ISREG(mode):
+            raise ImageReadError(f"{path.name}: found no regular file, {expected}; remove it")
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as exc:
+        raise ImageReadError(
+            f"{path.name}: found a file that cannot be opened ({exc.strerror}), {expected}; "
+            "check that it exists and may be read"
+        ) from exc
+    if not head:
+        raise ImageReadError(
+            f"{path.name}: found an empty file (0 bytes), {expected}; copy it again"
+        )
+    return find_format(head)

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-import tifffile
-
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.faults import reading
 
@@ -43,6 +41,8 @@ def explain_label_files(paths: Iterable[Path]) -> Mapping[Path, str]:
 
 
 def _is_own_work(path: Path) -> bool:
+    import tifffile  # takes time, and few folders hold such a name
+
     try:
         with reading(path.name, "Software tag"), tifffile.TiffFile(path) as tif:
             return bool(tif.pages.first.software == SOFTWARE)

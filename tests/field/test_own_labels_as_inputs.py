@@ -6,7 +6,7 @@ import tifffile
 from folder_helpers import latest_records, names_of, noise, write_image
 
 from mediar_infer import cli
-from mediar_infer.images.open import list_images
+from mediar_infer.images.listing import list_images
 from mediar_infer.labels.files import write_labels
 
 LABELS = np.eye(40, 50, dtype=np.uint16)

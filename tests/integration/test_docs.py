@@ -18,7 +18,7 @@ from mediar_infer.config import PLANS
 from mediar_infer.engine.plans import LADDER
 from mediar_infer.folder.ledger import LedgerEntry
 from mediar_infer.grand_challenge.interfaces import read_interfaces
-from mediar_infer.images.open import EXTENSIONS
+from mediar_infer.images.formats import EXTENSIONS, UNREAD_FORMATS
 from mediar_infer.training import __main__ as training
 from mediar_infer.training.stages.recipe_files import RECIPES_DIR
 
@@ -34,6 +34,7 @@ PAGES = {
     )
 }
 MAX_README_LINES = 180
+FORMATS = "docs/formats.md"
 
 
 def _blocks(text, language):
@@ -193,8 +194,15 @@ def test_table_lists_the_fields_of_the_ledger_in_order():
 
 
 def test_table_lists_every_extension():
-    listed = _names(row[1] for row in _table("docs/formats.md", "What is read"))
+    listed = _names(row[1] for row in _table(FORMATS, "What is read"))
     assert sorted(listed) == sorted(EXTENSIONS)
+
+
+def test_table_lists_every_format_that_is_not_read():
+    listed = {row[0]: (_names([row[1]]), row[2]) for row in _table(FORMATS, "What is not read")}
+    assert listed == {
+        name: (list(known.extensions), known.remedy) for name, known in UNREAD_FORMATS.items()
+    }
 
 
 def _is_error(value):

@@ -1,5 +1,6 @@
 """One bad image, or a bad disk, never costs more than it must: the rest of the folder is done."""
 
+import json
 import os
 import re
 import resource
@@ -11,7 +12,9 @@ import tifffile
 import torch
 from folder_helpers import latest_records, make_read_only, names_of, noise, slide, write_image
 
+from mediar_infer.commands import predict as predict_command
 from mediar_infer.folder import options as run_options
+from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.segmenter import ImageWork
 
@@ -36,12 +39,72 @@ def _is_done(outputs, name="good.png"):
     return record["status"] == "done" and found.max() == record["n_cells"]
 
 
-def test_empty_folder_is_no_failure_but_said(predict, tmp_path, capsys):
+@pytest.fixture
+def no_models(monkeypatch):
+    """Loading weights is an error."""
+
+    def load(*_):
+        raise AssertionError("the weights were loaded")
+
+    monkeypatch.setattr(predict_command, "load_for_process", load)
+
+
+@pytest.mark.usefixtures("no_models")
+def test_run_without_an_image_fails_before_weights_are_loaded(predict, tmp_path, capsys):
     (tmp_path / "in").mkdir()
-    assert predict(tmp_path / "in", tmp_path / "out") == 0
+    assert predict(tmp_path / "in", tmp_path / "out") == 1
     out, err = capsys.readouterr()
-    assert "in: found no image" in err
+    assert "ERROR" in err
+    assert "in: found no image, expected at least one file of a known extension (.tif .tiff " in err
     assert out.splitlines()[-1].startswith("0 files")
+    (tmp_path / "in" / "notes.txt").touch()
+    assert predict(tmp_path / "in", tmp_path / "out") == 1
+    assert latest_records(tmp_path / "out")["notes.txt"]["status"] == "skipped"
+
+
+@pytest.mark.usefixtures("no_models")
+@pytest.mark.parametrize("options", [(), ("--resume",)])
+def test_run_without_an_image_that_can_be_read_fails_too(predict, tmp_path, capsys, options):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.vsi").write_bytes(b"II*\0")
+    (tmp_path / "in" / "b.tif").touch()
+    (tmp_path / "in" / "a.slide").write_bytes(b"II*\0")
+    assert predict(tmp_path / "in", tmp_path / "out", *options) == 1
+    _, err = capsys.readouterr()
+    assert [line.partition(", expected")[0] for line in err.splitlines()] == [
+        "WARNING a.slide: skipped: found TIFF with the extension .slide",
+        "ERROR a.vsi: found Olympus VSI",
+        "ERROR b.tif: found an empty file (0 bytes)",
+    ]
+    assert set(_failed(tmp_path / "out")) == {"a.vsi", "b.tif"}
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["status"]["failed"] == 2
+
+
+@pytest.mark.usefixtures("no_models")
+def test_labels_of_an_image_that_is_no_longer_read_are_removed(predict, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "b.tif").touch()
+    write_labels(tmp_path / "out" / "b_label.tiff", [np.eye(3, dtype=int)], height=3, width=3)
+    assert predict(tmp_path / "in", tmp_path / "out") == 1
+    assert names_of(tmp_path / "out") == ["ledger.jsonl", "summary.json"]
+
+
+def test_one_image_of_an_unread_format_is_a_failure_beside_others(predict, inputs, tmp_path):
+    (inputs / "a.zvi").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(60))
+    assert predict(inputs, tmp_path / "out") == 1
+    assert _failed(tmp_path / "out")["a.zvi"].startswith(
+        "a.zvi: found Zeiss ZVI, expected an image"
+    )
+    assert _is_done(tmp_path / "out")
+
+
+def test_skipped_image_is_named_in_a_warning(predict, inputs, tmp_path, capsys):
+    (inputs / "a.slide").write_bytes(b"II*\0")
+    (inputs / "notes.txt").touch()
+    assert predict(inputs, tmp_path / "out") == 0
+    _, err = capsys.readouterr()
+    assert err.count("WARNING") == 1
+    assert "a.slide: skipped: found TIFF with the extension .slide, expected one of .tif" in err
 
 
 def test_unreadable_files_are_named_with_found_expected_and_remedy(

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from mediar_infer.errors import UsageError
-from mediar_infer.images.open import EXTENSIONS, natural_key
+from mediar_infer.images.formats import EXTENSIONS
+from mediar_infer.images.listing import natural_key
 from mediar_infer.labels.naming import LABEL_EXTENSIONS, find_marked_stem
 from mediar_infer.training.data.problems import (
     FOREIGN_LABELS,

@@ -15,7 +15,8 @@ import tifffile
 from mediar_infer.errors import ImageReadError, UsageError
 from mediar_infer.images import limits
 from mediar_infer.images.limits import ReadOptions
-from mediar_infer.images.open import list_images, open_image
+from mediar_infer.images.listing import list_images
+from mediar_infer.images.open import open_image
 
 Y, X = np.mgrid[:60, :80]
 RGB = np.stack([X * 3, Y * 4, X + Y], axis=-1).astype(np.uint8)
@@ -85,7 +86,7 @@ FOREIGN = {
 @pytest.mark.parametrize("found", FOREIGN)
 def test_mislabelled_file_is_named_for_what_it_is(tmp_path, found):
     (tmp_path / "a.png").write_bytes(FOREIGN[found])
-    text = rf"a.png: found {found}, expected an image \(BMP, JPEG, .*\); convert it or remove it"
+    text = rf"a.png: found {found}, expected an image \(BMP, JPEG, .*\); (convert|export|save) it"
     with pytest.raises(ImageReadError, match=text):
         open_image(tmp_path / "a.png")
 
@@ -102,7 +103,8 @@ READ_WITHOUT_RIGHTS = """
 import os, sys
 from pathlib import Path
 from mediar_infer.errors import MediarError
-from mediar_infer.images.open import list_images, open_image
+from mediar_infer.images.listing import list_images
+from mediar_infer.images.open import open_image
 if os.getuid() == 0:  # root may read everything
     os.setgid(65534)
     os.setuid(65534)

@@ -10,7 +10,8 @@ import SimpleITK
 
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.limits import ReadOptions
-from mediar_infer.images.open import list_images, open_image
+from mediar_infer.images.listing import list_images
+from mediar_infer.images.open import open_image
 from mediar_infer.labels.files import write_labels
 
 Y, X = np.mgrid[:60, :80]

@@ -1,0 +1,137 @@
+"""Input folders: which of their files are images, and why the others are not read."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mediar_infer.errors import ImageReadError, UsageError
+from mediar_infer.images.formats import (
+    HEAD_BYTES,
+    IMAGE_FORMATS,
+    UNREAD_FORMATS,
+    find_extension,
+    find_format,
+    is_folder_format,
+    recognise_file,
+)
+from mediar_infer.images.label_names import explain_label_files
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedFile:
+    """An entry of the input folder that is not read."""
+
+    path: Path
+    """Where it is."""
+    reason: str
+    """Why it is skipped, for the ledger."""
+    is_labels: bool = False
+    """Whether it holds the labels of an image."""
+    is_image: bool = False
+    """Whether it holds an image, by its content."""
+
+
+def list_images(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
+    """List the images of a folder.
+
+    Args:
+        folder: folder whose files are listed, without sub-folders; or one file, which is
+            returned alone whatever its extension.
+
+    Returns:
+        Image files in natural order (``a2`` before ``a10``), and everything else with the
+        reason for skipping it. Unreadable files, broken links and formats that are not read count
+        as images by their extension, so that they end as errors and not in silence.
+
+    Raises:
+        UsageError: if the folder does not exist or cannot be listed.
+    """
+    try:
+        if folder.is_file() or (folder.is_dir() and is_folder_format(folder)):
+            return [folder], []
+        entries = sorted(folder.iterdir(), key=natural_key)
+        skipped = [_skipped(path) for path in entries]
+    except FileNotFoundError:
+        raise UsageError(
+            f"{folder}: found nothing there, expected a folder of images; check --input"
+        ) from None
+    except OSError as exc:
+        raise UsageError(
+            f"{folder}: found a folder that cannot be listed ({exc.strerror}), expected a readable "
+            "one; check --input and its permissions"
+        ) from exc
+    labels = explain_label_files(
+        path for path, found in zip(entries, skipped, strict=True) if found is None
+    )
+    images = [
+        path
+        for path, found in zip(entries, skipped, strict=True)
+        if found is None and path not in labels
+    ]
+    left_out = {found.path: found for found in skipped if found is not None}
+    left_out |= {path: SkippedFile(path, reason, is_labels=True) for path, reason in labels.items()}
+    return images, [left_out[path] for path in entries if path in left_out]
+
+
+def find_unreadable(folder: Path) -> Mapping[Path, str] | None:
+    """Find out in no time whether a folder has an image to read, without importing a reader.
+
+    Args:
+        folder: as for :func:`list_images`.
+
+    Returns:
+        Image → why it cannot be read, if that is true of all; ``None`` if there is one to read.
+
+    Raises:
+        UsageError: if the folder does not exist or cannot be listed.
+    """
+    errors = {}
+    for path in list_images(folder)[0]:
+        try:
+            recognise_file(path)
+        except ImageReadError as error:
+            errors[path] = str(error)
+        else:
+            return None
+    return errors
+
+
+def natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Sort key of file names in natural order: ``a2`` before ``a10``."""
+    parts = re.split(r"(\d+)", path.name.casefold())
+    keys = [(int(part), "") if k % 2 else (-1, part) for k, part in enumerate(parts)]
+    return keys, path.name
+
+
+def _skipped(path: Path) -> SkippedFile | None:
+    """Why an entry is not read; ``None`` for an image."""
+    if path.name.startswith("."):
+        return SkippedFile(path, "hidden file")
+    if path.is_dir():
+        if is_folder_format(path):
+            return None
+        return SkippedFile(path, "sub-folder: only the files of the input folder itself are read")
+    if find_extension(path) is not None:
+        if path.exists() and not path.is_file():
+            return SkippedFile(path, "not a regular file")
+        return None
+    extension = path.suffix or "missing"
+    extensions = _extensions_by_content(path)
+    if not extensions:
+        return SkippedFile(path, f"not an image: extension {extension}")
+    found, known = extensions
+    reason = f"found {found} with the extension {extension}, expected one of {known}; rename it"
+    return SkippedFile(path, reason, is_image=True)
+
+
+def _extensions_by_content(path: Path) -> tuple[str, str] | None:
+    """The image format of a file by its content, and its extensions; ``None`` for all else."""
+    try:
+        with path.open("rb") as file:
+            found = find_format(file.read(HEAD_BYTES))
+    except OSError:
+        return None
+    if found in UNREAD_FORMATS:
+        return found, " ".join(UNREAD_FORMATS[found].extensions)
+    return (found, " ".join(IMAGE_FORMATS[found])) if found in IMAGE_FORMATS else None
