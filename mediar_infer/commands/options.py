@@ -56,7 +56,10 @@ def add_weights_argument(parser: argparse._ActionsContainer) -> None:
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that decide how images are read."""
     group = parser.add_argument_group("images (what is read)")
-    for name in ("plane", "max_pixels", "apply_orientation"):
+    add_option(group, ReadOptions, "plane")
+    add_option(group, ReadOptions, "project", choices=("max",))
+    add_option(group, ReadOptions, "scene", type=_parse_scene, metavar="N|all")
+    for name in ("max_pixels", "apply_orientation"):
         add_option(group, ReadOptions, name)
     add_option(group, ReadOptions, "channels", type=_parse_channels, metavar="LIST")
 
@@ -124,6 +127,8 @@ def to_read_options(args: argparse.Namespace) -> ReadOptions:
     """
     return ReadOptions(
         plane=args.plane,
+        project=args.project,
+        scene=args.scene,
         max_pixels=args.max_pixels,
         channels=args.channels,
         apply_orientation=args.apply_orientation,
@@ -163,6 +168,10 @@ def _parse_flips(text: str) -> tuple[FlipName, ...]:
             f" {', '.join(ALL_FLIPS)}"
         )
     return tuple(flip for flip in ALL_FLIPS if flip in names)
+
+
+def _parse_scene(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _parse_channels(text: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ IMAGE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "BMP": (".bmp", ".dib"),
     "JPEG 2000": (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
     "MHA": (".mha",),
+    "CZI": (".czi",),
 }  # fmt: skip
 """Format → extensions, in lower case, by which files of a folder count as images of it."""
 
@@ -37,9 +38,6 @@ class UnreadFormat:
 
 
 UNREAD_FORMATS: Final[Mapping[str, UnreadFormat]] = {
-    "Zeiss CZI": UnreadFormat(
-        (".czi",), "export it as OME-TIFF with ZEN (File > Export) or Fiji (Plugins > Bio-Formats)"
-    ),
     "Zeiss ZVI": UnreadFormat((".zvi",), _BIO_FORMATS),
     "Leica LIF": UnreadFormat((".lif", ".lof", ".xlef"), _BIO_FORMATS),
     "Nikon ND2": UnreadFormat((".nd2",), _BIO_FORMATS),
@@ -92,7 +90,7 @@ _MAGIC: Final[dict[bytes, str]] = {
     b"PK\x03\x04": "ZIP",
     b"\x1f\x8b": "gzip",
     b"\x89HDF": "HDF5",
-    b"ZISRAWFILE": "Zeiss CZI",
+    b"ZISRAWFILE": "CZI",
     b"\xda\xce\xbe\x0a": "Nikon ND2",
     b"NRRD0": "NRRD",
     b"\xd0\xcf\x11\xe0": "OLE container (OIB, ZVI)",

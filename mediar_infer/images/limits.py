@@ -1,6 +1,7 @@
 """Options of the readers, and the limits of what they accept."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mediar_infer.errors import ImageReadError, UsageError
 from mediar_infer.images.channels import check_choice
@@ -20,6 +21,12 @@ class ReadOptions:
 
     plane: int | None = None
     """Plane to read from z- and t-stacks, from 0; ``None`` makes a stack an error."""
+    project: Literal["max"] | None = None
+    """Project the planes of a z-stack: ``max`` is their maximum at each pixel; ``plane`` then
+    chooses among what is left, such as time points."""
+    scene: int | Literal["all"] | None = None
+    """Scene to read from files that hold several images (CZI, LIF, ND2), from 0, or ``all`` for
+    each as an image of its own; ``None`` makes such a file an error."""
     max_pixels: int | None = None
     """Refuse images of more pixels before they are decoded; ``None`` is a limit per format."""
     channels: tuple[str | int, ...] = ()
@@ -34,6 +41,10 @@ class ReadOptions:
     def __post_init__(self) -> None:
         if self.plane is not None and self.plane < 0:
             raise UsageError(f"found --plane {self.plane}, expected 0 or more")
+        if self.project not in (None, "max"):
+            raise UsageError(f"found --project {self.project}, expected max")
+        if self.scene not in (None, "all") and (not isinstance(self.scene, int) or self.scene < 0):
+            raise UsageError(f"found --scene {self.scene}, expected 0 or more, or all")
         if self.max_pixels is not None and self.max_pixels < 1:
             raise UsageError(f"found --max-pixels {self.max_pixels}, expected 1 or more")
         check_choice(self.channels)

@@ -8,7 +8,6 @@ References:
 
 import zlib
 from collections.abc import Iterator
-from math import prod
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +17,8 @@ from mediar_infer.arrays import AnyArray
 from mediar_infer.images.faults import DamagedFile, reading
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.mha_header import MetaHeader, format_header, read_meta_header
-from mediar_infer.images.sources import ArraySource, Geometry, choose_plane
+from mediar_infer.images.planes import choose_planes
+from mediar_infer.images.sources import ArraySource, Geometry
 
 _AXES = "XYZTUVW"
 _CHUNK_BYTES = 2**20
@@ -46,15 +46,19 @@ def open_meta_image(path: Path, options: ReadOptions, notes: tuple[str, ...]) ->
         header = read_meta_header(file)
         width, height, *stack = header.sizes
         plane_items = height * width * header.n_channels
-        options.check_decoded(path.name, height, width, plane_items * header.dtypes[-1].itemsize)
+        plane_bytes = plane_items * header.dtypes[-1].itemsize
+        options.check_decoded(path.name, height, width, plane_bytes)
         letters = _AXES[: len(header.sizes)][::-1]
         shape = " × ".join(map(str, reversed(header.sizes)))
-        chosen, more = choose_plane(
-            path.name, f"axes {letters}, shape {shape}", prod(stack), options.plane
+        axes = list(zip(letters, reversed(stack), strict=False))
+        chosen, more = choose_planes(
+            path.name, axes, options, shown=f"axes {letters}, shape {shape}"
         )
-        pixels = _read_items(file, header, chosen * plane_items, plane_items)
+        pixels = _read_items(file, header, chosen[0] * plane_items, plane_items)
+        for plane in chosen[1:]:
+            np.fmax(pixels, _read_items(file, header, plane * plane_items, plane_items), out=pixels)
     image = pixels.reshape((height, width, header.n_channels))
-    index = np.unravel_index(chosen, stack[::-1])[::-1] if stack else ()
+    index = np.unravel_index(chosen[0], stack[::-1])[::-1] if stack else ()
     return ArraySource(
         image if header.n_channels > 1 else image[:, :, 0],
         path.name,

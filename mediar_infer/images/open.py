@@ -15,6 +15,13 @@ from mediar_infer.images.tiff_source import TiffSource
 Opener = Callable[[Path, ReadOptions, tuple[str, ...]], ImageSource]
 """Opens a file of one format; the sentences are what is known about the file already."""
 
+
+def _open_czi(path: Path, options: ReadOptions, notes: tuple[str, ...]) -> ImageSource:
+    from mediar_infer.images.czi_source import CziSource
+
+    return CziSource(path, options, notes)
+
+
 FORMATS: dict[str, Opener] = {
     "TIFF": TiffSource,
     "PNG": partial(open_raster, "PNG"),
@@ -22,6 +29,7 @@ FORMATS: dict[str, Opener] = {
     "BMP": partial(open_raster, "BMP"),
     "JPEG 2000": partial(open_raster, "JPEG 2000"),
     "MHA": open_meta_image,
+    "CZI": _open_czi,
 }
 """How to open each of ``formats.IMAGE_FORMATS``. A new format is one more entry in both."""
 

@@ -16,9 +16,10 @@ from mediar_infer.images.jpeg import check_jpeg, decode_jpeg, read_jpeg_header
 from mediar_infer.images.jpeg2000 import read_jpeg2000_header
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.palettes import COLOURS_NOTE, RAMP_NOTE, is_grey, is_ramp
+from mediar_infer.images.planes import choose_planes
 from mediar_infer.images.png import read_png_header
 from mediar_infer.images.raster_header import RasterHeader
-from mediar_infer.images.sources import ArraySource, choose_plane
+from mediar_infer.images.sources import ArraySource
 
 _HEADERS: dict[str, Callable[[bytes], RasterHeader]] = {
     "PNG": read_png_header,
@@ -49,7 +50,7 @@ def open_raster(
         data = path.read_bytes()
     header = read_header(path.name, format_name, data)
     options.check_decoded(path.name, header.height, header.width, header.decoder_bytes)
-    found = [*notes, *choose_plane(path.name, "", 1, options.plane)[1], *header.warnings]
+    found = [*notes, *choose_planes(path.name, (), options, shown="")[1], *header.warnings]
     with reading(path.name, f"{format_name} data"):
         image, more = _decode(format_name, data, header)
         found += more

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from mediar_infer.arrays import AnyArray
-from mediar_infer.errors import ImageReadError, ShapeError
+from mediar_infer.errors import ShapeError
 from mediar_infer.images.array_likes import to_array
 from mediar_infer.images.channels import (
     channel_notes,
@@ -224,37 +224,3 @@ def _checked_image(image: AnyArray, name: str) -> AnyArray:
             "use numpy.moveaxis(image, 0, -1) for (C, H, W), or pass one plane of a stack"
         )
     return image
-
-
-def choose_plane(
-    name: str, axes: str, n_planes: int, plane: int | None, *, advice: str = ""
-) -> tuple[int, list[str]]:
-    """Choose one plane of a stack: the one rule of all formats.
-
-    Args:
-        name: file name, for messages.
-        axes: what the file says of its axes, for messages.
-        n_planes: planes in the file, 1 for a plain image.
-        plane: the plane that the user asked for, not negative; ``None`` if not chosen.
-        advice: what else could be done about a stack, a half-sentence.
-
-    Returns:
-        The plane, from 0, and a sentence if the choice has no effect.
-
-    Raises:
-        ImageReadError: if there are several and none, or one beyond the last, was asked for.
-    """
-    if n_planes == 1:
-        notes = [f"the image has one plane only: --plane {plane} has no effect"] if plane else []
-        return 0, notes
-    if plane is None:
-        raise ImageReadError(
-            f"{name}: found {n_planes} planes ({axes}), expected one 2-D image; choose one with"
-            f" --plane N (0 to {n_planes - 1}){advice}"
-        )
-    if not 0 <= plane < n_planes:
-        raise ImageReadError(
-            f"{name}: found {n_planes} planes ({axes}), expected a --plane from 0 to"
-            f" {n_planes - 1}, not {plane}"
-        )
-    return plane, []

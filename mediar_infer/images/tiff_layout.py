@@ -1,5 +1,6 @@
 """Which pages and samples of a TIFF make up the image: axes from metadata, never guessed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
@@ -10,8 +11,10 @@ import tifffile
 
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.channels import KEPT_OPACITY
+from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.palettes import COLOURS_NOTE, is_grey, is_ramp
-from mediar_infer.images.sources import REAL_KINDS, choose_plane
+from mediar_infer.images.planes import choose_planes
+from mediar_infer.images.sources import REAL_KINDS
 
 _SLIDE_KINDS = frozenset({"svs", "ndpi", "scn", "bif", "philips", "avs", "qpi"})
 """Slide formats: every further series is a label, a macro image or a thumbnail."""
@@ -56,6 +59,8 @@ class TiffLayout:
     """(plane, sample) of each channel without opacity; planes count through the whole series."""
     opacity: tuple[tuple[int, int], ...]
     """(plane, sample) of each channel that is marked as opacity."""
+    projected: Mapping[int, tuple[int, ...]]
+    """Plane of a channel → planes whose maximum is read; itself alone without a projection."""
     colour: Colour
     """How samples become intensities."""
     warnings: tuple[str, ...]
@@ -112,13 +117,12 @@ def _n_pixels(series: Any) -> int:  # noqa: ANN401  (tifffile is untyped here)
     return int(sizes.get("Y", 0)) * int(sizes.get("X", 0))
 
 
-def resolve_layout(series: Any, *, plane: int | None, name: str) -> TiffLayout:  # noqa: ANN401
+def resolve_layout(series: Any, options: ReadOptions, *, name: str) -> TiffLayout:  # noqa: ANN401
     """Find the channels of the image that is asked for.
 
     Args:
         series: a ``tifffile.TiffPageSeries``.
-        plane: index along the flattened axes that are neither Y, X nor channels; ``None`` if
-            the user did not choose.
+        options: planes along the axes that are neither Y, X nor channels.
         name: file name, for messages.
 
     Returns:
@@ -141,8 +145,8 @@ def resolve_layout(series: Any, *, plane: int | None, name: str) -> TiffLayout: 
         axes = [_Axis("Y", axes[0].size), _Axis("X", axes[1].size), _Axis("S", axes[2].size)]
     lead, tail = _split_axes(axes, name)
     n_samples = prod(axis.size for axis in tail)
-    planes = _choose_planes(axes, lead, plane=plane, name=name, warnings=warnings)
-    stored = [(int(p), sample) for p in planes for sample in range(n_samples)]
+    projected = _choose_planes(axes, lead, options, name=name, warnings=warnings)
+    stored = [(plane, sample) for plane in projected for sample in range(n_samples)]
     channels, opacity = _split_opacity(page, lead, stored, n_samples)
     if not channels:
         channels, opacity = stored, []
@@ -150,8 +154,9 @@ def resolve_layout(series: Any, *, plane: int | None, name: str) -> TiffLayout: 
     colour = _colour(page, len(channels), name, warnings)
     height, width = (next(a.size for a in axes if a.letter == letter) for letter in "YX")
     return TiffLayout(
-        height, width, n_samples, tuple(channels), tuple(opacity), colour, tuple(warnings)
-    )
+        height, width, n_samples, tuple(channels), tuple(opacity), projected, colour,
+        tuple(warnings),
+    )  # fmt: skip
 
 
 def _split_opacity(
@@ -213,12 +218,12 @@ def _split_axes(axes: list[_Axis], name: str) -> tuple[list[_Axis], list[_Axis]]
 def _choose_planes(
     axes: list[_Axis],
     lead: list[_Axis],
+    options: ReadOptions,
     *,
-    plane: int | None,
     name: str,
     warnings: list[str],
-) -> list[int]:
-    """Planes of the chosen 2-D image, one per separately stored channel."""
+) -> dict[int, tuple[int, ...]]:
+    """Plane of each separately stored channel of the 2-D image → planes to be projected to it."""
     index = np.arange(prod(axis.size for axis in lead)).reshape([axis.size for axis in lead])
     stack = [k for k, axis in enumerate(lead) if axis.letter not in "CS"]
     channel = [k for k, axis in enumerate(lead) if axis.letter in "CS"]
@@ -226,15 +231,15 @@ def _choose_planes(
     index = index.transpose(stack + channel).reshape(n_planes, -1)
     unnamed = sorted({lead[k].letter for k in stack if lead[k].letter in "QI"})
     meaning = f"; the metadata does not say what axis {unnamed[0]} is" if unnamed else ""
-    chosen, notes = choose_plane(
+    chosen, notes = choose_planes(
         name,
-        f"axes {_letters(axes)}, shape {_shape(axes)}{meaning}",
-        n_planes,
-        plane,
+        [(lead[k].letter, lead[k].size) for k in stack],
+        options,
+        shown=f"axes {_letters(axes)}, shape {_shape(axes)}{meaning}",
         advice=" or save the file again with named axes (C for channels)" if unnamed else "",
     )
     warnings += notes
-    return [int(p) for p in index[chosen]]
+    return {int(planes[0]): tuple(map(int, planes)) for planes in index[chosen].T}
 
 
 def _colour(page: Any, n_channels: int, name: str, warnings: list[str]) -> Colour:  # noqa: ANN401

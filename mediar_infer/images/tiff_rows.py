@@ -1,13 +1,9 @@
 """Rows of one TIFF plane: read straight from the file, or by decoding strips and tiles."""
 
-import io
-import os
-import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil, prod
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,52 +11,17 @@ import numpy as np
 from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.faults import reading
+from mediar_infer.images.file_bytes import FileBytes
 from mediar_infer.images.limits import ReadOptions
+from mediar_infer.images.planes import Projection
 from mediar_infer.images.tiff_layout import JPEG_COMPRESSIONS
 from mediar_infer.images.tiff_segments import check_segment
 
+_LARGEST_SAMPLE = 8
 _N_BUNDLES = 32
 """Pieces that the segments of one read are cut into for the threads."""
 _SMALL_TILE_PIXELS = 2**22
 """Padding of tiles up to this size does not count as pixels to decode."""
-
-
-class FileBytes:
-    """Exact reads from a file by several threads."""
-
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
-        self._file = io.FileIO(path)
-        self._lock = threading.Lock()
-        self.size = os.fstat(self._file.fileno()).st_size
-
-    def read(self, offset: int, count: int) -> bytearray:
-        """Read ``count`` bytes from ``offset``; a shorter file is an ``ImageReadError``."""
-        self.check_range(offset, count)
-        data = bytearray(count)
-        view = memoryview(data)
-        with self._lock:
-            self._file.seek(offset)
-            while view and (n_read := self._file.readinto(view)):
-                view = view[n_read:]
-        if view:
-            raise self._truncated(offset + count - len(view), offset + count)
-        return data
-
-    def check_range(self, offset: int, count: int) -> None:
-        """Raise ``ImageReadError`` if the bytes reach past the end of the file."""
-        if offset + count > self.size:
-            raise self._truncated(self.size, offset + count)
-
-    def _truncated(self, found: int, expected: int) -> ImageReadError:
-        return ImageReadError(
-            f"{self.name}: found {found:,} bytes, expected at least {expected:,}: "
-            "the file is truncated; copy or export it again"
-        )
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 class PlaneRows(Protocol):
@@ -68,9 +29,14 @@ class PlaneRows(Protocol):
 
     n_missing: int
     """Tiles that the file leaves out on purpose (sparse); they read as the no-data value."""
+    n_together: int
+    """Rows that are decoded together."""
 
     def read(self, top: int, bottom: int) -> AnyArray:
         """Rows ``top`` … ``bottom - 1`` as ``(rows, width, n_samples)``."""
+
+    def forget(self) -> None:
+        """Drop what is kept for the next read."""
 
 
 class ContiguousRows:
@@ -81,6 +47,7 @@ class ContiguousRows:
     """
 
     n_missing = 0
+    n_together = 1
 
     def __init__(
         self, file: FileBytes, *, offset: int, shape: tuple[int, int, int], dtype: np.dtype[Any]
@@ -98,6 +65,9 @@ class ContiguousRows:
         data = self._file.read(self._offset + top * row_bytes, (bottom - top) * row_bytes)
         rows = np.frombuffer(data, self._dtype).reshape(bottom - top, width, n_samples)
         return rows.astype(self._dtype.newbyteorder("="), copy=False)
+
+    def forget(self) -> None:
+        """Nothing is kept."""
 
 
 class SegmentRows:
@@ -154,6 +124,7 @@ class SegmentRows:
         if key.compression in JPEG_COMPRESSIONS:
             self._tables = {"jpegtables": page.jpegtables, "jpegheader": key.jpegheader}
         row_bytes = self._rows * self._width * self._n_samples * self._dtype.itemsize
+        self.n_together = min(self._rows, self._height)
         self._n_cached = max(1, cache_bytes // row_bytes)
         self._cache: OrderedDict[int, AnyArray] = OrderedDict()
 
@@ -197,6 +168,10 @@ class SegmentRows:
                 a, b = max(top, start_row), min(bottom, start_row + self._rows)
                 rows[a - top : b - top] = self._cache[k][a - start_row : b - start_row]
         return rows
+
+    def forget(self) -> None:
+        """See ``PlaneRows``."""
+        self._cache.clear()
 
     def _load(self, group: range) -> None:
         """Load segment rows into the cache in place of those used longest ago."""
@@ -257,6 +232,7 @@ class PagedRows:
     """An image whose every row is a page of ``width × samples`` pixels."""
 
     n_missing = 0
+    n_together = 1
 
     def __init__(self, open_row: Callable[[int], PlaneRows], *, width: int) -> None:
         self._open_row = open_row
@@ -266,3 +242,40 @@ class PagedRows:
         """See ``PlaneRows``."""
         rows = (self._open_row(row).read(0, self._width)[:, :, 0] for row in range(top, bottom))
         return np.stack(list(rows))
+
+    def forget(self) -> None:
+        """Nothing is kept."""
+
+
+class ProjectedRows:
+    """The maximum over planes.
+
+    Args:
+        planes: two or more.
+        shape: rows, columns and samples of each.
+    """
+
+    def __init__(self, planes: Sequence[PlaneRows], shape: tuple[int, int, int]) -> None:
+        height, width, n_samples = shape
+        self._planes = planes
+        self.n_missing = sum(plane.n_missing for plane in planes)
+        self.n_together = max(plane.n_together for plane in planes)
+        self._projection = Projection(
+            self._read_plane,
+            range(len(planes)),
+            height=height,
+            row_bytes=width * n_samples * _LARGEST_SAMPLE,
+            step=self.n_together,
+        )
+
+    def read(self, top: int, bottom: int) -> AnyArray:
+        """See ``PlaneRows``."""
+        return self._projection.rows(top, bottom)
+
+    def forget(self) -> None:
+        """See ``PlaneRows``; the last rows stay."""
+
+    def _read_plane(self, plane: int, top: int, bottom: int) -> AnyArray:
+        rows = self._planes[plane].read(top, bottom)
+        self._planes[plane].forget()
+        return rows

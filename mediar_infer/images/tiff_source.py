@@ -21,6 +21,7 @@ from mediar_infer.images.channels import (
     find_channels,
 )
 from mediar_infer.images.faults import DamagedFile, reading
+from mediar_infer.images.file_bytes import FileBytes
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.pixel_size import tiff_geometry
 from mediar_infer.images.sources import ImageSource
@@ -28,9 +29,9 @@ from mediar_infer.images.tiff_directories import check_directories
 from mediar_infer.images.tiff_layout import Colour, choose_series, resolve_layout
 from mediar_infer.images.tiff_rows import (
     ContiguousRows,
-    FileBytes,
     PagedRows,
     PlaneRows,
+    ProjectedRows,
     SegmentRows,
 )
 
@@ -68,7 +69,7 @@ class TiffSource(ImageSource):
                 self._tif = tifffile.TiffFile(path, _multifile=False)
                 check_directories(self._tif)
                 series, found = choose_series(self._tif, path.name)
-                self._layout = resolve_layout(series, plane=options.plane, name=path.name)
+                self._layout = resolve_layout(series, options, name=path.name)
                 options.check_size(path.name, self._layout.height, self._layout.width)
                 self._open_planes(series, options)
                 found += [*self._layout.warnings, *self._missing_tiles_note()]
@@ -172,24 +173,33 @@ class TiffSource(ImageSource):
         needed = sorted({plane for plane, _ in (*read, *layout.opacity)})
         shape = (layout.height, layout.width, layout.n_samples)
         page_shape = (layout.width, layout.n_samples, 1)  # an (H, W, C) array saved as a stack
-        start = series.dataoffset
-        if start is not None:
-            dtype = np.dtype(series.dtype).newbyteorder(self._tif.byteorder)
-            n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            for plane in needed:
-                self._planes[plane] = ContiguousRows(
-                    self._file, offset=start + plane * n_bytes, shape=shape, dtype=dtype
-                )
-        elif tuple(series.keyframe.shaped[2:]) == page_shape != shape:
+        if series.dataoffset is None and tuple(series.keyframe.shaped[2:]) == page_shape != shape:
             self._planes[0] = PagedRows(
                 lambda row: self._open_page(series, row, page_shape, 0, options),
                 width=layout.width,
             )
         else:
             for plane in needed:
-                self._planes[plane] = self._open_page(
-                    series, plane, shape, CACHE_BYTES // len(needed), options
-                )
+                planes = layout.projected[plane]
+                cache_bytes = CACHE_BYTES // len(needed) if len(planes) == 1 else 0
+                rows = [self._open_plane(series, k, shape, cache_bytes, options) for k in planes]
+                self._planes[plane] = rows[0] if len(rows) == 1 else ProjectedRows(rows, shape)
+
+    def _open_plane(
+        self,
+        series: Any,  # noqa: ANN401
+        plane: int,
+        shape: tuple[int, int, int],
+        cache_bytes: int,
+        options: ReadOptions,
+    ) -> PlaneRows:
+        """Reader of one plane."""
+        if series.dataoffset is None:
+            return self._open_page(series, plane, shape, cache_bytes, options)
+        dtype = np.dtype(series.dtype).newbyteorder(self._tif.byteorder)
+        n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        offset = series.dataoffset + plane * n_bytes
+        return ContiguousRows(self._file, offset=offset, shape=shape, dtype=dtype)
 
     def _open_page(
         self,

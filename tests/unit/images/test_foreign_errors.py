@@ -9,6 +9,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from czi_files import Tile, czi_bytes
 
 from mediar_infer.errors import ImageReadError, ShapeError
 from mediar_infer.images.faults import DamagedFile, reading
@@ -43,6 +44,7 @@ FILES = {
     "BMP": imagecodecs.bmp_encode(GREY),
     "JPEG 2000": imagecodecs.jpeg2k_encode(GREY, level=0),
     "MHA": b"ObjectType = Image\n",
+    "CZI": czi_bytes([Tile(GREY)]),
 }
 
 
