@@ -58,7 +58,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("images (what is read)")
     add_option(group, ReadOptions, "plane")
     add_option(group, ReadOptions, "project", choices=("max",))
-    add_option(group, ReadOptions, "scene", type=_parse_scene, metavar="N|all")
+    add_option(group, ReadOptions, "scene", type=_parse_scene, metavar="N")
     for name in ("max_pixels", "apply_orientation"):
         add_option(group, ReadOptions, name)
     add_option(group, ReadOptions, "channels", type=_parse_channels, metavar="LIST")

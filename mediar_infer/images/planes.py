@@ -99,19 +99,19 @@ def choose_scene(name: str, scenes: Sequence[str], options: ReadOptions) -> tupl
     if len(scenes) == 1:
         is_idle = isinstance(scene, int) and scene > 0
         return 0, [f"the file has one scene only: --scene {scene} has no effect"] if is_idle else []
-    found = f"{name}: found {len(scenes)} scenes"
     if not isinstance(scene, int):
         listed = ", ".join(
             f"{number} {title}".strip() for number, title in enumerate(scenes[:_LISTED_SCENES])
         )
         more = ", …" if len(scenes) > _LISTED_SCENES else ""
         raise ImageReadError(
-            f"{found} ({listed}{more}), expected one image; choose one with --scene N, or all with"
-            " --scene all"
+            f"{name}: found {len(scenes)} scenes ({listed}{more}), expected one image; choose one"
+            " with --scene N, or all with --scene all"
         )
     if not 0 <= scene < len(scenes):
         raise ImageReadError(
-            f"{found}, expected a --scene from 0 to {len(scenes) - 1}, not {scene}"
+            f"{name}: found {len(scenes)} scenes, expected a --scene from 0 to {len(scenes) - 1},"
+            f" not {scene}"
         )
     return scene, []
 

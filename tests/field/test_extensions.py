@@ -23,7 +23,7 @@ def test_tiff_by_another_name_counts_as_an_image(tmp_path, extension):
 
 def test_skipped_image_is_named_and_other_files_are_not(tmp_path):
     tifffile.imwrite(tmp_path / "a.slide", IMAGE)
-    (tmp_path / "b.dat").write_bytes(b"ZISRAWFILE" + bytes(60))
+    (tmp_path / "b.dat").write_bytes(b"NRRD0005\n" + bytes(60))
     (tmp_path / "notes.txt").write_text("text")
     (tmp_path / "results.csv").write_text("a,b")
     (tmp_path / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(60))
@@ -33,7 +33,7 @@ def test_skipped_image_is_named_and_other_files_are_not(tmp_path):
     assert [file.reason for file in skipped if file.is_image] == [
         f"found TIFF with the extension .slide, expected one of {' '.join(IMAGE_FORMATS['TIFF'])};"
         " rename it",
-        "found Zeiss CZI with the extension .dat, expected one of .czi; rename it",
+        "found NRRD with the extension .dat, expected one of .nrrd .nhdr; rename it",
     ]
 
 
