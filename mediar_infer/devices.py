@@ -1,9 +1,15 @@
-"""Which device and precision to use, checked before anything is loaded onto it."""
+"""Which device and precision to use, checked before anything is loaded onto it.
+
+torch is imported only to ask about accelerators: a CPU needs none of it.
+"""
 
 import math
 import os
+import re
 import sys
 import warnings
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +25,50 @@ _ACCELERATORS = (_NVIDIA, Path("/dev/dxg"), Path("/dev/kfd"))
 """Device files of NVIDIA GPUs, of GPUs under WSL and of AMD GPUs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where the network runs; ``str`` gives the name that torch knows it by."""
+
+    type: str
+    """``cpu``, ``cuda`` or ``mps``."""
+    index: int | None = None
+    """Number of the CUDA device."""
+
+    def __str__(self) -> str:
+        return self.type if self.index is None else f"{self.type}:{self.index}"
+
+    def to_torch(self) -> "torch.device":
+        """The same device as torch has it."""
+        import torch
+
+        return torch.device(str(self))
+
+
+CPU = Device("cpu")
+
+
+def has_torch() -> bool:
+    """Whether torch is installed; it is not imported."""
+    return "torch" in sys.modules or find_spec("torch") is not None
+
+
+def require_torch(purpose: str, *, advice: str = "") -> None:
+    """Refuse what needs torch where it is not installed.
+
+    Args:
+        purpose: what needs it.
+        advice: what else could be done, a half-sentence.
+
+    Raises:
+        UsageError: if it is not installed.
+    """
+    if not has_torch():
+        raise UsageError(
+            f"{purpose}: found no torch, expected it installed; run: pip install"
+            f" 'mediar-infer[gpu]'{advice}"
+        )
+
+
 def is_cpu_for_sure(name: str) -> bool:
     """Whether ``select_device`` is certain to choose the CPU, decided without importing torch.
 
@@ -30,46 +80,47 @@ def is_cpu_for_sure(name: str) -> bool:
     """
     if name != "auto":
         return name == "cpu"
+    if not has_torch():
+        return not _NVIDIA.exists()
     return sys.platform == "linux" and not any(path.exists() for path in _ACCELERATORS)
 
 
-def select_device(name: str) -> "torch.device":
+def select_device(name: str) -> Device:
     """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` into a device that exists.
 
     Raises:
         UsageError: if it does not exist, the name is none of these, or ``auto`` finds a GPU that
             cannot be used: whether to spend hours on the CPU instead is the user's choice.
     """
+    if is_cpu_for_sure(name):
+        return CPU
+    known = re.fullmatch(r"auto|mps|cuda(?::(\d+))?", name, re.ASCII)
+    if known is None:
+        raise UsageError(f"found device {name!r}, expected auto, cpu, cuda, cuda:N or mps")
+    purpose = "an NVIDIA GPU" if name == "auto" else f"--device {name}"
+    require_torch(purpose, advice=", or use --device cpu")
     import torch
 
     if name == "auto":
         if _has_cuda():
-            return torch.device("cuda:0")
+            return Device("cuda", 0)
         if fault := _find_gpu_fault():
             raise UsageError(f"{fault}; or use --device cpu")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(
-            f"found device {name!r}, expected auto, cpu, cuda, cuda:N or mps"
-        ) from error
-    if device.type == "cuda":
+        return Device("mps") if torch.backends.mps.is_available() else CPU
+    if name.startswith("cuda"):
         fault = None if _has_cuda() else _find_gpu_fault()
         if fault:
             raise UsageError(f"{fault}; or use --device cpu")
-        n_devices = torch.cuda.device_count()
-        if (device.index or 0) >= n_devices:
+        n_devices, index = torch.cuda.device_count(), int(known[1] or 0)
+        if index >= n_devices:
             raise UsageError(
                 f"found {n_devices} CUDA devices, expected {name!r}; start the container with"
                 " --gpus all, or use --device cpu"
             )
-        return torch.device("cuda", device.index or 0)
-    if name not in ("cpu", "mps"):
-        raise UsageError(f"found device {name!r}, expected auto, cpu, cuda, cuda:N or mps")
-    if name == "mps" and not torch.backends.mps.is_available():
+        return Device("cuda", index)
+    if not torch.backends.mps.is_available():
         raise UsageError("found no MPS device, expected one for --device mps; use --device cpu")
-    return device
+    return Device("mps")
 
 
 def _has_cuda() -> bool:
@@ -99,21 +150,22 @@ def _find_gpu_fault() -> str | None:
     )
 
 
-def select_precision(name: str, device: "torch.device") -> str:
+def select_precision(name: str, device: Device) -> str:
     """Resolve ``auto``: float16 on CUDA, float32 elsewhere.
 
     Raises:
         UsageError: if the device does not compute in that type.
     """
-    import torch
-
     if name == "auto":
         return "float16" if device.type == "cuda" else "float32"
-    if name == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise UsageError(
-            f"found {torch.cuda.get_device_name(device)}, which has no bfloat16; use --precision"
-            " float16"
-        )
+    if name == "bfloat16" and device.type == "cuda":
+        import torch
+
+        if not torch.cuda.is_bf16_supported():
+            raise UsageError(
+                f"found {torch.cuda.get_device_name(device.index)}, which has no bfloat16; use"
+                " --precision float16"
+            )
     return name
 
 
@@ -153,11 +205,19 @@ def peak_gpu_bytes() -> int | None:
     return max(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
 
 
-def describe_device(device: "torch.device") -> str:
+def free_gpu_memory() -> None:
+    """Give back the memory that torch keeps for later on CUDA devices, if there is any."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def describe_device(device: Device) -> str:
     """Describe a device in one line for logs and ledgers: its name and memory."""
     if device.type != "cuda":
         return f"{device.type} ({usable_cores()} cores)"
     import torch
 
-    properties = torch.cuda.get_device_properties(device)
+    properties = torch.cuda.get_device_properties(device.index)
     return f"{device} {properties.name} ({properties.total_memory / _GIB:.0f} GiB)"

@@ -10,11 +10,15 @@ from typing import Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mediar_infer.arrays import CELLPROB, FLOW_X, FLOW_Y, Float32Array, LabelArray
 from mediar_infer.config import EngineConfig, MaskConfig
-from mediar_infer.devices import available_cores, describe_device, select_device, usable_cores
+from mediar_infer.devices import (
+    Device,
+    available_cores,
+    describe_device,
+    select_device,
+)
 from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.bands_ahead import BandsAhead
 from mediar_infer.engine.costs import Costs
@@ -243,7 +247,6 @@ class Segmenter:
             logger.warning("%s: one model only, so there is no ensemble", paths[0])
         device = select_device(config.runtime.device)
         if device.type == "cpu":
-            torch.set_num_threads(config.runtime.threads or usable_cores())
             _warn_of_many_threads(config.runtime.threads)
         checkpoints = loading.checkpoints()
         if len({checkpoint.digest for checkpoint in checkpoints}) < len(checkpoints):
@@ -267,7 +270,7 @@ class Segmenter:
         )
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> Device:
         """Where the models run."""
         return self.members[0].device
 

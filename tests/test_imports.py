@@ -19,7 +19,7 @@ from mediar_infer.network.checkpoints import save_weights
 ROOT = Path(__file__).resolve().parents[1]
 NEVER = {
     "SimpleITK", "matplotlib", "monai", "pandas", "segmentation_models_pytorch", "timm",
-    "torchvision", "shtab",
+    "torchvision", "shtab", "ttach",
 }  # fmt: skip
 """Needed by training, tests, plots and completion only; most are slow to import."""
 ONLY_WHERE_NEEDED = {"scipy", "skimage", "openvino", "PIL", "simplejpeg", "jinja2"}
@@ -76,7 +76,7 @@ def test_prediction_imports_heavy_packages_only_where_needed(after_predict):
 
 def test_prediction_imports_what_it_is_built_on(after_predict):
     # Otherwise the lists above would be empty for another reason.
-    assert {"torch", "numpy", "tifffile", "cv2", "safetensors", "ttach"} <= set(after_predict[1])
+    assert {"torch", "numpy", "tifffile", "cv2", "safetensors"} <= set(after_predict[1])
 
 
 def test_every_public_name_is_there_and_only_the_needed_modules_are_imported():

@@ -27,8 +27,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from mediar_infer import __version__
 from mediar_infer.arrays import Float32Array
 from mediar_infer.cluster.connection import check_workers, connected
@@ -41,7 +39,7 @@ from mediar_infer.cluster.worker import (
     segment_image,
 )
 from mediar_infer.config import LARGE_IMAGE_PIXELS, EngineConfig
-from mediar_infer.devices import select_device
+from mediar_infer.devices import CPU, Device, select_device
 from mediar_infer.engine.bands import BAND_ROWS, list_window_rows
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
 from mediar_infer.errors import ClusterError, MediarError, UsageError
@@ -386,9 +384,9 @@ class _SpreadSegmenter:
             self._cluster.cancel(under_way)
 
 
-def _label_device(name: str) -> torch.device:
+def _label_device(name: str) -> Device:
     """The device on which labels are made without a cluster, if this machine has it."""
     try:
         return select_device(name)
     except UsageError:
-        return torch.device("cpu")
+        return CPU

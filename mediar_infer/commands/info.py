@@ -9,9 +9,10 @@ from typing import Any
 from mediar_infer.commands.arguments import add_examples
 from mediar_infer.commands.options import add_weights_argument
 from mediar_infer.commands.printing import print_result
+from mediar_infer.devices import has_torch
 from mediar_infer.errors import MediarError
 from mediar_infer.network.architecture import Architecture
-from mediar_infer.network.checkpoints import load_checkpoint
+from mediar_infer.network.checkpoints import Checkpoint, load_checkpoint
 from mediar_infer.network.weight_files import find_weights
 
 _GIB = 2**30
@@ -71,10 +72,23 @@ def _host_memory() -> str:
     return f"{sizes['MemAvailable'] / _GIB:.1f} of {sizes['MemTotal'] / _GIB:.1f} GiB free"
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the report; 0 if weights were found, else 1."""
+def _describe_cuda() -> str:
+    if not has_torch():
+        return "not available: torch is not installed"
     import torch
 
+    return str(torch.version.cuda) if torch.cuda.is_available() else "not available"
+
+
+def _describe_work(checkpoint: Checkpoint) -> str:
+    if not has_torch():
+        return ""
+    n_multiply_adds = count_multiply_adds(checkpoint.architecture)
+    return f", {n_multiply_adds / 1e9:.2f} G multiply-adds per 512x512 window"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; 0 if weights were found, else 1."""
     from mediar_infer.devices import describe_device, select_device
     from mediar_infer.folder.provenance import package_versions
 
@@ -83,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         f"device     {describe_device(select_device('auto'))}",
         f"memory     {_host_memory()}",
         f"versions   {', '.join(f'{name} {v}' for name, v in package_versions().items())}",
-        f"CUDA       {torch.version.cuda if torch.cuda.is_available() else 'not available'}",
+        f"CUDA       {_describe_cuda()}",
     ]
     code = 0
     try:
@@ -91,9 +105,7 @@ def run(args: argparse.Namespace) -> int:
             checkpoint = load_checkpoint(path)
             lines.append(
                 f"model      {path} ({checkpoint.architecture.name}):"
-                f" {checkpoint.n_parameters / 1e6:.2f} M parameters,"
-                f" {count_multiply_adds(checkpoint.architecture) / 1e9:.2f} G multiply-adds per"
-                " 512x512 window"
+                f" {checkpoint.n_parameters / 1e6:.2f} M parameters{_describe_work(checkpoint)}"
             )
     except MediarError as error:
         lines.append(f"model      {error}")

@@ -17,13 +17,12 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from mediar_infer.arrays import Float32Array
+from mediar_infer.arrays import AnyArray, Float32Array
 from mediar_infer.config import EngineConfig, FlipName
+from mediar_infer.engine.array_ops import ArrayOps, DeviceArray, select_array_ops
 from mediar_infer.engine.preprocess import Scaling
-from mediar_infer.engine.tta import flip_inputs, unflip_logits
+from mediar_infer.engine.tta import flip_windows, unflip_logits
 from mediar_infer.engine.windows import WindowGrid, normalised_importance
 from mediar_infer.errors import PredictionError
 from mediar_infer.image_trace import Trace
@@ -76,10 +75,10 @@ class InputRows:
             with self._trace.stage("preprocess"):
                 self._rows.append(self._scaling.apply(fresh).transpose(2, 0, 1))
 
-    def crop(self, window: Window) -> Tensor:
+    def crop(self, window: Window) -> AnyArray:
         """Copy the pixels of a window: ``(3, roi, roi)`` uint8, zero outside the image."""
         size = window.grid.roi_size
-        return torch.from_numpy(self._rows.crop(window.top, window.left, size, size))
+        return self._rows.crop(window.top, window.left, size, size)
 
 
 class RingOfRows:
@@ -89,15 +88,16 @@ class RingOfRows:
         roi_size: side of the windows: the number of rows held.
         height: rows of the image.
         width: columns of the image.
-        device: where the sums are kept.
+        ops: operations on the device where the sums are kept.
         n_channels: values per pixel.
     """
 
     def __init__(
-        self, roi_size: int, height: int, width: int, device: torch.device, n_channels: int = 3
+        self, roi_size: int, height: int, width: int, ops: ArrayOps, n_channels: int = 3
     ) -> None:
         self._size, self._height, self._width = roi_size, height, width
-        self._sums = torch.zeros(n_channels, roi_size, width, dtype=torch.float32, device=device)
+        self._ops, self._n_channels = ops, n_channels
+        self._sums = ops.zeros(n_channels, roi_size, width)
 
     def _pieces(self, top: int, bottom: int) -> Iterator[tuple[slice, slice]]:
         """Rows ``top`` … ``bottom - 1`` as (ring rows, rows counted from ``top``)."""
@@ -108,7 +108,7 @@ class RingOfRows:
             yield slice(place, place + n), slice(row - top, row - top + n)
             row += n
 
-    def add(self, window: Window, weighted: Tensor) -> None:
+    def add(self, window: Window, weighted: DeviceArray) -> None:
         """Add a window to the sums; the part outside the image is ignored.
 
         The rows of the window inside the image must be in the ring: not taken yet, and fewer than
@@ -136,10 +136,9 @@ class RingOfRows:
             ``(channels, bottom - top, W)`` float32 sums on the host, a new array owned by the
             caller. In the ring these rows are zero afterwards.
         """
-        n_channels, _, width = self._sums.shape
-        taken = np.empty((n_channels, bottom - top, width), dtype=np.float32)
+        taken = np.empty((self._n_channels, bottom - top, self._width), dtype=np.float32)
         for ring, rows in self._pieces(top, bottom):
-            taken[:, rows] = self._sums[:, ring].cpu().numpy()
+            taken[:, rows] = self._ops.to_host(self._sums[:, ring])
             self._sums[:, ring] = 0
         return taken
 
@@ -202,17 +201,18 @@ class Ensemble:
     """
 
     def __init__(self, members: Sequence[Backend], config: EngineConfig, trace: Trace) -> None:
-        self.device = members[0].device
+        self.ops = select_array_ops(members[0].device)
+        """Operations on the device of the members."""
         self.batch = config.runtime.batch or members[0].batch
         """Windows per call; halved when device memory is full."""
         self.n_predicted = 0
         """Windows that went through the network; the others were of a single, known colour."""
         self._members, self._trace = members, trace
-        self._blank: dict[_WindowKey, Tensor] = {}
+        self._blank: dict[_WindowKey, DeviceArray] = {}
 
     def predict(
         self, windows: Sequence[Window], rows: InputRows
-    ) -> Iterator[tuple[Window, Tensor]]:
+    ) -> Iterator[tuple[Window, DeviceArray]]:
         """Predict windows, batch by batch.
 
         Args:
@@ -221,11 +221,11 @@ class Ensemble:
 
         Yields:
             Each window, in the given order, with its logits summed over the members:
-            ``(3, roi, roi)`` float32 on the device, unflipped, not weighted. Tensors may share
+            ``(3, roi, roi)`` float32 on the device, unflipped, not weighted. Arrays may share
             memory and must not be modified.
 
         Raises:
-            torch.OutOfMemoryError: if device memory does not suffice for a single window.
+            RuntimeError: as torch raises it, if device memory does not suffice for a single window.
         """
         first = 0
         while first < len(windows):
@@ -244,11 +244,11 @@ class Ensemble:
                     logits.update(zip(fresh, sums, strict=True))
                     self.n_predicted += len(inputs)
                 outputs = [
-                    unflip_logits(logits[key][None], window.flip)[0]
+                    unflip_logits(logits[key], window.flip, self.ops)
                     for key, window in zip(keys, group, strict=True)
                 ]
                 self._keep_blank({key: logits[key] for key in fresh if isinstance(key, tuple)})
-            except torch.OutOfMemoryError:
+            except self.ops.out_of_memory:
                 if len(group) == 1:
                     raise
                 logits.clear()  # frees device memory for the smaller batch
@@ -259,18 +259,18 @@ class Ensemble:
             yield from zip(group, outputs, strict=True)
 
     def _to_inputs(
-        self, crops: Sequence[Tensor], group: Sequence[Window], places: Sequence[int]
-    ) -> Tensor:
+        self, crops: Sequence[AnyArray], group: Sequence[Window], places: Sequence[int]
+    ) -> DeviceArray:
         """Flip and stack some of the crops: ``(n, 3, roi, roi)`` float32 in [0, 1]."""
-        inputs = torch.stack([crops[i] for i in places]).to(self.device, torch.float32) / 255
+        inputs = self.ops.to_inputs([crops[i] for i in places])
         flips = [group[i].flip for i in places]
-        return torch.stack(
-            [flip_inputs(x[None], flip)[0] for x, flip in zip(inputs, flips, strict=True)]
+        return self.ops.stack(
+            [flip_windows(x, flip, self.ops) for x, flip in zip(inputs, flips, strict=True)]
         )
 
-    def _keep_blank(self, logits: Mapping[_WindowKey, Tensor]) -> None:
+    def _keep_blank(self, logits: Mapping[_WindowKey, DeviceArray]) -> None:
         """Keep logits of single colours for later windows, the latest few."""
-        self._blank |= {colour: tensor.clone() for colour, tensor in logits.items()}
+        self._blank |= {colour: self.ops.copy(maps) for colour, maps in logits.items()}
         for colour in list(self._blank)[:-_MAX_BLANK]:
             del self._blank[colour]
 
@@ -279,24 +279,24 @@ class NormalisedWeights:
     """Importance weights of windows, normalised over all windows of a pass.
 
     Args:
-        device: where the weights are kept.
+        ops: operations on the device where the weights are kept.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, ops: ArrayOps) -> None:
+        self._ops = ops
         # Most windows of an image lie alike among their neighbours: few maps serve all.
         self._cached = lru_cache(maxsize=64)(self._make)
 
-    def _make(self, roi_size: int, rows: tuple[int, ...], columns: tuple[int, ...]) -> Tensor:
-        return torch.from_numpy(normalised_importance(roi_size, rows, columns)).to(self._device)
+    def _make(self, roi_size: int, rows: tuple[int, ...], columns: tuple[int, ...]) -> DeviceArray:
+        return self._ops.from_host(normalised_importance(roi_size, rows, columns))
 
-    def of_window(self, window: Window) -> Tensor:
+    def of_window(self, window: Window) -> DeviceArray:
         """Look up the weights of a window: ``(roi, roi)`` float32, not to be modified."""
         neighbours = window.grid.neighbours(window.top, window.left)
         return self._cached(window.grid.roi_size, *neighbours)
 
 
-def _wait_for_sum(running: Sequence[Callable[[], Tensor]]) -> Tensor:
+def _wait_for_sum(running: Sequence[Callable[[], DeviceArray]]) -> DeviceArray:
     """Wait for the members' logits and add them up."""
     first, *others = running
     logits = first()
@@ -305,7 +305,7 @@ def _wait_for_sum(running: Sequence[Callable[[], Tensor]]) -> Tensor:
     return logits
 
 
-def _only_colour(crop: Tensor) -> tuple[int, ...] | None:
+def _only_colour(crop: AnyArray) -> tuple[int, ...] | None:
     """The colour of a window ``(3, roi, roi)`` that has one only."""
     first = crop[:, :1, :1]
     # A few pixels tell most windows apart.
@@ -344,8 +344,8 @@ def predict_bands(
     height, width = source.height, source.width
     start, stop = rows or (0, height)
     ensemble = Ensemble(members, config, trace)
-    weights = NormalisedWeights(ensemble.device)
-    ring = RingOfRows(config.roi_size, height, width, ensemble.device)
+    weights = NormalisedWeights(ensemble.ops)
+    ring = RingOfRows(config.roi_size, height, width, ensemble.ops)
     by_top = {
         top: windows
         for top, windows in _windows_by_top(height, width, config).items()

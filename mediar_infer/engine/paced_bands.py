@@ -14,10 +14,10 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from mediar_infer.arrays import Float32Array
 from mediar_infer.config import EngineConfig, FlipName, Plan
+from mediar_infer.engine.array_ops import ArrayOps, DeviceArray, select_array_ops
 from mediar_infer.engine.bands import (
     BAND_ROWS,
     Ensemble,
@@ -60,17 +60,18 @@ class _Sweep:
     """All passes of an image, and how far each has come."""
 
     def __init__(
-        self, height: int, width: int, config: EngineConfig, plan: Plan, device: torch.device
+        self, height: int, width: int, config: EngineConfig, plan: Plan, ops: ArrayOps
     ) -> None:
         self._height, self._width, self._roi_size = height, width, config.roi_size
-        self._weights = torch.from_numpy(importance_map(config.roi_size).copy()).to(device)[None]
+        self._ops = ops
+        self._weights = ops.from_host(importance_map(config.roi_size))[None]
         self._grids: dict[tuple[FlipName, float], WindowGrid] = {}
         self.done = 0
         self.passes = []
         for flip in plan.flips:
             grid = self._grid(flip, plan.overlap)
             for member in range(plan.max_members):
-                ring = RingOfRows(config.roi_size, height, width, device, _N_MAPS + 1)
+                ring = RingOfRows(config.roi_size, height, width, ops, _N_MAPS + 1)
                 tops, lefts = list(grid.tops), list(grid.lefts)
                 self.passes.append(_Pass(member, flip, plan.overlap, ring, tops, lefts))
 
@@ -142,9 +143,9 @@ class _Sweep:
         image_pass.tops = image_pass.tops[1:]
         image_pass.lefts = list(self._grid(image_pass.flip, image_pass.overlap).lefts)
 
-    def add(self, image_pass: _Pass, window: Window, logits: torch.Tensor) -> None:
+    def add(self, image_pass: _Pass, window: Window, logits: DeviceArray) -> None:
         """Add the logits ``(3, roi, roi)`` of a window to its pass."""
-        weighted = torch.cat([logits * self._weights, self._weights])
+        weighted = self._ops.concatenate([logits * self._weights, self._weights])
         image_pass.ring.add(window, weighted)
 
     def take_rows(self) -> Float32Array:
@@ -190,7 +191,9 @@ def predict_paced_bands(
         PredictionError: if the network's output is not finite.
     """
     rows = InputRows(source, scaling, trace)
-    sweep = _Sweep(source.height, source.width, config, pacer.plan, members[0].device)
+    sweep = _Sweep(
+        source.height, source.width, config, pacer.plan, select_array_ops(members[0].device)
+    )
     ensembles = [Ensemble([member], config, trace) for member in members]
     runner = _PassRunner(source.height, ensembles, rows, sweep, pacer)
     while (top := sweep.top) is not None:
@@ -241,7 +244,7 @@ class _PassRunner:
         before, start_s = member.n_predicted, self._pacer.now()
         for window, logits in member.predict(windows, self._rows):
             self._sweep.add(image_pass, window, logits)
-        _wait_for(member.device)
+        member.ops.wait()
         # Windows that took no network time say nothing about the windows still to be predicted.
         if n_predicted := member.n_predicted - before:
             seconds = self._pacer.now() - start_s
@@ -255,9 +258,3 @@ class _PassRunner:
         )
         self._pacer.review(work)
         self._sweep.follow(self._pacer.plan)
-
-
-def _wait_for(device: torch.device) -> None:
-    """Calls of an accelerator return before their work is done, which would not be timed."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -8,8 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-
+from mediar_infer.devices import free_gpu_memory
 from mediar_infer.errors import MediarError
 from mediar_infer.folder.at_work import AtWork
 from mediar_infer.folder.failures import describe_run, fail_image, remove_result
@@ -32,8 +31,11 @@ Progress = Callable[[RunImage, float], None]
 def is_out_of_memory(failure: Exception) -> bool:
     """Whether an error says that memory of the host or of a device is full."""
     # torch has a class of its own for devices, but none for the host.
-    return isinstance(failure, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(failure, RuntimeError) and "allocate memory" in _first_line(failure)
+    is_of_device = type(failure).__name__ == "OutOfMemoryError"
+    return (
+        isinstance(failure, MemoryError)
+        or is_of_device
+        or (isinstance(failure, RuntimeError) and "allocate memory" in _first_line(failure))
     )
 
 
@@ -118,7 +120,7 @@ class ImageRunner:
             # The border of one image: whatever is wrong with it, the others are processed.
             logger.debug("%s", image.path, exc_info=True)
             if is_out_of_memory(failure):
-                torch.cuda.empty_cache()
+                free_gpu_memory()
             error = describe_unexpected(image, failure)
         if error is not None:
             entry = fail_image(image, error, self._provenance, options)

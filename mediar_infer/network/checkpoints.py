@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from mediar_infer.devices import has_torch, require_torch
 from mediar_infer.errors import CheckpointError
 from mediar_infer.network.architecture import Architecture
 from mediar_infer.network.entries import check_finite_entries, read_entries
+from mediar_infer.network.graphs import Entries, describe_graph_entries, find_graph
 from mediar_infer.network.weight_files import (
     MANIFEST_NAME,
     MAX_MEMBERS,
     compute_digest,
     read_weights_manifest,
+    weights_dirs,
 )
 from mediar_infer.output_files import write_bytes
 
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from mediar_infer.network.model import MediarFormer
 
 _LISTED = 4
+_NO_GRAPH = ", or make the graph where torch is, by 'weights graph'"
 _EXPECTED = 'expected a MEDIAR-Former state dict, see "Weights" in the documentation'
 
 
@@ -95,8 +99,7 @@ def read_architecture(entries: Mapping[str, npt.NDArray[Any]]) -> Architecture:
 
 
 @lru_cache(maxsize=MAX_MEMBERS)
-def _expected_entries(architecture: Architecture) -> dict[str, tuple[tuple[int, ...], bool]]:
-    """Name → shape, and whether the values are floating-point numbers."""
+def _describe_network_entries(architecture: Architecture) -> Entries:
     import torch
 
     from mediar_infer.network.model import MediarFormer
@@ -106,15 +109,25 @@ def _expected_entries(architecture: Architecture) -> dict[str, tuple[tuple[int, 
     return {name: (tuple(t.shape), t.is_floating_point()) for name, t in entries.items()}
 
 
-def check_entries(checkpoint: Checkpoint) -> None:
+def check_entries(checkpoint: Checkpoint, graph: Path | None = None) -> None:
     """Check that a checkpoint has the entries of its network, all of them and no others.
+
+    Args:
+        checkpoint: what was read.
+        graph: exported graph of its architecture, which knows the entries too; without it the
+            network is built, in torch.
 
     Raises:
         CheckpointError: if one is missing, unexpected, or of another shape or kind of number.
+        UsageError: if torch is needed and not installed.
     """
     path, entries = checkpoint.path, checkpoint.entries
     try:
-        expected = _expected_entries(checkpoint.architecture)
+        if graph is not None:
+            expected = describe_graph_entries(graph)
+        else:
+            require_torch(f"{path}: a network without an exported graph", advice=_NO_GRAPH)
+            expected = _describe_network_entries(checkpoint.architecture)
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise _no_network(path, entries, error) from error
     missing = sorted(expected.keys() - entries.keys())
@@ -187,10 +200,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: see ``read_checkpoint`` and ``check_entries``.
+        UsageError: if torch is needed and not installed.
     """
     checkpoint = read_checkpoint(path)
-    check_entries(checkpoint)
+    graph = None if has_torch() else find_graph_of(checkpoint)
+    check_entries(checkpoint, graph)
     return checkpoint
+
+
+def find_graph_of(checkpoint: Checkpoint, roi_size: int = 512) -> Path | None:
+    """The exported graph of a checkpoint, beside it or where weights are searched, if any."""
+    folders = [checkpoint.path.parent, *weights_dirs()]
+    return find_graph(checkpoint.architecture, roi_size, folders)
 
 
 def build_model(checkpoint: Checkpoint) -> "MediarFormer":

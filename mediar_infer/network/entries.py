@@ -18,6 +18,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from mediar_infer.devices import require_torch
 from mediar_infer.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ FIRST_ENTRY: Final = "encoder.patch_embed1.proj.weight"
 """Entry that every MEDIAR-Former has, by which its state dict is recognised."""
 
 _LISTED = 4
+_CONVERT = ", or convert it to safetensors where torch is, by 'weights convert'"
 _FETCH_AGAIN = "the file is damaged or of another kind; fetch it again"
 # Files that failed downloads leave: first bytes, kind, remedy.
 _IMPOSTORS = (
@@ -117,6 +119,7 @@ def _read_safetensors(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         arrays: dict[str, npt.NDArray[Any]] = load_file(path)
     except (TypeError, AttributeError):  # a type that numpy lacks
+        require_torch(f"{path}: numbers of a type such as bfloat16", advice=_CONVERT)
         from safetensors.torch import load_file as load_tensors
 
         return _to_arrays(load_tensors(path))
@@ -124,6 +127,7 @@ def _read_safetensors(path: Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _read_pickle(path: Path) -> dict[str, npt.NDArray[Any]]:
+    require_torch(f"{path}: a pickled state dict", advice=_CONVERT)
     import torch
 
     # Files of torch before 1.6 are no archives and cannot be mapped.

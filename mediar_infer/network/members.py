@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from mediar_infer.config import EngineConfig
-from mediar_infer.devices import select_precision
+from mediar_infer.devices import Device, require_torch, select_precision, usable_cores
 from mediar_infer.errors import UsageError
 from mediar_infer.network.backends import Backend
-from mediar_infer.network.backends.graphs import graph_name
 from mediar_infer.network.checkpoints import Checkpoint, build_model
+from mediar_infer.network.graphs import graph_name
 from mediar_infer.network.pending_weights import PendingWeights
 
 
@@ -18,7 +16,7 @@ def build_members(
     loading: PendingWeights,
     checkpoints: Sequence[Checkpoint],
     config: EngineConfig,
-    device: torch.device,
+    device: Device,
 ) -> list[Backend]:
     """Build the models of an ensemble.
 
@@ -51,7 +49,7 @@ def _build_backend(
     checkpoint: Checkpoint,
     graph: Any,  # noqa: ANN401 (OpenVINO has no types)
     config: EngineConfig,
-    device: torch.device,
+    device: Device,
     precision: str,
 ) -> Backend:
     batch = config.runtime.batch
@@ -65,6 +63,11 @@ def _build_backend(
             f" file {graph_name(checkpoint.architecture, config.roi_size)} next to the weights;"
             " make it with 'weights graph'"
         )
+    require_torch(f"{checkpoint.path}: a network without an exported graph")
+    import torch
+
     from mediar_infer.network.backends.torch_backend import TorchBackend
 
+    if device.type == "cpu":
+        torch.set_num_threads(config.runtime.threads or usable_cores())
     return TorchBackend(build_model(checkpoint), device, precision, batch)

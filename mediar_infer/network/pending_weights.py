@@ -11,9 +11,13 @@ from typing import Any
 
 from mediar_infer.config import EngineConfig
 from mediar_infer.devices import is_cpu_for_sure, usable_cores
-from mediar_infer.network.backends.graphs import find_graph
-from mediar_infer.network.checkpoints import Checkpoint, check_entries, read_checkpoint
-from mediar_infer.network.weight_files import find_weights, weights_dirs
+from mediar_infer.network.checkpoints import (
+    Checkpoint,
+    check_entries,
+    find_graph_of,
+    read_checkpoint,
+)
+from mediar_infer.network.weight_files import find_weights
 
 
 class PendingWeights:
@@ -51,13 +55,10 @@ class PendingWeights:
 
     def _read_graph(self, reading: Future[Checkpoint]) -> Any:  # noqa: ANN401 (no types)
         checkpoint = reading.result()
-        path = find_graph(
-            checkpoint.architecture,
-            self.config.roi_size,
-            [checkpoint.path.parent, *weights_dirs()],
-        )
+        path = find_graph_of(checkpoint, self.config.roi_size)
         if path is None:
             return None
+        check_entries(checkpoint, path)
         from mediar_infer.network.backends.openvino_graph import read_graph
 
         return read_graph(checkpoint, path)
@@ -86,8 +87,10 @@ class PendingWeights:
             CheckpointError: if a file is damaged, swapped, or of another network.
         """
         checkpoints = [reading.result() for reading in self._checkpoints]
-        for checkpoint in checkpoints:
-            check_entries(checkpoint)
+        graphs = [reading.result() for reading in self._graphs] or [None] * len(checkpoints)
+        for checkpoint, graph in zip(checkpoints, graphs, strict=True):
+            if graph is None:  # the others were checked when their graphs were read
+                check_entries(checkpoint)
         return checkpoints
 
     def compiled(self) -> list[Any]:

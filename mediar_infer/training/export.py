@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from mediar_infer.config import EngineConfig
 from mediar_infer.errors import UsageError
-from mediar_infer.network.backends.graphs import graph_name
 from mediar_infer.network.checkpoints import Checkpoint, load_checkpoint, save_weights
+from mediar_infer.network.graphs import graph_name
 from mediar_infer.network.weight_files import (
     check_targets,
     compute_digest,

@@ -8,6 +8,7 @@ from released_network import released_maps
 from safetensors.torch import load_file
 
 from mediar_infer.config import ALL_FLIPS, EngineConfig, Plan
+from mediar_infer.devices import CPU
 from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.engine.windows import MIN_IMPORTANCE, SIGMA_SCALE, importance_map, window_starts
@@ -141,7 +142,7 @@ def released_pair(parity_dir):
     for name in "ab":
         model = MediarFormer(architecture)
         model.load_state_dict(load_file(parity_dir / f"former_mit_b0_{name}.safetensors"))
-        members.append(TorchBackend(model, torch.device("cpu"), "float32"))
+        members.append(TorchBackend(model, CPU, "float32"))
     return members
 
 

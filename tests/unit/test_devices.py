@@ -1,13 +1,22 @@
 """Devices are chosen or refused before anything is loaded onto them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from mediar_infer import devices
-from mediar_infer.devices import describe_device, select_device, select_precision, usable_cores
+from mediar_infer.devices import (
+    CPU,
+    Device,
+    describe_device,
+    select_device,
+    select_precision,
+    usable_cores,
+)
 from mediar_infer.errors import UsageError
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+CUDA = Device("cuda", 0)
 
 
 @pytest.fixture
@@ -15,6 +24,8 @@ def machine(monkeypatch):
     """Pretend that a machine has some devices."""
 
     def pretend(n_cuda=0, *, mps=False, bfloat16=True):
+        # Otherwise the CPU is certain, and torch is not asked.
+        monkeypatch.setattr(devices, "_ACCELERATORS", (Path("/"),))
         monkeypatch.setattr(torch.cuda, "is_available", lambda: n_cuda > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: n_cuda)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bfloat16)
@@ -29,7 +40,8 @@ def machine(monkeypatch):
 )
 def test_automatic_choice_is_cuda_then_mps_then_cpu(machine, n_cuda, mps, expected):
     machine(n_cuda, mps=mps)
-    assert select_device("auto") == torch.device(expected)
+    assert str(select_device("auto")) == expected
+    assert str(select_device("auto").to_torch()) == expected
 
 
 @pytest.fixture
@@ -79,8 +91,8 @@ def test_named_device_is_taken(machine):
     machine(n_cuda=2, mps=True)
     assert select_device("cpu") == CPU
     assert select_device("cuda") == CUDA
-    assert select_device("cuda:1") == torch.device("cuda:1")
-    assert select_device("mps") == torch.device("mps")
+    assert select_device("cuda:1") == Device("cuda", 1)
+    assert select_device("mps") == Device("mps")
 
 
 @pytest.mark.parametrize(("name", "n_cuda"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
@@ -106,7 +118,7 @@ def test_other_names_are_refused(machine, name):
 def test_automatic_precision_is_half_on_cuda_only():
     assert select_precision("auto", CUDA) == "float16"
     assert select_precision("auto", CPU) == "float32"
-    assert select_precision("auto", torch.device("mps")) == "float32"
+    assert select_precision("auto", Device("mps")) == "float32"
 
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
@@ -170,3 +182,34 @@ def test_cores_of_the_machine_are_taken_where_there_is_no_affinity(cores, monkey
     monkeypatch.delattr(devices.os, "sched_getaffinity")
     monkeypatch.setattr(devices.os, "cpu_count", lambda: None)
     assert usable_cores() == 1
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+    """A machine on which torch is not installed."""
+    monkeypatch.setattr(devices, "has_torch", lambda: False)
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_without_torch_a_machine_without_gpu_takes_the_cpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices, "_NVIDIA", tmp_path / "absent")
+    monkeypatch.setattr(devices, "_ACCELERATORS", (Path("/"),))
+    assert select_device("auto") == CPU
+    assert select_device("cpu") == CPU
+
+
+@pytest.mark.usefixtures("without_torch")
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("auto", "an NVIDIA GPU"), ("cuda", "--device cuda"), ("mps", "--device mps")],
+)
+def test_an_accelerator_without_torch_is_an_error_that_names_the_extra(
+    monkeypatch, tmp_path, name, what
+):
+    monkeypatch.setattr(devices, "_NVIDIA", tmp_path)
+    with pytest.raises(UsageError) as caught:
+        select_device(name)
+    assert str(caught.value) == (
+        f"{what}: found no torch, expected it installed; run: pip install 'mediar-infer[gpu]', or"
+        " use --device cpu"
+    )

@@ -2,11 +2,9 @@
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from mediar_infer.devices import Device
 
 # OpenVINO reports every import to its vendor, by a thread and a forked process that start while the
 # weights are loaded. Without this module it skips that.
@@ -20,12 +18,13 @@ class Backend(Protocol):
     """What runs the network: ``torch`` or ``openvino``."""
     precision: str
     """``float32``, ``float16`` or ``bfloat16``."""
-    device: "torch.device"
-    """Where the batch must lie and where the logits are returned."""
+    device: Device
+    """Where the batch must lie and where the logits are returned: numpy arrays for the CPU, torch
+    tensors for anything else."""
     batch: int
     """Windows per call that suit this backend."""
 
-    def start(self, inputs: "Tensor") -> "Callable[[], Tensor]":
+    def start(self, inputs: Any) -> Callable[[], Any]:  # noqa: ANN401 (array of the device)
         """Start to predict logits; several members may run at the same time.
 
         Args:

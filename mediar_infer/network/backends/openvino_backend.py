@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from mediar_infer.arrays import Float32Array
+from mediar_infer.devices import CPU
 
 
 class OpenVinoBackend:
@@ -23,21 +24,20 @@ class OpenVinoBackend:
         self.name = "openvino"
         is_half = compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16
         self.precision = "bfloat16" if is_half else "float32"
-        self.device = torch.device("cpu")
+        self.device = CPU
         self.batch = batch or 2 * streams
         self._queue = openvino.AsyncInferQueue(compiled, streams)
         self._queue.set_callback(_keep_result)
 
-    def start(self, inputs: Tensor) -> Callable[[], Tensor]:
+    def start(self, inputs: Float32Array) -> Callable[[], Float32Array]:
         """Start to predict logits; see :class:`mediar_infer.network.backends.Backend`."""
-        windows = inputs.contiguous().numpy()
-        logits = np.empty(windows.shape, dtype=np.float32)
-        for i in range(len(windows)):
-            self._queue.start_async({0: windows[i : i + 1]}, userdata=logits[i])
+        logits = np.empty(inputs.shape, dtype=np.float32)
+        for i in range(len(inputs)):
+            self._queue.start_async({0: inputs[i : i + 1]}, userdata=logits[i])
 
-        def finish() -> Tensor:
+        def finish() -> Float32Array:
             self._queue.wait_all()
-            return torch.from_numpy(logits)
+            return logits
 
         return finish
 

@@ -14,10 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mediar_infer.network.architecture import Architecture
-from mediar_infer.network.backends.graphs import WINDOW_INPUT, graph_name
+from mediar_infer.network.graphs import UNUSED_ENTRY, WINDOW_INPUT, graph_name
 from mediar_infer.network.model import MediarFormer
-
-_UNUSED_ENTRY = "num_batches_tracked"
 
 
 def _upsampling_kernel(weight: Tensor) -> Tensor:
@@ -144,7 +142,7 @@ def export_graph(architecture: Architecture, roi_size: int, folder: Path) -> Pat
     import openvino
 
     model = MediarFormer(architecture).eval().requires_grad_(False)
-    entries = {n: t for n, t in model.state_dict().items() if not n.endswith(_UNUSED_ENTRY)}
+    entries = {n: t for n, t in model.state_dict().items() if not n.endswith(UNUSED_ENTRY)}
     window = torch.zeros(1, 3, roi_size, roi_size)
     wrapped = _WeightsAsInputs(model, list(entries))
     with warnings.catch_warnings():

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from mediar_infer.errors import CheckpointError, UsageError
-from mediar_infer.network.backends.graphs import WINDOW_INPUT
 from mediar_infer.network.checkpoints import Checkpoint
+from mediar_infer.network.graphs import WINDOW_INPUT, unreadable_graph
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 """Precisions that graphs are computed in, and OpenVINO's names for them."""
@@ -52,10 +52,7 @@ def read_graph(checkpoint: Checkpoint, graph_path: Path) -> Any:  # noqa: ANN401
     try:
         graph = openvino.Core().read_model(graph_path)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{graph_path}: cannot be read ({str(error).strip().splitlines()[-1]}); expected an"
-            " exported graph; re-export it with 'weights graph', or use --backend torch"
-        ) from error
+        raise unreadable_graph(graph_path, error) from error
     _bind_weights(graph, checkpoint, graph_path)
     return graph
 

@@ -281,7 +281,7 @@ class _SeedRun:
             return RowResult(**found["result"])
         network = _load_network(recipe, row.stages[-1], weights)
         # With the engine's overlap, scoring small windows would take longer than training.
-        segmenter = build_segmenter(network, select_device(device), plan="fast")
+        segmenter = build_segmenter(network, select_device(device).to_torch(), plan="fast")
         scores = score_weights(segmenter, records)
         kinds = [f"{each.record.role}: {each.record.modality or 'unknown'}" for each in scores]
         result = RowResult(

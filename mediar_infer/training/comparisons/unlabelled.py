@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from mediar_infer.arrays import CELLPROB, FLOW_SCALE
 from mediar_infer.config import ALL_FLIPS
-from mediar_infer.engine.tta import flip_inputs, unflip_logits
+from mediar_infer.devices import CPU
+from mediar_infer.engine.torch_ops import TorchOps
+from mediar_infer.engine.tta import flip_windows, unflip_logits
 from mediar_infer.errors import UsageError
 from mediar_infer.training.augmentation.loader import Batch
 from mediar_infer.training.networks.build import N_OUTPUTS
@@ -54,7 +56,8 @@ class ConsistencyLoss:
         with torch.no_grad(), _evaluating(model):
             target = model(inputs).float()
         flip = ALL_FLIPS[int(torch.randint(len(ALL_FLIPS), ()))]
-        logits = unflip_logits(model(flip_inputs(distort(inputs), flip)), flip)
+        ops = TorchOps(CPU)  # a flip does not depend on the device
+        logits = unflip_logits(model(flip_windows(distort(inputs), flip, ops)), flip, ops)
         loss = compute_loss(
             logits, target[:, CELLPROB].sigmoid(), target[:, :CELLPROB] / FLOW_SCALE
         )

@@ -151,7 +151,9 @@ def discover(
     checkpoint = load_checkpoint(weights)
     samples = SampleStore(records)
     modalities = [record.modality for record in records]
-    embeddings = compute_embeddings(build_model(checkpoint), samples, select_device(device))
+    embeddings = compute_embeddings(
+        build_model(checkpoint), samples, select_device(device).to_torch()
+    )
     clusters = find_clusters(embeddings, n_clusters, seed)
     n_found = len(np.unique(clusters))
     purity = compute_purity(clusters, modalities)

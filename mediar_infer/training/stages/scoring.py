@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mediar_infer.config import PLANS, EngineConfig, Precision, RuntimeConfig
-from mediar_infer.devices import select_precision
+from mediar_infer.devices import Device, select_precision
 from mediar_infer.errors import UsageError
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.metrics import THRESHOLDS, evaluate_labels
@@ -66,13 +66,13 @@ def build_segmenter(
         precision: as for inference.
         plan: a name of ``mediar_infer.config.PLANS``.
     """
-    device = torch.device(device)
+    chosen = Device(torch.device(device).type, torch.device(device).index)
     config = EngineConfig(
         plan=PLANS[plan],
-        runtime=RuntimeConfig(device=str(device), threads=torch.get_num_threads()),
+        runtime=RuntimeConfig(device=str(chosen), threads=torch.get_num_threads()),
         roi_size=window_size(model),
     )
-    backend = TorchBackend(model, device, select_precision(precision, device))
+    backend = TorchBackend(model, chosen, select_precision(precision, chosen))
     return Segmenter([backend], config)
 
 

@@ -104,7 +104,7 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
     records = _find_images(folder, run_path, options)
     memory = _find_memory(options)
     _write_images([*records, *memory], run_path / "table.csv", options)
-    device = select_device(options.execution.device)
+    device = select_device(options.execution.device).to_torch()
     start = _choose_start(options.weights, select_records(records, ("target",), "train"), device)
     recipe = _adapt(recipe, start, options, has_memory=bool(memory))
     if not options.execution.resume:

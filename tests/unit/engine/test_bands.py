@@ -247,6 +247,15 @@ class SmallMemoryBackend(FunctionBackend):
         return super().start(inputs)
 
 
+@pytest.mark.parametrize("flips", [("identity",), ALL_FLIPS])
+def test_an_accelerator_computes_the_same_bits(image, flips, request):
+    members = [FunctionBackend(equivariant), FunctionBackend(identity)]
+    of_host = maps_of(image, members, config_of(flips))
+    request.getfixturevalue("as_accelerator")
+    np.testing.assert_array_equal(maps_of(image, members, config_of(flips)), of_host)
+
+
+@pytest.mark.usefixtures("as_accelerator")
 @pytest.mark.parametrize("room", [1, 2, 5])
 def test_full_device_memory_halves_the_batch_and_gives_the_same_maps(image, room):
     reference = maps_of(image, [FunctionBackend(equivariant)], config_of(ALL_FLIPS))
@@ -260,12 +269,14 @@ def test_full_device_memory_halves_the_batch_and_gives_the_same_maps(image, room
     assert trace.warnings[0].startswith("device memory is full; batch is now")
 
 
+@pytest.mark.usefixtures("as_accelerator")
 def test_second_model_out_of_memory_does_not_count_the_first_twice(image):
     members = [FunctionBackend(identity, batch=8), SmallMemoryBackend(identity, room=3, batch=8)]
     found = maps_of(image, members, config_of())
     np.testing.assert_allclose(found, as_maps(image), rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.usefixtures("as_accelerator")
 def test_no_room_for_one_window_is_an_error(image):
     backend = SmallMemoryBackend(identity, room=0, batch=4)
     with pytest.raises(torch.OutOfMemoryError):

@@ -245,6 +245,7 @@ class SmallMemoryBackend(FunctionBackend):
         return super().start(inputs)
 
 
+@pytest.mark.usefixtures("as_accelerator")
 def test_full_device_memory_halves_the_batch_and_gives_the_same_maps():
     image = image_of(101, 77)
     run = Run(image, [SmallMemoryBackend(uneven, batch=16)], Clock())

@@ -44,7 +44,7 @@ def test_graph_is_exported_once(source, tmp_path, monkeypatch):
     made = []
 
     def export_graph(architecture, roi_size, folder):
-        from mediar_infer.network.backends.graphs import graph_name
+        from mediar_infer.network.graphs import graph_name
 
         path = folder / graph_name(architecture, roi_size)
         path.write_text("graph")

@@ -1,0 +1,12 @@
+"""A device that the engine takes for an accelerator."""
+
+import pytest
+
+from mediar_infer.engine.torch_ops import TorchOps
+
+
+@pytest.fixture
+def as_accelerator(monkeypatch):
+    """Let the engine compute in torch, as on an accelerator, though tensors lie on the CPU."""
+    for module in ("bands", "paced_bands"):
+        monkeypatch.setattr(f"mediar_infer.engine.{module}.select_array_ops", TorchOps)
