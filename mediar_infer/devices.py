@@ -49,7 +49,12 @@ CPU = Device("cpu")
 
 def has_torch() -> bool:
     """Whether torch is installed; it is not imported."""
-    return "torch" in sys.modules or find_spec("torch") is not None
+    return is_torch_imported() or ("torch" not in sys.modules and find_spec("torch") is not None)
+
+
+def is_torch_imported() -> bool:
+    """Whether something in this process has imported torch already."""
+    return sys.modules.get("torch") is not None
 
 
 def require_torch(purpose: str, *, advice: str = "") -> None:
@@ -196,7 +201,7 @@ def _quota_cores() -> int | None:
 
 def peak_gpu_bytes() -> int | None:
     """Most memory that this process has held on a CUDA device so far; None if it used none."""
-    if "torch" not in sys.modules:
+    if not is_torch_imported():
         return None
     import torch
 
@@ -207,7 +212,7 @@ def peak_gpu_bytes() -> int | None:
 
 def free_gpu_memory() -> None:
     """Give back the memory that torch keeps for later on CUDA devices, if there is any."""
-    if "torch" in sys.modules:
+    if is_torch_imported():
         import torch
 
         torch.cuda.empty_cache()
