@@ -13,12 +13,7 @@ import numpy.typing as npt
 
 from mediar_infer.arrays import CELLPROB, FLOW_X, FLOW_Y, Float32Array, LabelArray
 from mediar_infer.config import EngineConfig, MaskConfig
-from mediar_infer.devices import (
-    Device,
-    available_cores,
-    describe_device,
-    select_device,
-)
+from mediar_infer.devices import Device, available_cores, describe_device, select_device
 from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.bands_ahead import BandsAhead
 from mediar_infer.engine.costs import Costs
