@@ -4,15 +4,17 @@
 #   WEIGHTS      the folder weights, or one inside it such as weights/published
 #   OPTIONS      options of predict for every run, such as --fit-budget
 #   PIP_OPTIONS  options of pip, such as --extra-index-url ADDRESS of PyTorch's builds for CPUs
+#   EXTRAS       optional parts of the package: gpu (torch), or nothing for CPUs only
 #   TORCH        another version of torch, such as torch==2.12.0
 ARG BASE_IMAGE=python:3.11-slim
 
 # The packages that inference needs, and their pinned versions.
 FROM ${BASE_IMAGE} AS requirements
+ARG EXTRAS=gpu
 ARG TORCH=
 WORKDIR /build
 COPY pyproject.toml requirements.txt ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *(d for e in '${EXTRAS}'.split() for d in p['optional-dependencies'][e]), sep='\n')" \
         > inference.txt \
     && sed "s/^torch==.*/${TORCH:-&}/" requirements.txt > pinned.txt
 

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     graph = actions.add_parser("graph", help="export the network's graph for fast CPU inference")
     convert = actions.add_parser(
-        "convert", help=f"write .pth files as float16 safetensors with {MANIFEST_NAME}"
+        "convert", help=f"write .pth files as float16 safetensors with {MANIFEST_NAME} and graph"
     )
     for writing in (graph, convert):
         writing.add_argument(
@@ -99,3 +99,4 @@ def _convert(paths: list[Path], output: Path) -> None:
         digests[target.name] = compute_digest(target)
         print_summary(f"{target}  SHA-256 {digests[target.name]}")
     write_weights_manifest(output, listed | digests)
+    _export_graphs(list(sources))

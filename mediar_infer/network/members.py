@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mediar_infer.config import EngineConfig
-from mediar_infer.devices import Device, require_torch, select_precision, usable_cores
+from mediar_infer.devices import Device, select_precision, usable_cores
 from mediar_infer.errors import UsageError
 from mediar_infer.network.backends import Backend
 from mediar_infer.network.checkpoints import Checkpoint, build_model
@@ -63,7 +63,6 @@ def _build_backend(
             f" file {graph_name(checkpoint.architecture, config.roi_size)} next to the weights;"
             " make it with 'weights graph'"
         )
-    require_torch(f"{checkpoint.path}: a network without an exported graph")
     import torch
 
     from mediar_infer.network.backends.torch_backend import TorchBackend

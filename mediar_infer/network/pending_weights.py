@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mediar_infer.config import EngineConfig
-from mediar_infer.devices import is_cpu_for_sure, usable_cores
+from mediar_infer.devices import is_cpu_for_sure, require_torch, usable_cores
 from mediar_infer.network.checkpoints import (
     Checkpoint,
     check_entries,
@@ -31,9 +31,14 @@ class PendingWeights:
 
     Raises:
         CheckpointError: if there are no such files.
+        UsageError: if torch is asked for and not installed.
     """
 
     def __init__(self, weights: Sequence[Path], config: EngineConfig) -> None:
+        if config.runtime.backend == "torch" or config.runtime.precision == "float16":
+            require_torch(
+                f"--backend {config.runtime.backend}, precision {config.runtime.precision}"
+            )
         self.paths = find_weights(weights)[: config.plan.max_members]
         self.config = config
         self._pool = ThreadPoolExecutor(len(self.paths), thread_name_prefix="weights")

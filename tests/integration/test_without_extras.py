@@ -1,4 +1,7 @@
-"""Every command of a plain installation works without the packages of the extras."""
+"""Every command of a plain installation works without the packages of the extras, torch among them.
+
+The shipped pair is used, as its exported graph is what makes torch superfluous on a CPU.
+"""
 
 import csv
 import json
@@ -7,10 +10,14 @@ import subprocess
 import sys
 import tomllib
 
+import numpy as np
 import pytest
+import torch
+from fakes import tiny_state_dict
 from folder_helpers import ROOT, names_of, noise, slide, subprocess_environment, write_image
 
 from mediar_infer import cli
+from mediar_infer.cli import main
 from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.reading import read_labels
 
@@ -32,7 +39,7 @@ def plain(tmp_path_factory):
     """Run ``mediar-infer``, and whatever it starts, with the extras' packages blocked."""
     folder = tmp_path_factory.mktemp("blocked")
     blocked = sorted(_extra_packages())
-    assert {"matplotlib", "monai", "segmentation_models_pytorch", "distributed"} < set(blocked)
+    assert {"torch", "matplotlib", "monai", "distributed"} < set(blocked)
     lines = ["import sys", f"sys.modules.update(dict.fromkeys({blocked!r}))"]
     (folder / "sitecustomize.py").write_text("\n".join(lines))
 
@@ -47,12 +54,12 @@ def plain(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def predicted(plain, weights_dir, tmp_path_factory):
+def predicted(plain, tmp_path_factory):
     """Folder with ``in``, ``out`` and ``true`` after a run of ``predict``."""
     folder = tmp_path_factory.mktemp("plain")
     write_image(folder / "in" / "a.png", slide()[0])
     write_labels(folder / "true" / "a_label.tiff", [slide()[1]], height=120, width=150)
-    options = ("--weights", weights_dir, "--plan", "fast", "--threads", "1", "--overlays")
+    options = ("--plan", "fast", "--threads", "1", "--overlays")
     done = plain("predict", "-i", folder / "in", "-o", folder / "out", *options)
     assert done.returncode == 0, done.stderr
     return folder
@@ -86,23 +93,61 @@ def test_evaluate_writes_its_tables_and_says_what_the_plot_lacks(plain, predicte
     assert re.match(r"WARNING scores\.png: .*matplotlib", line)
 
 
-def test_info_and_weights_show_the_models(plain, weights_dir):
-    shown = plain("info", "--weights", weights_dir)
+def test_info_and_weights_show_the_models(plain):
+    shown = plain("info")
     assert (shown.returncode, shown.stdout.count("from_phase")) == (0, 2), shown.stderr
-    verified = plain("weights", "verify", weights_dir)
-    assert (verified.returncode, verified.stdout.count("  ok: ")) == (0, 2), verified.stderr
+    listed = plain("weights", "list")
+    assert (listed.returncode, listed.stdout.count("mit_b0")) == (0, 2), listed.stderr
 
 
-def test_demo_runs_to_its_score_table(plain, weights_dir, tmp_path):
-    options = ("--size", "96", "--plan", "fast", "--threads", "1", "--weights", weights_dir)
+def test_labels_are_those_of_a_process_with_torch(predicted, tmp_path):
+    options = ("--plan", "fast", "--threads", "1", "--quiet")
+    assert main(["predict", "-i", str(predicted / "in"), "-o", str(tmp_path), *options]) == 0
+    labels = "a_label.tiff"
+    np.testing.assert_array_equal(
+        read_labels(tmp_path / labels), read_labels(predicted / "out" / labels)
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "found"),
+    [
+        ("weights_dir", (), "a network without an exported graph: found no torch"),
+        ("pickled", (), "a pickled state dict: found no torch"),
+        (None, ("--device", "cuda"), "--device cuda: found no torch"),
+        (None, ("--backend", "torch"), "--backend torch, precision auto: found no torch"),
+    ],
+)
+def test_what_needs_torch_says_so_in_one_line(
+    plain, request, predicted, tmp_path, weights, options, found
+):
+    if weights is not None:
+        options = ("--weights", request.getfixturevalue(weights))
+    done = plain("predict", "-i", predicted / "in", "-o", tmp_path / "out", *options)
+    assert done.returncode == 2, done.stderr
+    *_, line = done.stderr.splitlines()
+    assert found in line
+    assert "pip install 'mediar-infer[gpu]'" in line
+
+
+@pytest.fixture
+def pickled(tmp_path):
+    """A weight file as torch writes it."""
+    path = tmp_path / "a.pth"
+    torch.save(tiny_state_dict(), path)
+    return path
+
+
+def test_demo_runs_to_its_score_table(plain, tmp_path):
+    options = ("--size", "96", "--plan", "fast", "--threads", "1")
     done = plain("demo", "-o", tmp_path / "demo", *options)
     assert done.returncode == 0, done.stderr
     assert "F1 at IoU 0.5" in done.stdout
 
 
-def test_challenge_judges_and_writes_its_page(plain, predicted, weights_dir, tmp_path):
+def test_challenge_judges_and_writes_its_page(plain, predicted, tmp_path):
     folders = ("-i", predicted / "in", "-o", tmp_path / "judged", "--gt", predicted / "true")
-    options = ("--", "--weights", weights_dir, "--plan", "fast", "--threads", "1")
+    options = ("--", "--plan", "fast", "--threads", "1")
     done = plain("challenge", *folders, *options)
     assert {"challenge.json", "report.html"} <= set(names_of(tmp_path / "judged")), done.stderr
     (record,) = json.loads((tmp_path / "judged" / "challenge.json").read_text())["images"]
@@ -117,7 +162,7 @@ def test_submission_zips(plain, predicted, tmp_path):
     assert (tmp_path / "a.zip").is_file()
 
 
-def test_grand_challenge_runs_a_job(plain, weights_dir, tmp_path):
+def test_grand_challenge_runs_a_job(plain, tmp_path):
     image = tmp_path / "input" / "images" / "generic-medical-image" / "a.tif"
     write_image(image, noise(40, 50))
     socket = {
@@ -127,7 +172,7 @@ def test_grand_challenge_runs_a_job(plain, weights_dir, tmp_path):
     inputs = [{"socket": socket, "interface": socket}]
     (tmp_path / "input" / "inputs.json").write_text(json.dumps(inputs))
     folders = ("-i", tmp_path / "input", "-o", tmp_path / "output")
-    options = ("--weights", weights_dir, "--plan", "fast", "--threads", "1")
+    options = ("--plan", "fast", "--threads", "1")
     done = plain("grand-challenge", *folders, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     (labels,) = (tmp_path / "output").rglob("output.tif")
