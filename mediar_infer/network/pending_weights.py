@@ -35,17 +35,15 @@ class PendingWeights:
     """
 
     def __init__(self, weights: Sequence[Path], config: EngineConfig) -> None:
-        if config.runtime.backend == "torch" or config.runtime.precision == "float16":
-            require_torch(
-                f"--backend {config.runtime.backend}, precision {config.runtime.precision}"
-            )
+        runtime = config.runtime
+        if runtime.backend == "torch" or runtime.precision == "float16":
+            require_torch(f"--backend {runtime.backend}, precision {runtime.precision}")
         self.paths = find_weights(weights)[: config.plan.max_members]
         self.config = config
         self._pool = ThreadPoolExecutor(len(self.paths), thread_name_prefix="weights")
         self._checkpoints = [self._pool.submit(read_checkpoint, path) for path in self.paths]
         self._graphs: list[Future[Any]] = []
         self._compiled: list[Future[Any]] = []
-        runtime = config.runtime
         if (
             runtime.backend != "torch"
             and runtime.precision != "float16"

@@ -286,6 +286,7 @@ def test_folder_without_weights_is_reported_what_to_hold(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["cpu:3", "cpu:0", "mps:1"])
 def test_numbered_devices_other_than_cuda_are_wrong_use(tmp_path, weights_dir, capsys, name):
+    write_image(tmp_path / "a.png")
     options = ("-i", tmp_path, "-o", tmp_path / "out", "--weights", weights_dir, "--device", name)
     assert _run("predict", *options) == 2
     assert f"found device '{name}', expected auto, cpu, cuda" in capsys.readouterr().err
