@@ -295,7 +295,7 @@ class _Cluster:
 
     def _spread(self, image: RunImage, progress: Progress) -> LedgerEntry:
         """Segment a large image whose maps come from the workers."""
-        segmenter = _SpreadSegmenter(self, self._job, image.path)
+        segmenter = _SpreadSegmenter(self, self._job, image)
         options, started_s = self._job.options, time.perf_counter()
         runner = ImageRunner(segmenter, self.provenance, options, started_s)
         with closing(ImageTask(image, options)) as task:
@@ -325,8 +325,8 @@ class _Cluster:
 class _SpreadSegmenter:
     """Segments one large image whose maps come from the workers of a cluster."""
 
-    def __init__(self, cluster: _Cluster, job: ClusterJob, path: Path) -> None:
-        self._cluster, self._job, self._path = cluster, job, path
+    def __init__(self, cluster: _Cluster, job: ClusterJob, image: RunImage) -> None:
+        self._cluster, self._job, self._image = cluster, job, image
         self.workers: set[str] = set()
         """Names of the workers that predicted some of its rows."""
 
@@ -370,7 +370,7 @@ class _SpreadSegmenter:
                     rows = ranges.popleft()
                     # Before whole images: those need no order, and this one waits for its rows.
                     future = self._cluster.submit(
-                        predict_rows, self._path, scaling, rows, priority=1
+                        predict_rows, self._image, scaling, rows, priority=1
                     )
                     under_way.append(future)
                 with trace.stage("network"):

@@ -182,12 +182,14 @@ def segment_image(job: ClusterJob, image: RunImage) -> LedgerEntry | None:
     return replace(entry, worker=str(_own_worker().name))
 
 
-def predict_rows(job: ClusterJob, path: Path, scaling: Scaling, rows: tuple[int, int]) -> RowMaps:
+def predict_rows(
+    job: ClusterJob, image: RunImage, scaling: Scaling, rows: tuple[int, int]
+) -> RowMaps:
     """Task: predict the merged maps of a range of rows of a large image."""
     trace = Trace()
     with _AT_WORK:
         segmenter = _prepare(job)
-        with open_image(path, job.options.reading) as source:
+        with open_image(image.path, job.options.reading_of(image)) as source:
             bands = predict_bands(source, scaling, segmenter.members, segmenter.config, trace, rows)
             maps = np.empty((3, rows[1] - rows[0], source.width), dtype=np.float32)
             first = 0

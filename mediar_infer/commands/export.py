@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mediar_infer.commands.arguments import add_examples, add_option
-from mediar_infer.errors import DataError, ShapeError, UsageError
+from mediar_infer.errors import DataError, ImageReadError, ShapeError, UsageError
 from mediar_infer.exports.export import ExportOptions, export_labels
 from mediar_infer.exports.intensities import channel_columns, name_channels
 from mediar_infer.exports.table import COLUMNS, writing_table
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.listing import list_images
 from mediar_infer.images.open import open_image
+from mediar_infer.images.scenes import list_scenes
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.labels.files import label_path
 from mediar_infer.labels.naming import group_label_files
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         remove_stale_parts(folder)
     images = _find_images(options)
     n_failed = 0
-    with _writing_rows(options, images.values()) as add_rows:
+    with _writing_rows(options.table, images.values()) as add_rows:
         for name, path in files:
             try:
                 with _open_image(images, name) as image:
@@ -131,41 +132,50 @@ def _list_files(labels: Path) -> list[tuple[str, Path]]:
 
 @contextmanager
 def _writing_rows(
-    options: ExportOptions, images: Iterable[Path]
+    table: Path | None, images: Iterable[tuple[Path, ReadOptions]]
 ) -> Iterator[Callable[[Iterable[Mapping[str, Any]]], None]]:
     """Open the table, if one is asked for, with the columns of all channels of all images."""
-    if options.table is None:
+    if table is None:
         yield lambda rows: None
         return
     columns = dict.fromkeys(COLUMNS)
-    for path in images:
-        with suppress(DataError), open_image(path, ReadOptions(all_channels=True)) as image:
+    for path, options in images:
+        with suppress(DataError), open_image(path, options) as image:
             columns |= dict.fromkeys(channel_columns(name_channels(image)))
-    with writing_table(options.table, list(columns)) as add_rows:
+    with writing_table(table, list(columns)) as add_rows:
         yield add_rows
 
 
-def _find_images(options: ExportOptions) -> dict[str, Path]:
-    """Name in the label file → image; empty unless intensities are asked for."""
+def _find_images(options: ExportOptions) -> dict[str, tuple[Path, ReadOptions]]:
+    """Name in the label file → image and how it is read; empty unless intensities are asked for."""
     if options.images is None:
         return {}
     if options.table is None:
         raise UsageError("found --images without --table, expected both; add --table cells.csv")
-    images, _ = list_images(options.images)
-    found: dict[str, Path] = {}
-    for path in images:
-        (name,) = group_label_files([label_path(Path(), path)])
-        if name in found:
-            raise DataError(
-                f"{options.images}: found {found[name].name} and {path.name}, expected one image"
-                f" for the labels {name}; move one"
-            )
-        found[name] = path
+    found: dict[str, tuple[Path, ReadOptions]] = {}
+    for path in list_images(options.images)[0]:
+        for scene in (None, *range(_count_scenes(path))):
+            (name,) = group_label_files([label_path(Path(), path, scene)])
+            if name in found:
+                raise DataError(
+                    f"{options.images}: found {found[name][0].name} and {path.name}, expected one"
+                    f" image for the labels {name}; move one"
+                )
+            found[name] = path, ReadOptions(all_channels=True, scene=scene)
     return found
 
 
+def _count_scenes(path: Path) -> int:
+    """Scenes of a file that has several; 0 of a plain image, and of one that cannot be read."""
+    try:
+        n_scenes = len(list_scenes(path))
+    except ImageReadError:  # said when labels ask for it
+        return 0
+    return n_scenes if n_scenes > 1 else 0
+
+
 def _open_image(
-    images: Mapping[str, Path], name: str
+    images: Mapping[str, tuple[Path, ReadOptions]], name: str
 ) -> AbstractContextManager[ImageSource | None]:
     """The image of a label file, or nothing where no images are given."""
     if not images:
@@ -174,4 +184,4 @@ def _open_image(
         raise DataError(
             f"{name}: found labels without an image, expected an image of that name in --images"
         )
-    return open_image(images[name], ReadOptions(all_channels=True))
+    return open_image(*images[name])

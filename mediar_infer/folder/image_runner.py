@@ -111,7 +111,7 @@ class ImageRunner:
                     n_cells = write_labels(
                         options.label_path(image), work.labels(), height=source.height,
                         width=source.width, geometry=source.geometry,
-                        facts=describe_labels(image.path, self._provenance),
+                        facts=describe_labels(image, self._provenance),
                     )  # fmt: skip
                 self._write_overlay(task, source)
         except MediarError as failure:

@@ -67,7 +67,7 @@ class ImageTask:
         """
         if self.source is None:
             with self.trace.stage("open"):
-                reading = self._options.reading
+                reading = self._options.reading_of(self.image)
                 if max_pixels is not None:
                     reading = replace(reading, max_pixels=max_pixels)
                 self.source = open_image(self.image.path, reading)

@@ -1,6 +1,6 @@
 """What to do with a folder of images: where they are, where results go, and switches."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,10 @@ class RunOptions:
     """Show a progress bar."""
     label_file: Path | None = None
     """Where the labels of a single image go, ``.tif`` or ``.mha``; None: named after the image."""
+
+    def reading_of(self, image: RunImage) -> ReadOptions:
+        """How an image is read."""
+        return self.reading if image.scene is None else replace(self.reading, scene=image.scene)
 
     def label_path(self, image: RunImage) -> Path:
         """Where the labels of an image go."""

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mediar_infer import __version__
 from mediar_infer.devices import describe_device
 from mediar_infer.folder.options import RunOptions
+from mediar_infer.folder.run_image import RunImage
 
 if TYPE_CHECKING:
     from mediar_infer.segmenter import Segmenter
@@ -43,6 +43,8 @@ def _describe_plan(segmenter: "Segmenter", options: RunOptions) -> dict[str, Any
         "backend": segmenter.members[0].name,
         "masks": asdict(config.masks),
         "plane": reading.plane,
+        **({"project": reading.project} if reading.project else {}),
+        **({} if reading.scene is None else {"scene": reading.scene}),
         **({"apply_orientation": True} if reading.apply_orientation else {}),
         **({"channels": list(reading.channels)} if reading.channels else {}),
     }
@@ -75,11 +77,11 @@ class Provenance:
         return cls(_describe_plan(segmenter, options), segmenter.digests, device)
 
 
-def describe_labels(path: Path, provenance: Provenance) -> dict[str, Any]:
+def describe_labels(image: RunImage, provenance: Provenance) -> dict[str, Any]:
     """Describe what a label file is made of: the same for the same input and settings.
 
     Args:
-        path: the image.
+        image: the image.
         provenance: models and settings.
 
     Raises:
@@ -87,8 +89,9 @@ def describe_labels(path: Path, provenance: Provenance) -> dict[str, Any]:
     """
     return {
         "mediar_infer": __version__,
-        "image": path.name,
-        "image_bytes": path.stat().st_size,
+        "image": image.path.name,
+        **({} if image.scene is None else {"scene": image.scene}),
+        "image_bytes": image.path.stat().st_size,
         "plan": dict(provenance.plan),
         "weights": dict(provenance.digests),
     }

@@ -39,7 +39,7 @@ def find_finished(
         if header is None:
             continue
         try:
-            expected = describe_labels(image.path, provenance)
+            expected = describe_labels(image, provenance)
         except OSError:  # a broken link, or removed in the meantime
             continue
         lacks_overlay = (

@@ -5,6 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from mediar_infer.errors import ImageReadError
+from mediar_infer.images.limits import ReadOptions
+from mediar_infer.images.scenes import list_scenes
 from mediar_infer.labels.files import label_path
 
 
@@ -18,6 +21,8 @@ class RunImage:
     """Path relative to the input folder, with slashes, as in ledger, log and errors."""
     label_name: PurePosixPath
     """Path of its label file relative to the output folder; other results are named after it."""
+    scene: int | None = None
+    """Which image of the file it is, where each of several is an image of the run."""
 
     @classmethod
     def inside(cls, root: Path, path: Path) -> "RunImage":
@@ -30,6 +35,32 @@ class RunImage:
         relative = path.relative_to(root)
         label = label_path(relative.parent, relative)
         return cls(path, relative.as_posix(), PurePosixPath(label.as_posix()))
+
+    def split(self, options: ReadOptions) -> "list[RunImage]":
+        """Images that a file is read as: one, or one for each of several scenes.
+
+        Args:
+            options: how images are read. A file whose scenes cannot be found stays one image, and
+                is an error when it is opened.
+        """
+        if options.scene != "all":
+            return [self]
+        try:
+            n_scenes = len(list_scenes(self.path))
+        except ImageReadError:
+            return [self]
+        if n_scenes == 1:
+            return [self]
+        folder = Path(self.label_name.parent)
+        return [
+            RunImage(
+                self.path,
+                f"{self.name}, scene {scene}",
+                PurePosixPath(label_path(folder, self.path, scene).as_posix()),
+                scene,
+            )
+            for scene in range(n_scenes)
+        ]
 
     def explain(self, error: str) -> str:
         """Name the image in an error as the run does; readers name a file without its folder."""

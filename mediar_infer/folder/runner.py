@@ -121,7 +121,8 @@ class FolderRun:
     def __init__(self, provenance: Provenance, options: RunOptions) -> None:
         self._provenance, self._options = provenance, options
         paths, skipped = list_images(options.input_path)
-        self._images = [RunImage.inside(_input_folder(options), path) for path in paths]
+        files = [RunImage.inside(_input_folder(options), path) for path in paths]
+        self._images = [image for file in files for image in file.split(options.reading)]
         log_skipped(options.input_path, skipped)
         _check_folders(options, self._images)
         for folder in (options.output_dir, options.output_dir / OVERLAY_DIR):

@@ -45,17 +45,19 @@ _Rational = tuple[int, int]
 """Numerator and denominator."""
 
 
-def label_path(output_dir: Path, image_path: Path) -> Path:
+def label_path(output_dir: Path, image_path: Path, scene: int | None = None) -> Path:
     """Path of an image's label file: its name up to the first dot, then ``_label.tiff``.
 
     Args:
         output_dir: folder of the results.
         image_path: the image; only its name matters.
+        scene: which image of the file it is, if each of several has a label file.
 
     Returns:
         The path; the scorer of the challenge expects exactly this name.
     """
-    return output_dir / f"{image_path.name.split('.')[0]}_label.tiff"
+    mark = "" if scene is None else f"_s{scene:02d}"
+    return output_dir / f"{image_path.name.split('.')[0]}{mark}_label.tiff"
 
 
 def check_collisions(paths: Iterable[Path]) -> dict[Path, list[Path]]:
