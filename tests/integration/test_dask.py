@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from czi_files import Tile, czi_bytes
 from folder_helpers import ROOT, latest_records, names_of, read_ledger, slide, write_image
 from preload_perfect_network import perfect_from_pending
 
@@ -20,6 +21,7 @@ from mediar_infer.cluster import worker as cluster_worker
 from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.runner import run_folder
+from mediar_infer.images.limits import ReadOptions
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.pending_weights import PendingWeights
 from mediar_infer.segmenter import Segmenter
@@ -137,6 +139,21 @@ def expected(inputs, tmp_path, weights_dir):
 
 def _label_files(outputs):
     return {path.name: path.read_bytes() for path in outputs.glob("*_label.tiff")}
+
+
+@pytest.mark.usefixtures("small_ranges")
+def test_small_and_large_scenes_of_a_file_are_spread_like_images(cluster, tmp_path, weights_dir):
+    images = [slide(1)[0], slide(9, 1000, 300)[0]]
+    tiles = [Tile(image[:, :, ::-1], x=999 * k, index={"S": k}) for k, image in enumerate(images)]
+    (tmp_path / "a.czi").write_bytes(czi_bytes(tiles))
+    reading = ReadOptions(scene="all")
+    segmenter = perfect_from_pending(PendingWeights([weights_dir], CONFIG))
+    run_folder(segmenter, RunOptions(tmp_path / "a.czi", tmp_path / "one", reading=reading))
+    options = RunOptions(tmp_path / "a.czi", tmp_path / "out", reading=reading)
+    client.run_on_cluster(cluster.address, [weights_dir], CONFIG, options, spread_from=SPREAD_FROM)
+    expected = _label_files(tmp_path / "one")
+    assert [*sorted(expected)] == ["a_s00_label.tiff", "a_s01_label.tiff"]
+    assert _label_files(tmp_path / "out") == expected
 
 
 @pytest.mark.usefixtures("small_ranges")
