@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -123,6 +124,62 @@ def writing_output(path: Path) -> Iterator[IO[bytes]]:
             yield file
     except OSError as error:
         raise to_output_error(path, error) from error
+
+
+class Spool:
+    """Pieces of a result that is written later, in a nameless file beside it.
+
+    Nothing of it is left when it is closed or the process dies.
+
+    Args:
+        path: the result.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+        self._ends = [0]
+
+    def put(self, data: bytes) -> int:
+        """Keep a piece.
+
+        Returns:
+            Its number, from 0.
+
+        Raises:
+            OutputError: if the folder cannot be written or is full.
+        """
+        try:
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=self._path.parent)  # noqa: SIM115
+            self._file.seek(self._ends[-1])
+            self._file.write(data)
+            self._file.flush()
+        except OSError as error:
+            raise to_output_error(self._path, error) from error
+        self._ends.append(self._ends[-1] + len(data))
+        return len(self._ends) - 2
+
+    def get(self, number: int) -> bytes:
+        """A piece that was kept.
+
+        Raises:
+            OutputError: if it cannot be read.
+        """
+        first, last = self._ends[number : number + 2]
+        try:
+            if self._file is None:
+                return b""
+            self._file.seek(first)
+            return self._file.read(last - first)
+        except OSError as error:
+            raise to_output_error(self._path, error) from error
+
+    def close(self) -> None:
+        """Drop all pieces."""
+        if self._file is not None:
+            self._file.close()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -3,16 +3,16 @@
 import argparse
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
-from mediar_infer.commands.arguments import add_examples, add_option
+from mediar_infer.commands.arguments import add_examples
+from mediar_infer.commands.options import add_export_arguments, to_export_options
 from mediar_infer.errors import DataError, ImageReadError, ShapeError, UsageError
-from mediar_infer.exports.export import ExportOptions, export_labels
-from mediar_infer.exports.intensities import channel_columns, name_channels
-from mediar_infer.exports.table import COLUMNS, writing_table
+from mediar_infer.exports.export import check_exports, export_labels
+from mediar_infer.exports.options import GEOJSON_DIR, ROI_DIR, ExportOptions
+from mediar_infer.exports.table import GatheredTable
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.listing import list_images
 from mediar_infer.images.open import open_image
@@ -31,11 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "labels", type=Path, metavar="PATH", help="folder of NAME_label.tiff, or one label file"
     )
-    add_option(parser, ExportOptions, "output_dir", "-o", "--output", required=True, metavar="DIR")
-    for field in ("rois", "geojson", "gzip", "zarr"):
-        add_option(parser, ExportOptions, field)
-    add_option(parser, ExportOptions, "table", metavar="FILE")
-    add_option(parser, ExportOptions, "images")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR",
+        help="folder of all results; made if need be",
+    )  # fmt: skip
+    add_export_arguments(parser)
+    parser.add_argument(
+        "--images", type=Path, metavar="PATH",
+        help="folder of the images, or one image: the table gets mean and largest intensity of"
+        " every channel",
+    )  # fmt: skip
     parser.add_argument(
         "--pixel-size", type=float, metavar="UM",
         help="size of a pixel in µm (default: what each label file states)",
@@ -65,53 +70,51 @@ def run(args: argparse.Namespace) -> int:
         ExportError: if a package is missing.
         OutputError: if the table cannot be written.
     """
-    options = _to_options(args)
+    options, pixel_size_um = to_export_options(args), _to_pixel_size(args.pixel_size)
+    if not options:
+        raise UsageError(
+            "found nothing to export, expected one or more of --rois, --geojson, --zarr and --table"
+        )
+    check_exports(options)
     files = _list_files(args.labels)
     if not files:
         logger.error("%s: found no label file, expected NAME_label.tiff files", args.labels)
         return 1
-    for folder in (
-        options.output_dir,
-        options.roi_path("").parent,
-        options.geojson_path("").parent,
-    ):
+    for folder in (args.output, args.output / ROI_DIR, args.output / GEOJSON_DIR):
         remove_stale_parts(folder)
-    images = _find_images(options)
+    images = _find_images(args.images, options)
     n_failed = 0
-    with _writing_rows(options.table, images.values()) as add_rows:
+    with _gathering(options, args.output) as table:
         for name, path in files:
             try:
                 with _open_image(images, name) as image:
-                    exported = export_labels(path, name, options, image)
+                    exported = export_labels(
+                        path, name, options, args.output, image=image, pixel_size_um=pixel_size_um
+                    )
             except (DataError, ShapeError) as error:
                 logger.error("%s", error)
                 n_failed += 1
                 continue
-            add_rows(exported.rows)
-            logger.info("%s: %d cells", path.name, exported.n_cells)
-    logger.info("%d label files exported to %s", len(files) - n_failed, options.output_dir)
+            if table is not None and exported.columns is not None:
+                table.add(name, exported.columns)
+            logger.info("%s: %d cells", path.name, len(exported.areas))
+        if table is not None:
+            table.write(name for name, _ in files)
+    logger.info("%d label files exported to %s", len(files) - n_failed, args.output)
     return 1 if n_failed else 0
 
 
-def _to_options(args: argparse.Namespace) -> ExportOptions:
-    table = args.table and Path(args.output) / args.table  # an absolute name stays
-    if not (args.rois or args.geojson or args.gzip or args.zarr or table):
-        raise UsageError(
-            "found nothing to export, expected one or more of --rois, --geojson, --zarr and --table"
-        )
-    size = args.pixel_size
+def _to_pixel_size(size: float | None) -> tuple[float, float] | None:
     if size is not None and not (math.isfinite(size) and size > 0):
         raise UsageError(f"found --pixel-size {size}, expected a number of µm above 0")
-    return ExportOptions(
-        output_dir=args.output,
-        rois=args.rois,
-        geojson=args.geojson or args.gzip,
-        gzip=args.gzip,
-        zarr=args.zarr,
-        table=table,
-        images=args.images,
-        pixel_size_um=None if size is None else (size, size),
-    )
+    return None if size is None else (size, size)
+
+
+def _gathering(
+    options: ExportOptions, output_dir: Path
+) -> AbstractContextManager[GatheredTable | None]:
+    path = options.table_path(output_dir)
+    return nullcontext() if path is None else GatheredTable(path)
 
 
 def _list_files(labels: Path) -> list[tuple[str, Path]]:
@@ -130,35 +133,21 @@ def _list_files(labels: Path) -> list[tuple[str, Path]]:
     return files
 
 
-@contextmanager
-def _writing_rows(
-    table: Path | None, images: Iterable[tuple[Path, ReadOptions]]
-) -> Iterator[Callable[[Iterable[Mapping[str, Any]]], None]]:
-    """Open the table, if one is asked for, with the columns of all channels of all images."""
-    if table is None:
-        yield lambda rows: None
-        return
-    columns = dict.fromkeys(COLUMNS)
-    for path, options in images:
-        with suppress(DataError), open_image(path, options) as image:
-            columns |= dict.fromkeys(channel_columns(name_channels(image)))
-    with writing_table(table, list(columns)) as add_rows:
-        yield add_rows
-
-
-def _find_images(options: ExportOptions) -> dict[str, tuple[Path, ReadOptions]]:
+def _find_images(
+    folder: Path | None, options: ExportOptions
+) -> dict[str, tuple[Path, ReadOptions]]:
     """Name in the label file → image and how it is read; empty unless intensities are asked for."""
-    if options.images is None:
+    if folder is None:
         return {}
     if options.table is None:
         raise UsageError("found --images without --table, expected both; add --table cells.csv")
     found: dict[str, tuple[Path, ReadOptions]] = {}
-    for path in list_images(options.images)[0]:
+    for path in list_images(folder)[0]:
         for scene in (None, *range(_count_scenes(path))):
             (name,) = group_label_files([label_path(Path(), path, scene)])
             if name in found:
                 raise DataError(
-                    f"{options.images}: found {found[name][0].name} and {path.name}, expected one"
+                    f"{folder}: found {found[name][0].name} and {path.name}, expected one"
                     f" image for the labels {name}; move one"
                 )
             found[name] = path, ReadOptions(all_channels=True, scene=scene)

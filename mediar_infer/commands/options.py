@@ -17,6 +17,7 @@ from mediar_infer.config import (
     RuntimeConfig,
 )
 from mediar_infer.errors import UsageError
+from mediar_infer.exports.options import ExportOptions
 from mediar_infer.folder.ledger import LEDGER_VARIABLE, NO_LEDGER
 from mediar_infer.images.limits import ReadOptions
 
@@ -62,6 +63,20 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("max_pixels", "apply_orientation"):
         add_option(group, ReadOptions, name)
     add_option(group, ReadOptions, "channels", type=_parse_channels, metavar="LIST")
+
+
+def add_export_arguments(parser: argparse._ActionsContainer) -> None:
+    """Add the options that say what to make of label files."""
+    for name in ("rois", "geojson", "gzip", "zarr"):
+        add_option(parser, ExportOptions, name)
+    add_option(parser, ExportOptions, "table", metavar="FILE")
+
+
+def to_export_options(args: argparse.Namespace) -> ExportOptions:
+    """Turn the options of ``add_export_arguments`` into settings."""
+    return ExportOptions(
+        rois=args.rois, geojson=args.geojson, gzip=args.gzip, zarr=args.zarr, table=args.table
+    )
 
 
 def add_ledger_argument(parser: argparse.ArgumentParser) -> None:

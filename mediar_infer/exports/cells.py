@@ -41,14 +41,19 @@ class Cell:
 
     Args:
         cell_id: its label.
+        place: its row in ``CellIndex``.
         box: its row of ``CellIndex.boxes``.
         rows: ``(rows, W)`` uint32 rows that hold all of it.
         top: image row of the first one.
     """
 
-    def __init__(self, cell_id: int, box: Int64Array, rows: Uint32Array, top: int) -> None:
+    def __init__(
+        self, cell_id: int, place: int, box: Int64Array, rows: Uint32Array, top: int
+    ) -> None:
         self.id = cell_id
         """Its label in the image."""
+        self.place = place
+        """Its row in ``ids`` and ``boxes`` of ``CellIndex``."""
         self.box = box
         """First row, first column, row after the last, column after the last, area in px."""
         self._rows, self._top = rows, top
@@ -138,15 +143,15 @@ def iterate_cells(labels: LabelRows, index: CellIndex) -> Iterator[Cell]:
     # Topmost row that the cells from each place on still need.
     needed = np.minimum.accumulate(first_rows[::-1])[::-1]
     held = RowBuffer((labels.width,), np.uint32)
-    place = 0
+    n_done = 0
     for top in range(0, labels.height, BAND_ROWS):
-        if place == len(order):
+        if n_done == len(order):
             return
         bottom = min(top + BAND_ROWS, labels.height)
         held.append(labels.read(top, bottom))
-        while place < len(order) and boxes[order[place], 2] <= bottom:
-            cell = order[place]
+        while n_done < len(order) and boxes[order[n_done], 2] <= bottom:
+            place = int(order[n_done])
             rows = held.rows(held.top, held.bottom)
-            yield Cell(int(ids[cell]), boxes[cell], rows, held.top)
-            place += 1
-        held.drop_above(int(needed[place]) if place < len(order) else bottom)
+            yield Cell(int(ids[place]), place, boxes[place], rows, held.top)
+            n_done += 1
+        held.drop_above(int(needed[n_done]) if n_done < len(order) else bottom)

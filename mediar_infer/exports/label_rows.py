@@ -1,7 +1,8 @@
 """Label files and arrays that are read by rows."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,6 @@ class ArrayLabelRows:
         """Rows ``top`` … ``bottom - 1`` as ``(rows, W)`` uint32."""
         return _to_ids(self._labels[top:bottom], self._name)
 
-    def close(self) -> None:
-        """Nothing to close."""
-
 
 class FileLabelRows:
     """A TIFF label image of whole numbers, decoded as far as its rows are asked for."""
@@ -55,49 +53,25 @@ class FileLabelRows:
         """
         return _to_ids(self._source.read_rows(top, bottom)[:, :, 0], self._source.name)
 
-    def close(self) -> None:
-        """Close the file."""
-        self._source.close()
 
-
-class OpenLabelRows:
-    """A label file that is open for a ``with`` block.
+@contextmanager
+def open_label_rows(path: Path) -> Iterator[FileLabelRows | ArrayLabelRows]:
+    """Open a label file for a ``with`` block.
 
     TIFF of one channel of integers is read by rows; any other file that holds labels is read whole.
 
     Args:
         path: the file.
+
+    Raises:
+        ImageReadError: if it is damaged or holds no labels.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._rows: FileLabelRows | ArrayLabelRows | None = None
-
-    def __enter__(self) -> FileLabelRows | ArrayLabelRows:
-        """Open the file.
-
-        Raises:
-            ImageReadError: if it is damaged or holds no labels.
-        """
-        self._rows = self._open()
-        return self._rows
-
-    def _open(self) -> FileLabelRows | ArrayLabelRows:
-        if self._path.suffix.lower() in (".tif", ".tiff"):
-            source = open_image(self._path)
+    if path.suffix.lower() in (".tif", ".tiff"):
+        with open_image(path) as source:
             if source.dtype.kind in "iu" and not source.warnings:
-                return FileLabelRows(source)
-            source.close()
-        return ArrayLabelRows(read_labels(self._path), self._path.name)
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._rows is not None:
-            self._rows.close()
+                yield FileLabelRows(source)
+                return
+    yield ArrayLabelRows(read_labels(path), path.name)
 
 
 def _known_size_um(geometry: Geometry | None) -> tuple[float, float] | None:

@@ -1,97 +1,125 @@
-"""Cells as a table: one row a cell, CSV or Parquet."""
+"""Cells of many images as one table: gathered image by image, written at once."""
 
 import csv
 import io
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from mediar_infer.errors import ExportError
-from mediar_infer.exports.cells import Cell
-from mediar_infer.output_files import writing_output
+from mediar_infer.exports.measures import COLUMNS, Columns
+from mediar_infer.output_files import Spool, writing_output
+
+if TYPE_CHECKING:
+    import pyarrow
 
 PARQUET: Final = ".parquet"
-_WHOLE_NUMBERS: Final = (
-    "label", "area_px", "bbox_top", "bbox_left", "bbox_bottom", "bbox_right",
-)  # fmt: skip
-COLUMNS: Final = (
-    "image", "label", "area_px", "area_um2", "centroid_y", "centroid_x", "bbox_top", "bbox_left",
-    "bbox_bottom", "bbox_right", "perimeter", "eccentricity", "solidity", "touches_edge",
-)  # fmt: skip
-"""Columns that every table has; those of channels follow."""
+_IMAGE: Final = "image"
+_CHUNK_ROWS: Final = 4096
 
 
-def measure_cell(
-    cell: Cell, height: int, width: int, pixel_size_um: tuple[float, float] | None
-) -> dict[str, Any]:
-    """Measure what the labels alone tell of a cell.
+class GatheredTable:
+    """Gathers the rows of images on disk, in whatever order they end, and writes the table.
 
-    Areas and lengths are in pixels unless the name says µm. Centroids are in pixel indices, so that
-    the centre of the first pixel is (0, 0), as in scikit-image; the box is half-open. Perimeter,
-    eccentricity and solidity are those of ``skimage.measure.regionprops``.
+    Which columns a table has is known when its last image is done: channels have names. Until then
+    its rows lie in a nameless file beside it, so that memory does not grow with the number of
+    images, and nothing is left of a killed process.
+
+    Used as a context manager.
 
     Args:
-        cell: the cell.
-        height: rows of the image.
-        width: columns of the image.
-        pixel_size_um: (y, x) size of a pixel in µm; None if unknown.
-
-    Returns:
-        Column → value; ``area_um2`` is None where the pixel size is unknown.
-    """
-    top, left, bottom, right, area = (int(number) for number in cell.box)
-    sum_y, sum_x, yy, xx, xy, perimeter, hull = cell.shape.tolist()
-    area_um2 = None if pixel_size_um is None else area * pixel_size_um[0] * pixel_size_um[1]
-    return {
-        "label": cell.id,
-        "area_px": area,
-        "area_um2": area_um2,
-        "centroid_y": top + sum_y / area,
-        "centroid_x": left + sum_x / area,
-        "bbox_top": top,
-        "bbox_left": left,
-        "bbox_bottom": bottom,
-        "bbox_right": right,
-        "perimeter": perimeter,
-        "eccentricity": compute_eccentricity(yy / area, xx / area, xy / area),
-        "solidity": area / hull,
-        "touches_edge": top == 0 or left == 0 or bottom == height or right == width,
-    }
-
-
-def compute_eccentricity(yy: float, xx: float, xy: float) -> float:
-    """Eccentricity of the ellipse with the second moments of a region: 0 for a circle or a pixel.
-
-    Args:
-        yy: variance of the pixel centres along y, px².
-        xx: variance along x.
-        xy: covariance.
-    """
-    half_sum, root = (yy + xx) / 2, math.hypot((yy - xx) / 2, xy)
-    if half_sum + root == 0:
-        return 0.0
-    return math.sqrt(1 - max(half_sum - root, 0.0) / (half_sum + root))
-
-
-@contextmanager
-def writing_table(
-    path: Path, columns: Sequence[str]
-) -> Iterator[Callable[[Iterable[Mapping[str, Any]]], None]]:
-    """Open a table that gets rows image by image; ``.parquet`` needs pyarrow, the rest is CSV.
-
-    Args:
-        path: the file; complete after the ``with`` block, absent after an error.
-        columns: names, in order; also the header of a table without rows.
-
-    Yields:
-        A function that writes rows, column → value; what a row lacks is an empty cell.
+        path: the table; ``.parquet`` needs pyarrow, the rest is CSV.
 
     Raises:
         ExportError: if pyarrow is asked for and not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        check_table(path)
+        self._path = path
+        self._spool = Spool(path)
+        self._places: dict[str, dict[str, int]] = {}
+        """Image → column → its place in the spool."""
+
+    def __enter__(self) -> "GatheredTable":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spool.close()
+
+    def add(self, image: str, columns: Columns) -> None:
+        """Gather the rows of an image; they replace those that it has already.
+
+        Raises:
+            OutputError: if the disk is full.
+        """
+        self._places[image] = {
+            name: self._spool.put(_to_bytes(values)) for name, values in columns.items()
+        }
+
+    def write(self, images: Iterable[str]) -> None:
+        """Write the table.
+
+        Args:
+            images: the images in the order of their rows; those without rows are skipped.
+
+        Raises:
+            OutputError: if it cannot be written; an earlier table of that name is then kept.
+        """
+        listed = [image for image in images if image in self._places]
+        names = dict.fromkeys(COLUMNS)
+        for image in listed:
+            names |= dict.fromkeys(self._places[image])
+        with writing_table(self._path, list(names)) as add:
+            for image in listed:
+                places = self._places[image]
+                add(image, {name: _from_bytes(self._spool.get(k)) for name, k in places.items()})
+
+
+def _to_bytes(values: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _from_bytes(data: bytes) -> npt.NDArray[Any]:
+    values: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    return values
+
+
+def check_table(path: Path) -> None:
+    """Refuse a table whose package is missing, before any work is done for it.
+
+    Raises:
+        ExportError: if pyarrow is asked for and not installed.
+    """
+    if path.suffix.lower() != PARQUET:
+        return
+    try:
+        import pyarrow  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ExportError(
+            f"{path}: found no pyarrow, expected it for a Parquet table; install"
+            " 'mediar-infer[parquet]' or name the table .csv"
+        ) from error
+
+
+@contextmanager
+def writing_table(path: Path, columns: Sequence[str]) -> Iterator[Callable[[str, Columns], None]]:
+    """Open a table that gets the rows of one image after the other.
+
+    Args:
+        path: the file; complete after the ``with`` block, absent after an error.
+        columns: names after that of the image, in order; also the header of a table without rows.
+
+    Yields:
+        A function that writes the rows of an image; columns that the image lacks stay empty.
+
+    Raises:
         OutputError: if the file cannot be written.
     """
     opened = _writing_parquet if path.suffix.lower() == PARQUET else _writing_csv
@@ -100,44 +128,67 @@ def writing_table(
 
 
 @contextmanager
-def _writing_csv(
-    path: Path, columns: Sequence[str]
-) -> Iterator[Callable[[Iterable[Mapping[str, Any]]], None]]:
+def _writing_csv(path: Path, columns: Sequence[str]) -> Iterator[Callable[[str, Columns], None]]:
     with writing_output(path) as file:
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        yield lambda rows: writer.writerows(
-            [_to_text(row.get(name)) for name in columns] for row in rows
-        )
+        writer.writerow([_IMAGE, *columns])
+
+        def add(image: str, values: Columns) -> None:
+            n_rows = len(values["label"])
+            for first in range(0, n_rows, _CHUNK_ROWS):
+                n_chunk = min(_CHUNK_ROWS, n_rows - first)
+                texts = [
+                    _to_texts(values[name][first : first + n_chunk])
+                    if name in values
+                    else [""] * n_chunk
+                    for name in columns
+                ]
+                writer.writerows(zip([image] * n_chunk, *texts, strict=True))
+
+        yield add
         text.detach()  # flushed; the file goes on
 
 
-def _to_text(value: Any) -> Any:  # noqa: ANN401 (a cell of a table)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return repr(float(value)) if isinstance(value, float | np.floating) else value
+def _to_texts(values: npt.NDArray[Any]) -> list[Any]:
+    listed: list[Any] = values.tolist()
+    if values.dtype.kind != "f":
+        return listed
+    return ["" if value != value else repr(value) for value in listed]
 
 
 @contextmanager
 def _writing_parquet(
     path: Path, columns: Sequence[str]
-) -> Iterator[Callable[[Iterable[Mapping[str, Any]]], None]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        raise ExportError(
-            f"{path}: found no pyarrow, expected it for a Parquet table; install"
-            " 'mediar-infer[parquet]' or name the table .csv"
-        ) from error
-    types = {"image": pyarrow.string(), "touches_edge": pyarrow.bool_()}
-    types |= dict.fromkeys(_WHOLE_NUMBERS, pyarrow.int64())
-    schema = pyarrow.schema([(name, types.get(name, pyarrow.float64())) for name in columns])
+) -> Iterator[Callable[[str, Columns], None]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    schema = pyarrow.schema(
+        [(_IMAGE, pyarrow.string()), *((name, _parquet_type(name)) for name in columns)]
+    )
     with writing_output(path) as file, parquet.ParquetWriter(file, schema) as writer:
 
-        def add(rows: Iterable[Mapping[str, Any]]) -> None:
-            listed = [{name: row.get(name) for name in columns} for row in rows]
-            writer.write_table(pyarrow.Table.from_pylist(listed, schema))
+        def add(image: str, values: Columns) -> None:
+            n_rows = len(values["label"])
+            arrays = [
+                pyarrow.array(values[name], field.type, from_pandas=True)  # NaN is no value
+                if (name := field.name) in values
+                else pyarrow.nulls(n_rows, field.type)
+                for field in list(schema)[1:]
+            ]
+            # Names of files may hold bytes that are no text.
+            shown = image.encode("utf-8", "replace").decode()
+            images = pyarrow.repeat(pyarrow.scalar(shown), n_rows)
+            writer.write_table(pyarrow.Table.from_arrays([images, *arrays], schema=schema))
 
         yield add
+
+
+def _parquet_type(name: str) -> "pyarrow.DataType":
+    import pyarrow
+
+    if name == "touches_edge":
+        return pyarrow.bool_()
+    is_whole = name in ("label", "area_px") or name.startswith("bbox_")
+    return pyarrow.int64() if is_whole else pyarrow.float64()

@@ -42,12 +42,10 @@ def write_zarr(
         ExportError: if zarr is not installed.
         OutputError: if the folder cannot be written; no partial labels are left.
     """
-    try:
-        import zarr
-    except ModuleNotFoundError as error:
-        raise ExportError(
-            f"{path}: found no zarr, expected it for OME-Zarr; install 'mediar-infer[zarr]'"
-        ) from error
+    check_zarr()
+    import zarr
+
+    is_new = not path.exists()
     try:
         has_image = _open_image(path)
         group = zarr.open_group(path, mode="a", zarr_format=3)
@@ -58,8 +56,26 @@ def write_zarr(
         names = list(_attributes(parent).get("labels", []))
         names += [] if _NAME in names else [_NAME]
         parent.attrs["ome"] = {"version": _VERSION, "labels": names}
-    except OSError as error:
-        raise to_output_error(path, error) from error
+    except BaseException as error:
+        if is_new:
+            shutil.rmtree(path, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise to_output_error(path, error) from error
+        raise
+
+
+def check_zarr() -> None:
+    """Refuse to write OME-Zarr without its package, before any work is done for it.
+
+    Raises:
+        ExportError: if zarr is not installed.
+    """
+    try:
+        import zarr  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ExportError(
+            "found no zarr, expected it for OME-Zarr; install 'mediar-infer[zarr]'"
+        ) from error
 
 
 def _open_image(path: Path) -> bool:

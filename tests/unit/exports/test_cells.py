@@ -9,7 +9,7 @@ from skimage.measure import regionprops_table
 from mediar_infer.errors import ImageReadError
 from mediar_infer.exports.cells import BAND_ROWS, index_cells, iterate_cells
 from mediar_infer.exports.label_rows import ArrayLabelRows
-from mediar_infer.exports.table import measure_cell
+from mediar_infer.exports.measures import ShapeMeasures
 
 
 def draw_rings(rings, shape):
@@ -20,6 +20,15 @@ def draw_rings(rings, shape):
             if x == after:
                 mask[min(y0, y1) : max(y0, y1), x:] ^= True
     return mask
+
+
+def measure(labels):
+    rows = ArrayLabelRows(labels)
+    index = index_cells(rows)
+    shapes = ShapeMeasures(index)
+    for cell in iterate_cells(rows, index):
+        shapes.add(cell)
+    return shapes.columns(*labels.shape, None)
 
 
 def touching_cells(rng, side=200, n_cells=60, radius=14):
@@ -96,26 +105,15 @@ def test_shapes_are_those_of_scikit_image(rng):
     cells = touching_cells(rng)
     for labels in (cells, np.where(rng.random(cells.shape) < 0.05, 0, cells)):
         expected = regionprops_table(labels, properties=sorted(properties))
-        rows = ArrayLabelRows(labels)
-        measured = [
-            measure_cell(cell, *labels.shape, None)
-            for cell in iterate_cells(rows, index_cells(rows))
-        ]
-        measured.sort(key=lambda row: row["label"])
+        measured = measure(labels)
         for column, name in names.items():
-            values = [row[column] for row in measured]
-            np.testing.assert_allclose(values, expected[name], rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(measured[column], expected[name], rtol=1e-9, atol=1e-9)
 
 
 def test_edges_of_the_image_are_touched_from_inside_only():
     labels = np.zeros((6, 6), int)
     labels[0, 2], labels[3, 3], labels[5, 5] = 1, 2, 3
-    rows = ArrayLabelRows(labels)
-    touching = {
-        cell.id: measure_cell(cell, 6, 6, None)["touches_edge"]
-        for cell in iterate_cells(rows, index_cells(rows))
-    }
-    assert touching == {1: True, 2: False, 3: True}
+    assert measure(labels)["touches_edge"].tolist() == [True, False, True]
 
 
 def test_cells_over_many_bands_ids_with_gaps_and_many_ids_in_a_row(rng):

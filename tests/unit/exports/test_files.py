@@ -15,9 +15,10 @@ from shapely.geometry import shape
 
 from mediar_infer.errors import OutputError
 from mediar_infer.exports.cells import index_cells, iterate_cells
-from mediar_infer.exports.export import ExportOptions, export_labels
+from mediar_infer.exports.export import export_labels
 from mediar_infer.exports.geojson import writing_geojson
 from mediar_infer.exports.label_rows import ArrayLabelRows
+from mediar_infer.exports.options import ExportOptions, geojson_path, roi_path
 from mediar_infer.exports.rois import writing_rois
 from mediar_infer.labels.files import write_labels
 
@@ -94,11 +95,12 @@ def test_compressed_geojson_is_the_same_and_equal_each_time(tmp_path):
 
 def test_labels_without_cells_give_valid_empty_files(tmp_path):
     write_labels(tmp_path / "a_label.tiff", [np.zeros((5, 6), int)], height=5, width=6)
-    options = ExportOptions(tmp_path / "out", rois=True, geojson=True, table=tmp_path / "c.csv")
-    exported = export_labels(tmp_path / "a_label.tiff", "a", options)
-    assert (exported.n_cells, exported.rows) == (0, [])
-    assert json.loads(options.geojson_path("a").read_text())["features"] == []
-    with zipfile.ZipFile(options.roi_path("a")) as archive:
+    options = ExportOptions(rois=True, geojson=True, table=tmp_path / "c.csv")
+    exported = export_labels(tmp_path / "a_label.tiff", "a", options, tmp_path / "out")
+    assert len(exported.areas) == len(exported.columns["label"]) == 0
+    geojson = geojson_path(tmp_path / "out", "a", is_packed=False)
+    assert json.loads(geojson.read_text())["features"] == []
+    with zipfile.ZipFile(roi_path(tmp_path / "out", "a")) as archive:
         assert archive.namelist() == []
 
 
@@ -108,10 +110,14 @@ def test_pixel_size_comes_from_the_label_file_unless_it_stands_for_an_unknown_on
             tmp_path / f"{name}_label.tiff", RING, resolution=resolution,
             resolutionunit="CENTIMETER",
         )  # fmt: skip
-    options = ExportOptions(tmp_path, table=tmp_path / "c.csv")
-    known = export_labels(tmp_path / "a_label.tiff", "a", options).rows[0]["area_um2"]
-    assert known == pytest.approx(8 * 0.325**2, rel=1e-6)
-    assert export_labels(tmp_path / "b_label.tiff", "b", options).rows[0]["area_um2"] is None
+    options = ExportOptions(table=tmp_path / "c.csv")
+    areas = {
+        name: export_labels(tmp_path / f"{name}_label.tiff", name, options, tmp_path)
+        .columns["area_um2"][0]
+        for name in "ab"
+    }  # fmt: skip
+    assert areas["a"] == pytest.approx(8 * 0.325**2, rel=1e-6)
+    assert np.isnan(areas["b"])
 
 
 @pytest.mark.parametrize("kind", ["rois", "geojson"])
