@@ -196,6 +196,24 @@ def write_bytes(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def remove_result(path: Path) -> None:
+    """Remove a file of an earlier run; nothing happens if there is none.
+
+    Raises:
+        OutputError: if it cannot be removed, or cannot be looked for.
+    """
+    try:
+        path.unlink()
+    except OSError as error:
+        # A read-only file system, or a name that is too long, is an error even without a file.
+        if not os.path.lexists(path):
+            return
+        raise OutputError(
+            f"{path}: cannot be removed ({error.strerror or error}); expected a writable folder;"
+            " allow removing it or choose another output folder"
+        ) from error
+
+
 def remove_stale_parts(folder: Path) -> list[Path]:
     """Remove the unfinished files that a killed process left behind.
 

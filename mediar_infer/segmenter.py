@@ -281,8 +281,8 @@ class Segmenter:
             source: the image; nothing else may read it until the work has ended.
             trace: gains the stages ``read``, ``preprocess``, ``network``, ``labels`` and, with an
                 accelerator, ``wait``; and warnings.
-            later_stages: stages that follow the labels, ``write`` and ``overlay``, whose time a
-                budget sets aside.
+            later_stages: stages that follow the labels, such as ``write``, whose time a budget
+                sets aside.
 
         Returns:
             The work, to be used as a context manager.

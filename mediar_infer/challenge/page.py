@@ -1,15 +1,9 @@
-"""The report of a run: verdict, plot, table and cells in one self-contained HTML file."""
+"""The report of a submission: verdict, plot, table and cells, as a page of ``report``."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from markupsafe import Markup
-
-from mediar_infer.challenge.checks import Finding
-from mediar_infer.challenge.pictures import Layers, draw_layers
-from mediar_infer.challenge.plot import Point, draw_plot
 from mediar_infer.challenge.protocol import LABELS_DIR
 from mediar_infer.challenge.records import (
     ChallengeRecord,
@@ -17,50 +11,33 @@ from mediar_infer.challenge.records import (
     summarise_records,
     verdict_line,
 )
-from mediar_infer.challenge.templates import read_asset, render
-from mediar_infer.output_files import write_bytes
+from mediar_infer.report.page import (
+    ImageSection,
+    PageHead,
+    Plot,
+    RowProblem,
+    TableCell,
+    known_columns,
+    number_cell,
+    row_id,
+    size_cell,
+    write_page,
+)
+from mediar_infer.report.pictures import draw_files
+from mediar_infer.report.plot import Point, draw_plot
 
 PAGE_NAME: Final = "report.html"
 
 _GIB = 2**30
-_MAX_LISTED = 12
 _HEADLINES: dict[Verdict, str] = {
     "passed": "Passed",
     "breached": "Breached",
     "stopped": "Stopped",
 }
+_STATES: dict[Verdict, str] = {"passed": "good", "breached": "bad", "stopped": "neutral"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """One cell of the table: what is shown, and what it is sorted by."""
-
-    text: str
-    value: float | str | None
-    kind: str = ""
-    """Classes of the cell."""
-    mark: str = ""
-    """Class of the text itself, if it is marked."""
-    hint: str = ""
-    """What a marked text shows on hovering."""
-    share: float | None = None
-    """Share of the tolerance, shown as a bar."""
-
-
-@dataclass(frozen=True, slots=True)
-class _ImageDetails:
-    """What the script shows of an image when its row is chosen."""
-
-    target: str
-    """Id of its row."""
-    findings: Sequence[Finding]
-    facts: Sequence[tuple[str, str]]
-    log: str
-    """End of what the run printed; empty without findings."""
-    layers: Layers
-
-
-def write_page(
+def write_verdict(
     folder: Path,
     head: Mapping[str, Any],
     verdict: Verdict,
@@ -80,35 +57,36 @@ def write_page(
         OutputError: if it cannot be written.
     """
     totals = summarise_records(records)
-    page = render(
-        "page.html",
-        style=Markup(read_asset("page.css")),
-        script=Markup(read_asset("page.js")),
-        verdict=verdict,
-        date=str(head.get("started_at", ""))[:16].replace("T", " "),
+    unit = "process" if head.get("engine") == "process" else "container"
+    date = str(head.get("started_at", ""))[:16].replace("T", " ")
+    page = PageHead(
+        state=_STATES[verdict],
+        eyebrow=f"Challenge protocol · {date}",
         headline=_HEADLINES[verdict],
-        n_images=totals["n_images"],
+        title=f"{_HEADLINES[verdict]}: {totals['n_images']} images",
         lead=_sentence(verdict, records),
         figures=_figures(totals),
-        findings=[
-            (_target(index), finding)
+        problems_title="Findings",
+        problems=[
+            RowProblem(row_id(index), finding.image, f", {_finding_text(finding)}")
             for index, record in enumerate(records)
             for finding in record.findings
         ],
-        n_listed=_MAX_LISTED,
-        plot=draw_plot(_points(records)),
-        unit="process" if head.get("engine") == "process" else "container",
-        rows=_known(records),
-        run_facts=_run_facts(head),
-        images=[
-            _image_details(index, record, folder, images) for index, record in enumerate(records)
-        ],
+        plot=Plot(
+            "Time against tolerance",
+            draw_plot(_points(records)),
+            f"Each point is one image in a fresh {unit}; a diamond has findings. The line is the"
+            " time that the challenge grants.",
+        ),
+        facts=_run_facts(head),
     )
-    write_bytes(folder / PAGE_NAME, page.encode("utf-8", "replace"))
+    rows = known_columns([_cells(record) for record in records])
+    sections = (_section(record, folder, images) for record in records)
+    write_page(folder / PAGE_NAME, page, rows, sections)
 
 
-def _target(index: int) -> str:
-    return f"image-{index + 1}"
+def _finding_text(finding: Any) -> str:  # noqa: ANN401
+    return f"{finding.aspect}: found {finding.found}, expected {finding.expected}"
 
 
 def _sentence(verdict: Verdict, records: Sequence[ChallengeRecord]) -> str:
@@ -137,7 +115,7 @@ def _figures(totals: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _points(records: Sequence[ChallengeRecord]) -> list[Point]:
     return [
         Point(
-            target=_target(index),
+            target=row_id(index),
             name=record.image,
             megapixels=record.size[0] * record.size[1] / 1e6,
             seconds=record.outcome.wall_s,
@@ -148,63 +126,43 @@ def _points(records: Sequence[ChallengeRecord]) -> list[Point]:
     ]
 
 
-def _cells(record: ChallengeRecord) -> dict[str, _Cell]:
+def _cells(record: ChallengeRecord) -> dict[str, TableCell]:
     """Column name → cell, in order."""
     wall_s, peak, tolerance_s = record.outcome.wall_s, record.peak_memory_bytes, record.tolerance_s
     n_cells = record.label.n_cells if record.label else None
     return {
-        "image": _Cell(record.image, record.image, "text"),
+        "image": TableCell(record.image, record.image, "text"),
         "contract": _contract_cell(record),
-        "size": _size_cell(record.size),
-        "seconds": _Cell(
+        "size": size_cell(record.size),
+        "seconds": TableCell(
             f"{wall_s:.2f}", wall_s, share=wall_s / tolerance_s if tolerance_s else None
         ),
-        "tolerance": _number(tolerance_s, ".1f", "minor"),
-        "counted": _number(record.counted_s, ".2f", "minor"),
-        "GiB": _number(peak and peak / _GIB, ".2f", "minor"),
-        "cells": _number(n_cells, ","),
-        "F1": _number(record.f1, ".3f"),
+        "tolerance": number_cell(tolerance_s, ".1f", "minor"),
+        "counted": number_cell(record.counted_s, ".2f", "minor"),
+        "GiB": number_cell(peak and peak / _GIB, ".2f", "minor"),
+        "cells": number_cell(n_cells, ","),
+        "F1": number_cell(record.f1, ".3f"),
     }
 
 
-def _contract_cell(record: ChallengeRecord) -> _Cell:
+def _contract_cell(record: ChallengeRecord) -> TableCell:
     """What is breached; in ascending order, images with the most findings come first."""
-    return _Cell(
+    return TableCell(
         record.breached or "ok",
         -len(record.findings),
-        "text contract",
+        "text brief",
         mark="bad" if record.findings else "ok",
         hint=record.breached,
     )
 
 
-def _size_cell(size: tuple[int, int] | None) -> _Cell:
-    if size is None:
-        return _Cell("–", None, "minor")
-    return _Cell(f"{size[0]}×{size[1]}", size[0] * size[1], "minor")
-
-
-def _number(value: float | None, form: str, kind: str = "") -> _Cell:
-    return _Cell("–" if value is None else format(value, form), value, kind)
-
-
-def _known(records: Sequence[ChallengeRecord]) -> list[dict[str, _Cell]]:
-    """Cells of all rows, without columns that hold no value."""
-    rows = [_cells(record) for record in records]
-    known = {name for row in rows for name, cell in row.items() if cell.value is not None}
-    return [{name: row[name] for name in row if name in known} for row in rows]
-
-
-def _image_details(
-    index: int, record: ChallengeRecord, folder: Path, images: Mapping[str, Path]
-) -> _ImageDetails:
+def _section(record: ChallengeRecord, folder: Path, images: Mapping[str, Path]) -> ImageSection:
     labels = folder / LABELS_DIR / record.label.name if record.label else None
-    return _ImageDetails(
-        target=_target(index),
-        findings=record.findings,
+    return ImageSection(
+        problems=[_finding_text(finding) for finding in record.findings],
         facts=_image_facts(record),
         log=record.outcome.log if record.findings else "",
-        layers=draw_layers(images.get(record.image), labels),
+        layers=draw_files(images.get(record.image), labels),
     )
 
 

@@ -51,8 +51,9 @@ from mediar_infer.folder.image_runner import (
 )
 from mediar_infer.folder.image_task import ImageTask
 from mediar_infer.folder.ledger import LedgerEntry
-from mediar_infer.folder.options import OVERLAY_DIR, RunOptions
+from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance
+from mediar_infer.folder.results import ImageResult, Made
 from mediar_infer.folder.run_image import RunImage
 from mediar_infer.folder.runner import FolderRun
 from mediar_infer.image_trace import Trace
@@ -117,13 +118,14 @@ def run_on_cluster(
             check_workers(client, job)
             cluster = _Cluster(client, job)
             with FolderRun(cluster.provenance, options) as run:
-                with closing(cluster.run_all(run.to_do, run.show_progress)) as entries:
-                    for entry in entries:
-                        run.add(entry)
+                run.add_known()
+                with closing(cluster.run_all(run.to_do, run.show_progress)) as results:
+                    for result in results:
+                        run.add(result)
                 return run.finish()
     finally:
         # Left by workers that died or were stopped with the run; files being written are locked.
-        for folder in (options.output_dir, options.output_dir / OVERLAY_DIR):
+        for folder in options.result_dirs:
             remove_stale_parts(folder)
 
 
@@ -199,8 +201,8 @@ class _Cluster:
 
     def run_all(
         self, images: Sequence[RunImage], progress: Progress
-    ) -> Generator[LedgerEntry, None, None]:
-        """Segment files in any order; one entry each, as they finish."""
+    ) -> Generator[ImageResult, None, None]:
+        """Segment files in any order; one result each, as they finish."""
         finished: queue.SimpleQueue[tuple[RunImage, Any]] = queue.SimpleQueue()
 
         def note(image: RunImage, future: Any) -> None:  # noqa: ANN401
@@ -222,15 +224,15 @@ class _Cluster:
                     continue
                 futures.pop(image, None)
                 if isinstance(future, SharedFuture):
-                    entry = future.result()
+                    result = future.result()
                 else:
-                    entry = self._entry_of(image, future)
-                if entry is None:
+                    result = self._image_result_of(image, future)
+                if result is None:
                     spread = large.submit(self._spread, image, progress)
                     spread.add_done_callback(partial(note, image))
                 else:
                     n_left -= 1
-                    yield entry
+                    yield result
         finally:
             self._stopped.set()
             self._client.cancel(list(futures.values()))
@@ -283,25 +285,27 @@ class _Cluster:
             )
         return failure, None
 
-    def _entry_of(self, image: RunImage, future: Any) -> LedgerEntry | None:  # noqa: ANN401
-        """Entry of a finished task; None if the image is to be spread over the workers."""
+    def _image_result_of(self, image: RunImage, future: Any) -> ImageResult | None:  # noqa: ANN401
+        """Result of a finished task; None if the image is to be spread over the workers."""
         failure, result = self._wait_for(image.name, future)
         if failure is not None:
             is_known = isinstance(failure, MediarError)
             error = str(failure) if is_known else describe_unexpected(image, failure)
-            return fail_image(image, error, self.provenance, self._job.options)
-        entry: LedgerEntry | None = result
-        return entry
+            entry = fail_image(image, error, self.provenance, self._job.options)
+            return ImageResult(image, entry, Made())
+        image_result: ImageResult | None = result
+        return image_result
 
-    def _spread(self, image: RunImage, progress: Progress) -> LedgerEntry:
+    def _spread(self, image: RunImage, progress: Progress) -> ImageResult:
         """Segment a large image whose maps come from the workers."""
         segmenter = _SpreadSegmenter(self, self._job, image)
         options, started_s = self._job.options, time.perf_counter()
         runner = ImageRunner(segmenter, self.provenance, options, started_s)
         with closing(ImageTask(image, options)) as task:
             task.trace.on_progress = partial(progress, image)
-            entry = runner.run(task)
-        return replace(entry, worker=", ".join(sorted(segmenter.workers)) or None)
+            result = runner.run(task)
+        worker = ", ".join(sorted(segmenter.workers)) or None
+        return replace(result, entry=replace(result.entry, worker=worker))
 
     def _watch_workers(self) -> None:
         """Warn about workers that are gone; give up when there have been none for a while."""

@@ -21,12 +21,12 @@ from mediar_infer.arrays import Float32Array
 from mediar_infer.config import EngineConfig
 from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.preprocess import Scaling
-from mediar_infer.errors import ClusterError, UsageError
+from mediar_infer.errors import ClusterError, ExportError, UsageError
 from mediar_infer.folder.image_runner import ImageRunner
 from mediar_infer.folder.image_task import ImageTask
-from mediar_infer.folder.ledger import LedgerEntry
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance
+from mediar_infer.folder.results import ImageResult
 from mediar_infer.folder.run_image import RunImage
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.open import open_image
@@ -99,6 +99,10 @@ def find_problem(job: ClusterJob) -> str | None:
         return f"found no {job.options.input_path}, {shared}"
     if not job.mark.exists():
         return f"found another or no {job.options.output_dir}, {shared}"
+    try:
+        job.options.check_packages()
+    except ExportError as error:
+        return str(error)
     return None
 
 
@@ -162,11 +166,11 @@ def describe(job: ClusterJob) -> Provenance:
         return Provenance.of(_prepare(job), job.options)
 
 
-def segment_image(job: ClusterJob, image: RunImage) -> LedgerEntry | None:
-    """Task: segment an image and write its labels.
+def segment_image(job: ClusterJob, image: RunImage) -> ImageResult | None:
+    """Task: segment an image and write its labels and exports.
 
     Returns:
-        The image's entry; None if it is so large that its rows are to be spread over the workers.
+        The image's result; None if it is so large that its rows are to be spread over the workers.
 
     Raises:
         ClusterError: if this worker cannot do the job.
@@ -178,8 +182,8 @@ def segment_image(job: ClusterJob, image: RunImage) -> LedgerEntry | None:
         if source.height * source.width >= job.spread_from:
             return None
         provenance = Provenance.of(segmenter, job.options)
-        entry = ImageRunner(segmenter, provenance, job.options, started_s).run(task)
-    return replace(entry, worker=str(_own_worker().name))
+        result = ImageRunner(segmenter, provenance, job.options, started_s).run(task)
+    return replace(result, entry=replace(result.entry, worker=str(_own_worker().name)))
 
 
 def predict_rows(

@@ -16,7 +16,7 @@ from mediar_infer.challenge.launchers import (
     parse_bytes,
 )
 from mediar_infer.challenge.machine import describe_machine
-from mediar_infer.challenge.page import PAGE_NAME, write_page
+from mediar_infer.challenge.page import PAGE_NAME, write_verdict
 from mediar_infer.challenge.protocol import LABELS_DIR, check_images, find_truth, judge_image
 from mediar_infer.challenge.records import (
     RESULTS_NAME,
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
         if records:
             write_results(args.output, head, verdict, records)
             shown = {} if args.without_images else {path.name: path for path in images}
-            write_page(args.output, head, verdict, records, shown)
+            write_verdict(args.output, head, verdict, records, shown)
             _print_results(verdict, records, args.output)
     return int(verdict != "passed")
 

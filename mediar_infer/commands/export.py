@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from mediar_infer.commands.arguments import add_examples
-from mediar_infer.commands.options import add_export_arguments, to_export_options
+from mediar_infer.commands.options import add_result_arguments, to_export_options
 from mediar_infer.errors import DataError, ImageReadError, ShapeError, UsageError
 from mediar_infer.exports.export import check_exports, export_labels
 from mediar_infer.exports.options import GEOJSON_DIR, ROI_DIR, ExportOptions
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, required=True, metavar="DIR",
         help="folder of all results; made if need be",
     )  # fmt: skip
-    add_export_arguments(parser)
+    add_result_arguments(parser)
     parser.add_argument(
         "--images", type=Path, metavar="PATH",
         help="folder of the images, or one image: the table gets mean and largest intensity of"

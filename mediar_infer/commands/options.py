@@ -65,7 +65,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(group, ReadOptions, "channels", type=_parse_channels, metavar="LIST")
 
 
-def add_export_arguments(parser: argparse._ActionsContainer) -> None:
+def add_result_arguments(parser: argparse._ActionsContainer) -> None:
     """Add the options that say what to make of label files."""
     for name in ("rois", "geojson", "gzip", "zarr"):
         add_option(parser, ExportOptions, name)
@@ -73,7 +73,7 @@ def add_export_arguments(parser: argparse._ActionsContainer) -> None:
 
 
 def to_export_options(args: argparse.Namespace) -> ExportOptions:
-    """Turn the options of ``add_export_arguments`` into settings."""
+    """Turn the options of ``add_result_arguments`` into settings."""
     return ExportOptions(
         rois=args.rois, geojson=args.geojson, gzip=args.gzip, zarr=args.zarr, table=args.table
     )

@@ -14,8 +14,10 @@ from mediar_infer.commands.options import (
     add_engine_arguments,
     add_ledger_argument,
     add_reading_arguments,
+    add_result_arguments,
     to_budget_scale,
     to_engine_config,
+    to_export_options,
     to_ledger_dir,
     to_read_options,
 )
@@ -53,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlays", action="store_true", help="also write outlines over each image as PNG"
     )
+    add_result_arguments(parser)
+    parser.add_argument(
+        "--report", action="store_true",
+        help="also write report.html, a page that shows the cells of every image, how many and how"
+        " large they are, and what went wrong",
+    )  # fmt: skip
     parser.add_argument(
         "--strict-budget", action="store_true",
         help="exit with 1 if an image misses its time tolerance",
@@ -67,7 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
     add_examples(
         parser,
-        ("segment a folder", "mediar-infer predict -i images -o labels --overlays"),
+        (
+            "segment a folder, measure its cells and look at them",
+            "mediar-infer predict -i images -o labels --table cells.csv --report",
+        ),
         ("continue an interrupted run", "mediar-infer predict -i images -o labels --resume"),
         (
             "stay within the challenge's time",
@@ -82,22 +93,28 @@ def run(args: argparse.Namespace) -> int:
     config = replace(to_engine_config(args), fit_budget=to_budget_scale(args))
     if not args.input.exists():
         raise UsageError(f"{args.input}: no such folder or file; name it with --input")
+    exports = to_export_options(args)
+    if exports or args.report:
+        from mediar_infer.exports.export import check_exports
+
+        check_exports(exports)
     errors = find_unreadable(args.input)
     if errors is not None and not (args.resume and _has_labels(args.output, errors)):
         from mediar_infer.folder.runner import fail_folder
 
-        return _finish(fail_folder(errors, _to_run_options(args)), args)
+        options = _to_run_options(args)
+        return _finish(fail_folder(errors, options), args, options)
     segmenter = load_for_process(args.weights, config) if args.dask is None else None
     options = _to_run_options(args)
     if segmenter is None:
         from mediar_infer.cluster.client import run_on_cluster
 
-        return _finish(run_on_cluster(args.dask, args.weights, config, options), args)
+        return _finish(run_on_cluster(args.dask, args.weights, config, options), args, options)
     from mediar_infer.folder.runner import run_folder
 
     for name, digest in segmenter.digests.items():
         logger.info("weights %s, SHA-256 %s", name, digest[:16])
-    return _finish(run_folder(segmenter, options), args)
+    return _finish(run_folder(segmenter, options), args, options)
 
 
 def _has_labels(output: Path, images: Iterable[Path]) -> bool:
@@ -117,17 +134,21 @@ def _to_run_options(args: argparse.Namespace) -> "RunOptions":
         reading=to_read_options(args),
         resume=args.resume,
         overlays=args.overlays,
+        exports=to_export_options(args),
+        report=args.report,
+        with_budget=args.fit_budget or args.strict_budget,
         show_progress=sys.stderr.isatty() and not args.quiet,
     )
 
 
-def _finish(entries: "Sequence[LedgerEntry]", args: argparse.Namespace) -> int:
+def _finish(
+    entries: "Sequence[LedgerEntry]", args: argparse.Namespace, options: "RunOptions"
+) -> int:
     """Print the table of a run and return its exit code."""
-    from mediar_infer.folder.console import console_table
+    from mediar_infer.folder.console import console_table, describe_results
     from mediar_infer.folder.runner import compute_exit_code
 
     if not args.quiet:
-        has_results = any(entry.status in ("done", "resumed") for entry in entries)
-        place = f"\nresults in {args.output}" if has_results else ""
-        print_summary(f"{console_table(entries)}{place}")
+        table = console_table(entries, with_budget=options.with_budget)
+        print_summary(f"{table}\n\n{describe_results(entries, options)}")
     return compute_exit_code(entries, strict_budget=args.strict_budget)

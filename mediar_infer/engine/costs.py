@@ -6,7 +6,9 @@ from typing import Final
 END_S: Final = 0.5
 """From the last label file to the end of the process: summary and table.
 Measured 0.2 to 0.5 s on two cores; a process cannot measure its own end."""
-STAGE_PRIORS: Final[Mapping[str, float]] = {"labels": 0.4, "write": 0.05, "overlay": 0.2}
+STAGE_PRIORS: Final[Mapping[str, float]] = {
+    "labels": 0.4, "write": 0.05, "overlay": 0.2, "export": 0.8, "report": 0.2,
+}  # fmt: skip
 """Seconds per megapixel of the stages after the network, before any image is done. Labels were
 measured at 0.13 (780 cells per megapixel, two cores) to 0.18 (one core); giant cells take more."""
 
@@ -123,7 +125,7 @@ class Costs:
         return sum(n * self.window_s(member) for member, n in enumerate(n_windows) if n)
 
     def stage_s_per_megapixel(self, stage: str) -> float:
-        """Seconds per megapixel of ``labels``, ``write`` or ``overlay``."""
+        """Seconds per megapixel of a stage of ``STAGE_PRIORS``."""
         return self._stages[stage]
 
     def learn(self, stages_s: Mapping[str, float], megapixels: float) -> None:

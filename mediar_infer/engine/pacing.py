@@ -92,7 +92,7 @@ class Pacer:
         deadline: size and time of the image.
         trace: stages of the image so far, its clock and the start of its wall time; gains a
             warning for each change of plan.
-        later_stages: stages after the labels: ``write``, ``overlay``.
+        later_stages: stages after the labels, such as ``write``.
     """
 
     def __init__(

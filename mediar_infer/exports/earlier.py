@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from mediar_infer.exports.options import geojson_path, roi_path, zarr_path
-from mediar_infer.output_files import to_output_error
+from mediar_infer.output_files import remove_result, to_output_error
 
 _OURS: Final = {"zarr.json", "labels", "cells", ".cells.part"}
 """Everything that a group holds which was made for labels alone."""
@@ -26,10 +26,7 @@ def remove_exports(folder: Path, name: str) -> None:
         geojson_path(folder, name, is_packed=False),
         geojson_path(folder, name, is_packed=True),
     ):
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise to_output_error(path, error) from error
+        remove_result(path)
     group = zarr_path(folder, name)
     try:
         _remove_zarr(group)

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mediar_infer.exports.cells import Cell
-from mediar_infer.exports.compiled import N_SHAPE, CellIndex, Float64Array
+from mediar_infer.exports.compiled import N_SHAPE, CellIndex, Float64Array, Int64Array
+from mediar_infer.labels.confidence import CellConfidence
 
 Columns = Mapping[str, npt.NDArray[Any]]
 """Name of a column → its values, a cell each; NaN is an empty cell of the table."""
@@ -85,3 +86,20 @@ def compute_eccentricity(yy: Float64Array, xx: Float64Array, xy: Float64Array) -
     is_pixel = longest == 0
     share = np.maximum(half_sum - root, 0) / np.where(is_pixel, 1, longest)
     return np.where(is_pixel, 0.0, np.sqrt(1 - share))
+
+
+def confidence_columns(labels: Int64Array, confidence: CellConfidence) -> Columns:
+    """How well the network's maps support each cell.
+
+    Args:
+        labels: ``(n,)`` labels of the cells.
+        confidence: of all cells of the image.
+
+    Returns:
+        ``mean_cellprob``, mean cell probability in [0, 1], and ``flow_error``, mean squared
+        difference between predicted and ideal unit flow.
+    """
+    return {
+        "mean_cellprob": confidence.mean_cellprob[labels - 1],
+        "flow_error": confidence.flow_error[labels - 1],
+    }

@@ -29,7 +29,7 @@ class GatheredTable:
     its rows lie in a nameless file beside it, so that memory does not grow with the number of
     images, and nothing is left of a killed process.
 
-    Used as a context manager.
+    Use as a context manager or call ``close``.
 
     Args:
         path: the table; ``.parquet`` needs pyarrow, the rest is CSV.
@@ -49,6 +49,10 @@ class GatheredTable:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop what was gathered."""
         self._spool.close()
 
     def add(self, image: str, columns: Columns) -> None:

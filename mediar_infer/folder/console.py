@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, get_args
 
 from mediar_infer.folder.ledger import LedgerEntry, Status
+from mediar_infer.folder.options import RunOptions
 from mediar_infer.images.listing import SkippedFile
 from mediar_infer.labels.files import UNKNOWN_PIXEL_MM
 
@@ -18,30 +19,59 @@ _LISTED: Final = 3
 """Names that a warning about several files lists."""
 
 
-def console_table(entries: Sequence[LedgerEntry]) -> str:
+def console_table(entries: Sequence[LedgerEntry], *, with_budget: bool = False) -> str:
     """Lay out entries as an aligned plain-text table with a line of totals.
 
     Args:
         entries: one row each, in this order.
+        with_budget: also show the tolerance of the challenge, and what is left of it.
 
     Returns:
         Lines without a newline at the end. Size is height×width in pixels, times are seconds.
     """
-    header = ("file", "size", "cells", "seconds", "tolerance", "margin", "status")
-    rows = [_table_row(entry) for entry in entries]
     n_late = sum(entry.within_tolerance is False for entry in entries)
     counts = Counter(entry.status for entry in entries)
     statuses = ", ".join(f"{counts[name]} {name}" for name in get_args(Status) if counts[name])
+    budget = with_budget and (("tolerance", "margin"), ("", f"{n_late} late"))
+    header = ("image", "size", "cells", "seconds", *(budget[0] if budget else ()), "note")
     totals = (
         f"{len(entries)} file{'' if len(entries) == 1 else 's'}",
         "",
         str(sum(entry.n_cells or 0 for entry in entries)),
         f"{sum(entry.wall_s for entry in entries):.1f}",
-        "",
-        f"{n_late} late",
+        *(budget[1] if budget else ()),
         statuses or "none",
     )
+    rows = [_table_row(entry, with_budget=with_budget) for entry in entries]
     return lay_out_table(header, rows, totals)
+
+
+def describe_results(entries: Sequence[LedgerEntry], options: RunOptions) -> str:
+    """Say in three lines or less what a run has found, and which files to open.
+
+    Args:
+        entries: all files of the run.
+        options: which results were asked for, and where they lie.
+
+    Returns:
+        Lines without a newline at the end.
+    """
+    images = [entry for entry in entries if entry.status != "skipped"]
+    if not images:
+        return f"no image in {options.input_path}"
+    segmented = [entry for entry in images if entry.status in ("done", "resumed")]
+    n_failed = len(images) - len(segmented)
+    n_cells = sum(entry.n_cells or 0 for entry in segmented)
+    lines = [f"{n_cells:,} cells in {len(segmented)} of {len(images)} images"]
+    if n_failed:
+        lines[0] += f"; {n_failed} failed, see the errors above"
+    if segmented:
+        lines.append(f"labels: {options.output_dir / 'NAME_label.tiff'}")
+    table = options.exports.table_path(options.output_dir)
+    files = [path for path in (table, options.report_path) if path is not None]
+    if files:
+        lines.append(f"look at: {', '.join(map(str, files))}")
+    return "\n".join(lines)
 
 
 def lay_out_table(
@@ -70,16 +100,18 @@ def printable_name(name: str, max_columns: int = _NAME_COLUMNS) -> str:
     return plain if len(plain) <= max_columns else plain[: max_columns - 1] + "…"
 
 
-def _table_row(entry: LedgerEntry) -> tuple[str, ...]:
+def _table_row(entry: LedgerEntry, *, with_budget: bool) -> tuple[str, ...]:
     unknown = entry.height is None or entry.width is None
+    times_s = (entry.tolerance_s, entry.margin_s) if with_budget else ()
+    n_warnings = len(entry.warnings)
+    warned = f", {n_warnings} warning{'' if n_warnings == 1 else 's'}" if n_warnings else ""
     return (
         printable_name(entry.file),
         "-" if unknown else f"{entry.height}×{entry.width}",
         "-" if entry.n_cells is None else str(entry.n_cells),
         f"{entry.wall_s:.1f}",
-        "-" if entry.tolerance_s is None else f"{entry.tolerance_s:.1f}",
-        "-" if entry.margin_s is None else f"{entry.margin_s:.1f}",
-        entry.status,
+        *("-" if each is None else f"{each:.1f}" for each in times_s),
+        f"{entry.status}{warned}",
     )
 
 
@@ -97,23 +129,23 @@ def _table_line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cells).rstrip()
 
 
-def log_entry(entry: LedgerEntry) -> None:
-    """Log what became of an image: an error, or warnings and one line."""
+def log_entry(entry: LedgerEntry, *, with_budget: bool = False) -> None:
+    """Log what became of an image: an error, or warnings and one line.
+
+    Args:
+        entry: of the image.
+        with_budget: also say what the challenge grants.
+    """
     if entry.status == "failed":
         logger.error("%s", entry.error)
         return
     for warning in entry.warnings:
         logger.warning("%s: %s", entry.file, warning)
+    granted = f" of {entry.tolerance_s or 0.0:.1f} s" if with_budget else ""
     logger.info(
-        "%s: %sx%s, %s cells, %.1f s of %.1f s (%s)",
-        entry.file,
-        entry.height,
-        entry.width,
-        entry.n_cells,
-        entry.wall_s,
-        entry.tolerance_s or 0.0,
-        entry.status,
-    )
+        "%s: %s×%s, %s cells, %.1f s%s (%s)",
+        entry.file, entry.height, entry.width, entry.n_cells, entry.wall_s, granted, entry.status,
+    )  # fmt: skip
 
 
 def log_unknown_pixel_sizes(entries: Iterable[LedgerEntry]) -> None:

@@ -1,34 +1,30 @@
 """Images that cannot be segmented: earlier results go, and an entry says why."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 from mediar_infer.devices import peak_gpu_bytes
 from mediar_infer.errors import OutputError
+from mediar_infer.exports.earlier import remove_exports
 from mediar_infer.folder.ledger import LedgerEntry, timestamp
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance, package_versions
 from mediar_infer.folder.run_image import RunImage
+from mediar_infer.output_files import remove_result
 from mediar_infer.process import peak_memory_bytes
 
 
-def remove_result(result: Path) -> None:
-    """Remove a file of an earlier run, if there is one.
+def remove_results(image: RunImage, options: RunOptions) -> None:
+    """Remove what shows earlier labels of an image: its overlay and its exports.
+
+    Args:
+        image: the image.
+        options: where results go.
 
     Raises:
-        OutputError: if it cannot be removed.
+        OutputError: if something cannot be removed.
     """
-    try:
-        result.unlink()
-    except OSError as error:
-        # A read-only file system, or a name that is too long, is an error even without a file.
-        if not os.path.lexists(result):
-            return
-        raise OutputError(
-            f"{result}: cannot be removed ({error.strerror or error}); expected a writable folder;"
-            " allow removing it or choose another output folder"
-        ) from error
+    remove_result(options.overlay_path(image))
+    remove_exports(options.output_dir, image.export_name)
 
 
 def fail_image(
@@ -46,10 +42,21 @@ def fail_image(
         The entry of a failed image; its error also says if earlier results are still there.
     """
     try:
-        for result in (options.label_path(image), options.overlay_path(image)):
-            remove_result(result)
+        remove_result(options.label_path(image))
+        remove_results(image, options)
     except OutputError as failure:
         error += f"; results of an earlier run are still there ({failure})"
+    return failed_entry(image, error, provenance)
+
+
+def failed_entry(image: RunImage, error: str, provenance: Provenance) -> LedgerEntry:
+    """The entry of a failed image.
+
+    Args:
+        image: the image.
+        error: why something is missing.
+        provenance: models and settings of this run.
+    """
     return LedgerEntry(
         file=image.name, status="failed", started_at=timestamp(), error=image.explain(error),
         **describe_run(provenance),

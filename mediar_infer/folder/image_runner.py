@@ -10,17 +10,17 @@ from typing import Any
 
 from mediar_infer.devices import free_gpu_memory
 from mediar_infer.errors import MediarError
+from mediar_infer.folder.after_labels import make_results
 from mediar_infer.folder.at_work import AtWork
-from mediar_infer.folder.failures import describe_run, fail_image, remove_result
+from mediar_infer.folder.failures import describe_run, fail_image, failed_entry, remove_results
 from mediar_infer.folder.image_task import ImageSegmenter, ImageTask, begin_in_order
 from mediar_infer.folder.ledger import LedgerEntry, timestamp
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance, describe_labels
+from mediar_infer.folder.results import ImageResult, Made
 from mediar_infer.folder.run_image import RunImage
-from mediar_infer.images.sources import ImageSource
+from mediar_infer.labels.confidence import CellConfidence
 from mediar_infer.labels.files import write_labels
-from mediar_infer.labels.overlay import write_overlay
-from mediar_infer.labels.reading import read_labels
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,47 @@ def _first_line(failure: Exception) -> str:
     return str(failure).partition("\n")[0]
 
 
+def complete_image(entry: LedgerEntry, image: RunImage, options: RunOptions) -> ImageResult:
+    """Make what is asked for besides labels of an image whose labels an earlier run has made.
+
+    Args:
+        entry: of the resumed image.
+        image: the image.
+        options: what is asked for; files that are there are kept.
+
+    Returns:
+        Its result; the entry has failed if something cannot be made.
+    """
+    started_s = time.perf_counter()
+    with closing(ImageTask(image, options)) as task:
+        try:
+            made = make_results(task, options, is_resumed=True)
+        except Exception as failure:  # noqa: BLE001 (logged where it is described)
+            error = image.explain(_describe_failure(image, failure, has_labels=True))
+            made = Made()
+            entry = replace(entry, status="failed", error=error, n_cells=None, output=None)
+        trace = task.trace
+        if stages_s := trace.stages_s:
+            wall_s = time.perf_counter() - started_s
+            warnings = tuple(dict.fromkeys([*entry.warnings, *trace.warnings]))
+            entry = replace(entry, wall_s=wall_s, stages_s=stages_s, warnings=warnings)
+    return ImageResult(image, entry, made)
+
+
+def _describe_failure(image: RunImage, failure: Exception, *, has_labels: bool) -> str:
+    """Say what is wrong with an image, and whether its labels are complete all the same."""
+    if isinstance(failure, MediarError):
+        error = str(failure)
+    else:
+        logger.debug("%s", image.name, exc_info=failure)
+        if is_out_of_memory(failure):
+            free_gpu_memory()
+        error = describe_unexpected(image, failure)
+    if has_labels:
+        error += f"; the labels of {image.name} are complete, --resume makes the rest"
+    return error
+
+
 class ImageRunner:
     """Segments image files, writes their results, and says what became of each.
 
@@ -79,7 +120,7 @@ class ImageRunner:
 
     def run_all(
         self, images: Sequence[RunImage], progress: Progress, at_work: AtWork
-    ) -> Generator[LedgerEntry, None, None]:
+    ) -> Generator[ImageResult, None, None]:
         """Segment files one after the other; the next one is read meanwhile.
 
         Args:
@@ -88,58 +129,48 @@ class ImageRunner:
             at_work: notes the images that are at work.
 
         Yields:
-            One entry per file, in order.
+            One result per file, in order.
         """
         with closing(begin_in_order(images, self._segmenter, self._options, at_work)) as tasks:
             for task in tasks:
                 task.trace.on_progress = partial(progress, task.image)
                 yield self.run(task)
 
-    def run(self, task: ImageTask) -> LedgerEntry:
+    def run(self, task: ImageTask) -> ImageResult:
         """Segment one file and write its results; every error goes into its entry."""
         image, trace, options = task.image, task.trace, self._options
         trace.started_s = self._next_start_s
         trace.on_progress(0.0)
-        started_at, error, n_cells = timestamp(), None, None
+        started_at, error, n_cells, made = timestamp(), None, None, Made()
+        # Measured for the table only: it costs time even where the flow check is off.
+        confidence = CellConfidence() if options.exports.table else None
         try:
             with task.begin(self._segmenter) as work:
                 source = task.open()
-                # An earlier run's overlay shows other labels. It goes first: if it were next to
-                # the new labels when this run is stopped, --resume would accept both as one result.
-                remove_result(options.overlay_path(image))
+                # Results of an earlier run show other labels. They go first: if they were next to
+                # the new labels when this run is stopped, --resume would accept all as one result.
+                remove_results(image, options)
                 with trace.stage("write"):
                     n_cells = write_labels(
-                        options.label_path(image), work.labels(), height=source.height,
-                        width=source.width, geometry=source.geometry,
+                        options.label_path(image), work.labels(confidence=confidence),
+                        height=source.height, width=source.width, geometry=source.geometry,
                         facts=describe_labels(image, self._provenance),
                     )  # fmt: skip
-                self._write_overlay(task, source)
-        except MediarError as failure:
-            error = str(failure)
-        except Exception as failure:
+                made = make_results(task, options, confidence=confidence)
+        except Exception as failure:  # noqa: BLE001 (logged where it is described)
             # The border of one image: whatever is wrong with it, the others are processed.
-            logger.debug("%s", image.path, exc_info=True)
-            if is_out_of_memory(failure):
-                free_gpu_memory()
-            error = describe_unexpected(image, failure)
-        if error is not None:
-            entry = fail_image(image, error, self._provenance, options)
-        else:
+            error = _describe_failure(image, failure, has_labels=n_cells is not None)
+        if error is None:
             entry = LedgerEntry(
                 file=image.name, status="done", started_at=started_at, n_cells=n_cells,
                 output=options.output_name(image), **describe_run(self._provenance),
             )  # fmt: skip
-        return replace(entry, started_at=started_at, **self._describe_image(task))
-
-    def _write_overlay(self, task: ImageTask, source: ImageSource) -> None:
-        options = self._options
-        if options.has_overlay(source.height, source.width):
-            with task.trace.stage("overlay"):
-                labels = read_labels(options.label_path(task.image))
-                overlay = options.overlay_path(task.image)
-                write_overlay(overlay, source.read_rows(0, source.height), labels)
-        elif options.overlays:
-            task.trace.warn("too large for an overlay; open image and labels in a viewer")
+        elif n_cells is None:
+            entry = fail_image(image, error, self._provenance, options)
+        else:
+            entry = failed_entry(image, error, self._provenance)
+        entry = replace(entry, started_at=started_at, **self._describe_image(task))
+        return ImageResult(image, entry, made)
 
     def _describe_image(self, task: ImageTask) -> dict[str, Any]:
         """Fields of an entry that say how its image was processed; ends its wall time."""

@@ -28,7 +28,7 @@ class ImageSegmenter(Protocol):
         Args:
             source: the image; nothing else may read it until the work has ended.
             trace: gains stages and warnings.
-            later_stages: stages that follow the labels, ``write`` and ``overlay``.
+            later_stages: stages that follow the labels, such as ``write``.
 
         Returns:
             The work, to be used as a context manager.

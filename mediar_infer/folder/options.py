@@ -4,10 +4,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from mediar_infer.exports.options import GEOJSON_DIR, ROI_DIR, ExportOptions
 from mediar_infer.folder.run_image import RunImage
 from mediar_infer.images.limits import ReadOptions
 
 OVERLAY_DIR: Final = "overlays"
+REPORT_NAME: Final = "report.html"
 MAX_OVERLAY_PIXELS: Final = 100_000_000
 """An overlay needs the whole image in memory, which a slide may not fit."""
 
@@ -28,6 +30,12 @@ class RunOptions:
     """Skip images that an earlier run with the same weights and settings has done."""
     overlays: bool = False
     """Also write the outlines over each image as PNG."""
+    exports: ExportOptions = field(default_factory=ExportOptions)
+    """What else to make of each label file."""
+    report: bool = False
+    """Also write report.html, a page about all images and their cells."""
+    with_budget: bool = False
+    """Compare times with the challenge's tolerance, on the console and in the report."""
     show_progress: bool = False
     """Show a progress bar."""
     label_file: Path | None = None
@@ -35,7 +43,9 @@ class RunOptions:
 
     def reading_of(self, image: RunImage) -> ReadOptions:
         """How an image is read."""
-        return self.reading if image.scene is None else replace(self.reading, scene=image.scene)
+        # Cells are measured in channels that the network does not see.
+        reading = replace(self.reading, all_channels=self.exports.table is not None)
+        return reading if image.scene is None else replace(reading, scene=image.scene)
 
     def label_path(self, image: RunImage) -> Path:
         """Where the labels of an image go."""
@@ -44,6 +54,27 @@ class RunOptions:
     def output_name(self, image: RunImage) -> str:
         """What the ledger calls the label file of an image: its path in the output folder."""
         return self.label_file.name if self.label_file else str(image.label_name)
+
+    def check_packages(self) -> None:
+        """Refuse results that this installation cannot make, before any work is done for them.
+
+        Raises:
+            ExportError: if a package or the compiled loops are missing.
+        """
+        if self.exports or self.report:
+            from mediar_infer.exports.export import check_exports
+
+            check_exports(self.exports)
+
+    @property
+    def result_dirs(self) -> tuple[Path, ...]:
+        """Folders that get one file an image."""
+        return tuple(self.output_dir / name for name in ("", OVERLAY_DIR, ROI_DIR, GEOJSON_DIR))
+
+    @property
+    def report_path(self) -> Path | None:
+        """Where the report goes; None if it is not asked for."""
+        return self.output_dir / REPORT_NAME if self.report else None
 
     def overlay_path(self, image: RunImage) -> Path:
         """Where the overlay of an image goes."""
@@ -55,4 +86,9 @@ class RunOptions:
 
     def list_result_stages(self, height: int, width: int) -> list[str]:
         """List the stages that follow the labels of an image of this size."""
-        return ["write", "overlay"] if self.has_overlay(height, width) else ["write"]
+        follows = {
+            "overlay": self.has_overlay(height, width),
+            "export": bool(self.exports) or self.report,
+            "report": self.report,
+        }
+        return ["write", *(stage for stage, is_asked in follows.items() if is_asked)]

@@ -22,7 +22,7 @@ def find_finished(
         ledger: entries of earlier runs; what they add to a label file's words is carried over.
         provenance: models and settings of this run.
         images: the images of the run.
-        options: where results are, and which are expected.
+        options: where results are.
 
     Returns:
         Image → the entry of a resumed image.
@@ -42,11 +42,7 @@ def find_finished(
             expected = describe_labels(image, provenance)
         except OSError:  # a broken link, or removed in the meantime
             continue
-        lacks_overlay = (
-            options.has_overlay(header.height, header.width)
-            and not options.overlay_path(image).is_file()
-        )
-        if lacks_overlay or dict(header.facts) != expected:
+        if dict(header.facts) != expected:
             continue
         fields: dict[str, Any] = {
             "height": header.height, "width": header.width, "n_cells": header.n_cells,

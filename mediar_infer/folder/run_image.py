@@ -24,6 +24,11 @@ class RunImage:
     scene: int | None = None
     """Which image of the file it is, where each of several is an image of the run."""
 
+    @property
+    def export_name(self) -> str:
+        """Name of the image in the names of its exports, and in the table."""
+        return str(self.label_name).removesuffix("_label.tiff")
+
     @classmethod
     def inside(cls, root: Path, path: Path) -> "RunImage":
         """Name a file after its place in a folder.

@@ -14,6 +14,7 @@ from mediar_infer.errors import UsageError
 from mediar_infer.folder.at_work import AtWork
 from mediar_infer.folder.console import log_entry, log_skipped, log_unknown_pixel_sizes
 from mediar_infer.folder.failures import fail_image
+from mediar_infer.folder.gathering import Gathering
 from mediar_infer.folder.ledger import (
     Ledger,
     LedgerEntry,
@@ -21,8 +22,9 @@ from mediar_infer.folder.ledger import (
     timestamp,
     write_summary,
 )
-from mediar_infer.folder.options import OVERLAY_DIR, RunOptions
+from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance, package_versions
+from mediar_infer.folder.results import ImageResult, Made
 from mediar_infer.folder.resuming import find_finished
 from mediar_infer.folder.run_image import RunImage, find_clashes
 from mediar_infer.images.formats import EXTENSIONS
@@ -56,9 +58,10 @@ def run_folder(segmenter: "Segmenter", options: RunOptions) -> list[LedgerEntry]
     # The first image is charged with the start of the process, as the challenge does.
     runner = ImageRunner(segmenter, provenance, options, process_start_s())
     with FolderRun(provenance, options) as run:
-        with closing(runner.run_all(run.to_do, run.show_progress, run.at_work)) as entries:
-            for entry in entries:
-                run.add(entry)
+        run.add_known()
+        with closing(runner.run_all(run.to_do, run.show_progress, run.at_work)) as results:
+            for result in results:
+                run.add(result)
         return run.finish()
 
 
@@ -77,8 +80,10 @@ def fail_folder(errors: Mapping[Path, str], options: RunOptions) -> list[LedgerE
     """
     provenance = Provenance({}, {}, None)
     with FolderRun(provenance, options) as run:
+        run.add_known()
         for image in run.to_do:
-            run.add(fail_image(image, errors[image.path], provenance, options))
+            entry = fail_image(image, errors[image.path], provenance, options)
+            run.add(ImageResult(image, entry, Made()))
         return run.finish()
 
 
@@ -100,14 +105,14 @@ def run_image(segmenter: "Segmenter", options: RunOptions) -> LedgerEntry:
     with closing(
         ImageTask(RunImage.inside(options.input_path.parent, options.input_path), options)
     ) as task:
-        return runner.run(task)
+        return runner.run(task).entry
 
 
 class FolderRun:
     """One run over a folder: what there is to do, and what became of it.
 
-    Used as a context manager. Whoever processes ``to_do`` adds an entry for each of its files, in
-    any order, and calls ``finish``.
+    Used as a context manager. Whoever processes ``to_do`` calls ``add_known``, adds a result for
+    each of the files, in any order, and calls ``finish``.
 
     Args:
         provenance: models and settings of this run.
@@ -125,32 +130,29 @@ class FolderRun:
         self._images = [image for file in files for image in file.split(options.reading)]
         log_skipped(options.input_path, skipped)
         _check_folders(options, self._images)
-        for folder in (options.output_dir, options.output_dir / OVERLAY_DIR):
+        for folder in options.result_dirs:
             remove_stale_parts(folder)
         self._ledger = None if options.ledger_dir is None else Ledger(options.ledger_dir)
         self._skipped = [_skipped_entry(file) for file in skipped]
         self._entries: list[LedgerEntry] = []
-        clashes = find_clashes(self._images)
-        clashing = {image for images in clashes.values() for image in images}
+        self._clashes = find_clashes(self._images)
+        clashing = {image for images in self._clashes.values() for image in images}
         finished = (
             find_finished(self._ledger, provenance, self._images, options) if options.resume else {}
         )
-        self.to_do = [image for image in self._images if image not in clashing | finished.keys()]
+        # An input may have come since the other one was done.
+        self._finished = {
+            image: entry for image, entry in finished.items() if image not in clashing
+        }
+        known = clashing | self._finished.keys()
+        self.to_do = [image for image in self._images if image not in known]
         """Images that are left to do, in order; after a crash those that were at work come last."""
         self.at_work = AtWork(options.ledger_dir)
         """Notes the images that are at work, for the case that this process dies."""
         if options.resume:
             self._put_suspects_last()
+        self._gathering = Gathering(options)
         self._bar = _progress_bar(len(self._images), options)
-        for entry in self._skipped:
-            self._append(entry)
-        for images in clashes.values():
-            for image in images:
-                self.add(self._clash(image, images))
-        for image, entry in finished.items():
-            # An input may have come since the other one was done.
-            if image not in clashing:
-                self.add(entry)
 
     def __enter__(self) -> Self:
         return self
@@ -162,6 +164,7 @@ class FolderRun:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.close()
+        self._gathering.close()
         self.at_work.close()
 
     def _put_suspects_last(self) -> None:
@@ -175,26 +178,46 @@ class FolderRun:
                 )
         self.to_do.sort(key=lambda image: image.name in suspects)
 
-    def add(self, entry: LedgerEntry) -> None:
+    def add_known(self) -> None:
+        """Add files of which it is known what becomes of them: skipped, clashing or finished.
+
+        What finished images lack besides labels is made.
+
+        Raises:
+            OutputError: if the ledger or the table cannot be written.
+        """
+        for entry in self._skipped:
+            self._append(entry)
+        for images in self._clashes.values():
+            for image in images:
+                self.add(ImageResult(image, self._clash(image, images), Made()))
+        if self._finished:
+            from mediar_infer.folder.image_runner import complete_image
+        for image, entry in self._finished.items():
+            self.add(complete_image(entry, image, self._options))
+
+    def add(self, result: ImageResult) -> None:
         """Log and record what became of an image.
 
         Raises:
-            OutputError: if the ledger cannot be written.
+            OutputError: if the ledger or the table cannot be written.
         """
+        entry = result.entry
         # Logged first: on a full disk the ledger fails too, and the reason must be seen.
-        log_entry(entry)
+        log_entry(entry, with_budget=self._options.with_budget)
         self._append(entry)
         self._entries.append(entry)
+        self._gathering.add(result)
         self._show(entry.file, 0.0)
 
     def finish(self) -> list[LedgerEntry]:
-        """Write the summary.
+        """Write the summary, and table and report if they are asked for.
 
         Returns:
             One entry per file of the folder: those that were skipped, then images in order.
 
         Raises:
-            OutputError: if the summary cannot be written.
+            OutputError: if one of them cannot be written.
         """
         order = {image.name: number for number, image in enumerate(self._images)}
         images = sorted(self._entries, key=lambda entry: order[entry.file])
@@ -203,6 +226,7 @@ class FolderRun:
             config, versions = self._provenance.plan, package_versions()
             summary = summarise_entries(entries, config=config, versions=versions)
             write_summary(self._options.ledger_dir, summary)
+        self._gathering.write(entries, self._provenance)
         log_unknown_pixel_sizes(entries)
         return entries
 
@@ -247,7 +271,8 @@ def _check_folders(options: RunOptions, images: Sequence[RunImage]) -> None:
             " folders; label files would become inputs of the next run; choose another output"
             " folder"
         )
-    refuse_link_as_root(options.output_dir / OVERLAY_DIR)
+    for folder in options.result_dirs[1:]:
+        refuse_link_as_root(folder)
     if not images:
         logger.error(
             "%s: found no image, expected at least one file of a known extension (%s); check"

@@ -87,7 +87,7 @@ def test_run_without_a_result_does_not_say_where_results_are(predict, tmp_path, 
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "bad.png").write_bytes(b"")
     assert predict(tmp_path / "in", tmp_path / "out") == 1
-    assert "results in" not in capsys.readouterr().out
+    assert "labels:" not in capsys.readouterr().out
 
 
 def test_error_without_a_number_is_said_too():

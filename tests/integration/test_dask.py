@@ -19,6 +19,7 @@ from preload_perfect_network import perfect_from_pending
 from mediar_infer.cluster import client, connection
 from mediar_infer.cluster import worker as cluster_worker
 from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
+from mediar_infer.exports.compiled import load_cell_kernels
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.runner import run_folder
 from mediar_infer.images.limits import ReadOptions
@@ -323,3 +324,20 @@ def test_local_workers_are_started_and_stopped(start_predict, predict, tmp_path)
     out, err = process.communicate(timeout=_DEADLINE_S)
     assert (process.returncode, out, err) == (0, "", "")
     assert _label_files(tmp_path / "two") == _label_files(tmp_path / "one")
+
+
+@pytest.mark.usefixtures("small_ranges")
+def test_exports_table_and_report_are_those_of_one_process(
+    cluster, predict, inputs, tmp_path, monkeypatch
+):
+    load_cell_kernels()
+    monkeypatch.setattr(Segmenter, "from_pending", perfect_from_pending)
+    monkeypatch.setattr(client, "LARGE_IMAGE_PIXELS", SPREAD_FROM)
+    monkeypatch.setattr(client.run_on_cluster, "__kwdefaults__", {"spread_from": SPREAD_FROM})
+    options = ("--rois", "--table", "cells.csv", "--report", "--blocks", "stitched")
+    assert predict(inputs, tmp_path / "one", *options) == 0
+    assert predict(inputs, tmp_path / "two", *options, "--dask", cluster.address) == 0
+    for name in ("cells.csv", "rois/large_rois.zip", "rois/small0_rois.zip"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    pages = [(tmp_path / name / "report.html").read_text() for name in ("one", "two")]
+    assert pages[0].count("data:image/webp") == pages[1].count("data:image/webp") == 12

@@ -81,7 +81,7 @@ def test_labels_that_fail_free_the_network_for_the_next_image(inputs, tmp_path, 
     monkeypatch.setattr(bands_ahead, "MAX_WAITING_BYTES", 0)
     plain = ImageWork.labels
 
-    def labels(self):
+    def labels(self, **_):
         if self._source.name == "1.png":
             raise MemoryError("labels")
         return plain(self)

@@ -56,7 +56,7 @@ def test_run_without_an_image_fails_before_weights_are_loaded(predict, tmp_path,
     out, err = capsys.readouterr()
     assert "ERROR" in err
     assert "in: found no image, expected at least one file of a known extension (.tif .tiff " in err
-    assert out.splitlines()[-1].startswith("0 files")
+    assert out.splitlines()[-1] == f"no image in {tmp_path / 'in'}"
     (tmp_path / "in" / "notes.txt").touch()
     assert predict(tmp_path / "in", tmp_path / "out") == 1
     assert latest_records(tmp_path / "out")["notes.txt"]["status"] == "skipped"
@@ -258,7 +258,7 @@ def noisy_labels(monkeypatch):
     """Labels of ``noisy*`` images that do not compress, so that their file is large."""
     plain = ImageWork.labels
 
-    def labels(self):
+    def labels(self, **_):
         source = self._source
         if not source.name.startswith("noisy"):
             yield from plain(self)
@@ -317,7 +317,7 @@ def _raise_on(monkeypatch, name, error):
     """Make the segmentation of one image fail."""
     plain = ImageWork.labels
 
-    def labels(self):
+    def labels(self, **_):
         if self._source.name == name:
             raise error
         return plain(self)
@@ -359,7 +359,7 @@ def test_verbose_shows_where_an_unforeseen_error_came_from(
 
 def test_seventy_thousand_cells_are_written_as_uint32(predict, inputs, tmp_path, monkeypatch):
     ids = np.arange(1, 300 * 300 + 1, dtype=np.int32).reshape(300, 300)
-    monkeypatch.setattr(ImageWork, "labels", lambda _: iter([ids[:100], ids[100:]]))
+    monkeypatch.setattr(ImageWork, "labels", lambda *_, **__: iter([ids[:100], ids[100:]]))
     write_image(inputs / "good.png", noise(300, 300))
     assert predict(inputs, tmp_path / "out") == 0
     labels = read_labels(tmp_path / "out" / "good_label.tiff")

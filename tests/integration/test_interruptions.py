@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from folder_helpers import latest_records, names_of, noise, read_ledger, write_image
 
-from mediar_infer.folder import image_runner
+from mediar_infer.folder import after_labels
 from mediar_infer.folder import options as run_options
 from mediar_infer.folder.ledger import Ledger
 from mediar_infer.labels.reading import read_labels
@@ -77,7 +77,7 @@ def test_unfinished_file_of_a_killed_run_is_removed_and_said_once(
 def test_interrupt_key_ends_with_130_and_without_partial_file(
     predict, small_inputs, tmp_path, monkeypatch, capsys
 ):
-    def labels(_self):
+    def labels(_self, **_):
         yield np.zeros((5, 150), np.int32)
         raise KeyboardInterrupt
 
@@ -282,7 +282,7 @@ def test_resume_makes_overlays_that_were_not_asked_for_before(
     predict(small_inputs, outputs)
     for _ in range(2):
         assert predict(small_inputs, outputs, "--resume", "--overlays") == 0
-    assert _statuses(outputs) == ["done"] * 4 + ["resumed"] * 2
+    assert _statuses(outputs) == ["done"] * 2 + ["resumed"] * 4
     assert names_of(outputs / "overlays") == ["a_label.png", "b_label.png"]
 
     for name in ("a", "b"):
@@ -309,11 +309,11 @@ def test_overlay_of_earlier_labels_is_made_again_after_a_stop_before_the_new_one
     changed = ("--overlays", "--block-size", "100")
     predict(small_inputs, tmp_path / "out", "--overlays")
     with monkeypatch.context() as patch:
-        patch.setattr(image_runner, "write_overlay", stop)
+        patch.setattr(after_labels, "write_overlay", stop)
         assert predict(small_inputs, tmp_path / "out", *changed) == 130
     assert names_of(tmp_path / "out" / "overlays") == ["b_label.png"]
     assert predict(small_inputs, tmp_path / "out", "--resume", *changed) == 0
-    assert _statuses(tmp_path / "out") == ["done"] * 4
+    assert _statuses(tmp_path / "out") == ["done", "done", "resumed", "done"]
     assert names_of(tmp_path / "out" / "overlays") == ["a_label.png", "b_label.png"]
 
 

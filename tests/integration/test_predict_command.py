@@ -89,8 +89,8 @@ def test_console_shows_table_and_plain_lines_without_progress_bar(
     predict(inputs, tmp_path / "out")
     out, err = capsys.readouterr()
     assert re.search(r"a\.png +120×150 .* done\n", out)
-    assert out.endswith(f"results in {tmp_path / 'out'}\n")
-    assert re.search(r"^INFO a\.png: 120x150, \d+ cells", err, re.MULTILINE)
+    assert out.endswith(f"labels: {tmp_path / 'out' / 'NAME_label.tiff'}\n")
+    assert re.search(r"^INFO a\.png: 120×150, \d+ cells", err, re.MULTILINE)
     assert "%|" not in err
 
 

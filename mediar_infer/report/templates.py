@@ -1,16 +1,20 @@
 """Templates of the page: every text that is put in is escaped, wherever it comes from."""
 
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 import jinja2
 from markupsafe import Markup
 
+_BUFFERED: Final = 64
+"""Pieces of a template that are joined to a part."""
+
 
 def read_asset(name: str) -> str:
-    """Text of a file of this package."""
-    return (files("mediar_infer.challenge") / name).read_text(encoding="utf-8")
+    """Text of a file of this room."""
+    return (files("mediar_infer.report") / name).read_text(encoding="utf-8")
 
 
 def render(name: str, **values: Any) -> Markup:  # noqa: ANN401 (whatever the template shows)
@@ -20,13 +24,20 @@ def render(name: str, **values: Any) -> Markup:  # noqa: ANN401 (whatever the te
     direction of reading, and bytes that are no text, become question marks; line breaks stay.
 
     Args:
-        name: file of this package.
+        name: file of this room.
         values: what the template names; only :class:`markupsafe.Markup` is put in as it is.
 
     Raises:
         jinja2.UndefinedError: if the template names something else.
     """
     return Markup(_environment().get_template(name).render(values))
+
+
+def render_parts(name: str, **values: Any) -> Iterator[str]:  # noqa: ANN401
+    """Fill in a template like ``render``, part by part: it is never in memory whole."""
+    stream = _environment().get_template(name).stream(values)
+    stream.enable_buffering(_BUFFERED)
+    return iter(stream)
 
 
 @cache

@@ -11,12 +11,12 @@ import tifffile
 
 from mediar_infer.challenge.checks import Finding, LabelFacts
 from mediar_infer.challenge.launchers import RunOutcome
-from mediar_infer.challenge.page import write_page
-from mediar_infer.challenge.pictures import draw_layers, read_reduced
-from mediar_infer.challenge.plot import Point, draw_plot
+from mediar_infer.challenge.page import write_verdict
 from mediar_infer.challenge.records import ChallengeRecord, write_results
 from mediar_infer.images.sources import ArraySource
 from mediar_infer.labels.metrics import Scores
+from mediar_infer.report.pictures import draw_files, read_reduced
+from mediar_infer.report.plot import Point, draw_plot
 
 NASTY = "<img src=x onerror=alert(1)>&\"'{{script}}\u202e\udcff.png"
 HEAD = {"engine": "docker", "image": "team:latest", "machine": {"memory_bytes": 2**34}}
@@ -49,7 +49,7 @@ class Outline(HTMLParser):
 
 
 def page_of(folder, records, verdict="passed", images=None):
-    write_page(folder, HEAD, verdict, records, images or {})
+    write_verdict(folder, HEAD, verdict, records, images or {})
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -156,7 +156,7 @@ def test_layers_have_one_size_and_outlines_are_transparent_elsewhere(tmp_path):
     labels[10:30, 10:30] = 1
     tifffile.imwrite(tmp_path / "a_label.tiff", labels)
     tifffile.imwrite(tmp_path / "a.tif", np.arange(5400, dtype=np.uint16).reshape(60, 90))
-    layers = draw_layers(tmp_path / "a.tif", tmp_path / "a_label.tiff")
+    layers = draw_files(tmp_path / "a.tif", tmp_path / "a_label.tiff")
     picture, outlines = decode(layers.picture), decode(layers.outlines)
     assert picture.shape == (60, 90, 3)
     assert outlines.shape == (60, 90, 4)
@@ -170,14 +170,14 @@ def test_layers_of_noise_full_of_cells_stay_below_100_kb(tmp_path, rng):
     labels = np.kron(np.arange(1, 9901).reshape(90, 110), np.ones((10, 10), int))
     tifffile.imwrite(tmp_path / "a.tif", image)
     tifffile.imwrite(tmp_path / "a_label.tiff", labels.astype(np.uint16))
-    layers = draw_layers(tmp_path / "a.tif", tmp_path / "a_label.tiff")
+    layers = draw_files(tmp_path / "a.tif", tmp_path / "a_label.tiff")
     assert 0 < len(layers.picture) + len(layers.outlines) < 100_000
     assert decode(layers.picture).shape[:2] == decode(layers.outlines).shape[:2]
 
 
 def test_layer_of_a_file_that_cannot_be_read_is_empty(tmp_path):
     (tmp_path / "a.tif").write_bytes(b"II*\0")
-    layers = draw_layers(tmp_path / "a.tif", tmp_path / "a.tif")
+    layers = draw_files(tmp_path / "a.tif", tmp_path / "a.tif")
     assert (layers.picture, layers.outlines) == ("", "")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from mediar_infer.challenge.templates import render
+from mediar_infer.report.templates import render
 from mediar_infer.tolerance import SECONDS_PER_MEGAPIXEL
 
 _WIDTH, _HEIGHT = 720, 400

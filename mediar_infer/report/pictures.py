@@ -1,6 +1,7 @@
 """Small pictures for the page: the image, and the outlines of its cells as a separate layer."""
 
 import base64
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mediar_infer.errors import ImageReadError
+from mediar_infer.exports.cells import BAND_ROWS, LabelRows
+from mediar_infer.exports.label_rows import open_label_rows
 from mediar_infer.images.open import open_image
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.labels.overlay import draw_outlines, draw_picture
-from mediar_infer.labels.reading import read_labels
 
 _SIDES = (512, 400, 320, 240, 160)
 _MAX_BYTES = 72_000
@@ -32,7 +34,7 @@ class Layers:
     """Coloured outlines on a transparent ground, of the same size."""
 
 
-def draw_layers(image: Path | None, labels: Path | None) -> Layers:
+def draw_files(image: Path | None, labels: Path | None) -> Layers:
     """Draw both layers of an image as large as the limit allows.
 
     Args:
@@ -42,8 +44,38 @@ def draw_layers(image: Path | None, labels: Path | None) -> Layers:
     Returns:
         The layers, at most 100 kB together unless even the smallest size needs more.
     """
-    pixels = _read_pixels(image)
-    cells = _read_cells(labels)
+    pixels = cells = None
+    # Not readable, not 2-D or not integers: a finding says so.
+    with suppress(ImageReadError):
+        if image is not None:
+            with open_image(image) as source:
+                pixels = read_reduced(source, _SIDES[0])
+    with suppress(ImageReadError):
+        if labels is not None:
+            with open_label_rows(labels) as rows:
+                cells = read_sampled(rows, _SIDES[0])
+    return _draw(pixels, cells)
+
+
+def draw_layers(image: ImageSource, labels: LabelRows) -> Layers:
+    """Draw both layers of an image that is open.
+
+    Memory grows with the width of the image, not with its height.
+
+    Args:
+        image: the image.
+        labels: its labels.
+
+    Returns:
+        As ``draw_files``.
+
+    Raises:
+        ImageReadError: if one of them is damaged.
+    """
+    return _draw(read_reduced(image, _SIDES[0]), read_sampled(labels, _SIDES[0]))
+
+
+def _draw(pixels: npt.NDArray[Any] | None, cells: npt.NDArray[np.integer[Any]] | None) -> Layers:
     encoded: list[bytes] = []
     for side in _SIDES:
         encoded = [
@@ -55,23 +87,28 @@ def draw_layers(image: Path | None, labels: Path | None) -> Layers:
     return Layers(*map(_to_address, encoded))
 
 
-def _read_pixels(path: Path | None) -> npt.NDArray[Any] | None:
-    if path is None:
-        return None
-    try:
-        with open_image(path) as source:
-            return read_reduced(source, _SIDES[0])
-    except ImageReadError:  # a finding says so
-        return None
+def read_sampled(labels: LabelRows, side: int) -> npt.NDArray[np.uint32]:
+    """Read some pixels of a label image in bands: a whole slide is never in memory.
 
+    Args:
+        labels: the label image.
+        side: a length in pixels.
 
-def _read_cells(path: Path | None) -> npt.NDArray[np.integer[Any]] | None:
-    if path is None:
-        return None
-    try:
-        return read_labels(path)
-    except ImageReadError:  # not 2-D or not integers: a finding says so
-        return None
+    Returns:
+        The unchanged labels if the longer side is no longer than that, else so many of their rows
+        and columns.
+    """
+    scale = min(1.0, side / max(labels.height, labels.width))
+    height, width = (max(1, round(n * scale)) for n in (labels.height, labels.width))
+    wanted = ((np.arange(height) + 0.5) * labels.height / height).astype(np.intp)
+    columns = ((np.arange(width) + 0.5) * labels.width / width).astype(np.intp)
+    sampled = np.empty((height, width), np.uint32)
+    for top in range(0, labels.height, BAND_ROWS):
+        first, last = np.searchsorted(wanted, (top, top + BAND_ROWS))
+        if first < last:
+            band = labels.read(top, min(top + BAND_ROWS, labels.height))
+            sampled[first:last] = band[wanted[first:last] - top][:, columns]
+    return sampled
 
 
 def read_reduced(source: ImageSource, side: int) -> npt.NDArray[Any]:

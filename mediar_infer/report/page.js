@@ -11,6 +11,27 @@
   let pinned = null;
   let shown = null;
 
+  const picturesOf = (row) => byId(`pictures-${row.id}`).textContent.split("\n");
+
+  // Small pictures in the table, of the same data, once their rows come near the window.
+  const sight = new IntersectionObserver(
+    (entries) => {
+      for (const { target, isIntersecting } of entries) {
+        if (!isIntersecting) continue;
+        sight.unobserve(target);
+        for (const address of picturesOf(target).filter((each) => each.startsWith("data:"))) {
+          const image = new Image();
+          image.alt = "";
+          image.decoding = "async";
+          image.src = address;
+          target.querySelector(".thumb").append(image);
+        }
+      }
+    },
+    { rootMargin: "400px" },
+  );
+  rows.forEach((row) => sight.observe(row));
+
   const show = (row) => {
     if (!row || row === shown) return;
     shown?.classList.remove("shown");
@@ -20,7 +41,8 @@
     points.get(row.id)?.classList.add("shown");
     byId("viewer-name").textContent = row.querySelector(".pin").textContent;
     byId("details").replaceChildren(byId(`details-${row.id}`).content.cloneNode(true));
-    const pictures = byId(`pictures-${row.id}`).textContent.split("\n");
+    const pictures = picturesOf(row);
+    layers[0].alt = `Cells of ${byId("viewer-name").textContent}`;
     layers.forEach((layer, index) => {
       layer.hidden = !pictures[index];
       if (pictures[index]) layer.src = pictures[index];
