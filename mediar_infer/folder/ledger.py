@@ -35,7 +35,7 @@ _FIELD_TYPES: Final = {
     "wall_s": (int, float),
     **dict.fromkeys(("budget", "flow_check"), (dict, NoneType)),
     "warnings": (list,),
-    "pixel_size_mm": (list, NoneType),
+    "pixel_size_mm": (list, tuple, NoneType),
 }
 """Types of the fields of a line of JSON."""
 

@@ -76,7 +76,7 @@ class RunReport:
         n_cells = sum(entry.n_cells or 0 for entry in images)
         headline = f"{n_cells:,} cells in {_count(len(images) - n_failed, 'image')}"
         head = PageHead(
-            state="bad" if n_failed else "good",
+            state=_state(len(images), n_failed),
             eyebrow=f"Cell segmentation · {datetime.now().astimezone():%Y-%m-%d %H:%M}",
             headline=headline,
             title=headline,
@@ -118,7 +118,7 @@ class RunReport:
             ]
             if medians:
                 shown = f"{format_area(median(medians))} {unit}"
-                figures.append(("median area, median of images", shown))
+                figures.append(("median cell area", shown))
         figures.append(("seconds", f"{sum(entry.wall_s for entry in images):.0f}"))
         if self._options.with_budget:
             n_late = sum(entry.within_tolerance is False for entry in images)
@@ -204,6 +204,12 @@ class RunReport:
         if len(skipped) > _MAX_SKIPPED:
             shown.append(f"and {len(skipped) - _MAX_SKIPPED} more")
         return facts + [("skipped", each) for each in shown]
+
+
+def _state(n_images: int, n_failed: int) -> str:
+    if n_failed == 0:
+        return "good"
+    return "bad" if n_failed == n_images else "neutral"
 
 
 def _count(number: int, what: str) -> str:

@@ -129,6 +129,8 @@
   });
 
   fade();
-  show(rows.find((row) => row.querySelector(".bad")) ?? rows[0]);
+  const hasPicture = (row) => picturesOf(row).some((each) => each.startsWith("data:"));
+  const isBad = (row) => row.querySelector(".bad") && hasPicture(row);
+  show(rows.find(isBad) ?? rows.find(hasPicture) ?? rows[0]);
   keepTarget();
 })();

@@ -16,6 +16,8 @@ _PER_OCTAVE: Final = 2
 """Bars for each doubling of the area."""
 _WIDTH, _HEIGHT, _BOTTOM = 340, 120, 22
 _MAX_TICKS: Final = 6
+_EDGE: Final = 14
+"""Nearer to an end of the axis a number would be cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,9 @@ def draw_histogram(sizes: SizeSummary, bounds: tuple[int, int]) -> Markup:
     low, high = bounds
     width = _WIDTH / (high - low + 1)
     height = (_HEIGHT - _BOTTOM - 8) / max(sizes.bars.values())
-    edges = range(low, high + 2)
-    step = -(-len(edges) // _MAX_TICKS)
+    # Whole powers of two, as many as have room beside each other.
+    step = _PER_OCTAVE * -(-(high + 2 - low) // (_PER_OCTAVE * _MAX_TICKS))
+    places = {k: (k - low) * width for k in range(low, high + 2) if k % step == 0}
     first, last = (format_area(each) for each in (sizes.quartiles[0], sizes.quartiles[2]))
     n_cells = sum(sizes.bars.values())
     return render(
@@ -100,7 +103,7 @@ def draw_histogram(sizes: SizeSummary, bounds: tuple[int, int]) -> Markup:
             }
             for k, n in sorted(sizes.bars.items())
         ],
-        ticks=[((k - low) * width, _edge(k)) for k in edges[step // 2 :: step]],
+        ticks=[(place, _edge(k)) for k, place in places.items() if _EDGE < place < _WIDTH - _EDGE],
         unit=sizes.unit,
     )
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import tifffile
-from folder_helpers import latest_records, names_of, noise, read_ledger, write_image
+from folder_helpers import latest_records, names_of, noise, read_ledger, slide, write_image
 
 from mediar_infer.folder import after_labels
 from mediar_infer.folder import options as run_options
@@ -240,6 +240,17 @@ def test_resume_redoes_an_image_that_was_replaced(predict, small_inputs, tmp_pat
     assert predict(small_inputs, tmp_path / "out", "--resume") == 0
     assert _statuses(tmp_path / "out") == ["done", "done", "resumed", "done"]
     assert read_labels(tmp_path / "out" / "a_label.tiff").shape == (50, 60)
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_resume_knows_the_pixel_size_of_an_image(predict, tmp_path):
+    (tmp_path / "in").mkdir()
+    settings = {"resolution": (20000, 40000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "in" / "a.tif", slide()[0], **settings)
+    for _ in range(2):
+        assert predict(tmp_path / "in", tmp_path / "out", "--resume") == 0
+    assert _statuses(tmp_path / "out") == ["done", "resumed"]
+    assert latest_records(tmp_path / "out")["a.tif"]["pixel_size_mm"] == [0.00025, 0.0005]
 
 
 @pytest.mark.usefixtures("perfect_network")
