@@ -31,6 +31,7 @@ _COMMANDS = {
         "mediar_infer.commands.export",
         "export label files as ImageJ ROIs, GeoJSON, a table or OME-Zarr",
     ),
+    "ledger": ("mediar_infer.commands.ledger", "merge the ledgers of the parts of a run"),
     "challenge": (
         "mediar_infer.commands.challenge",
         "evaluate a submission under the organisers' protocol",

@@ -7,16 +7,16 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
 from mediar_infer.errors import OutputError
 
 logger = logging.getLogger(__name__)
 
-_PART = re.compile(r"\..+\.\d+\.part")
+_PART = re.compile(r"\.(?P<name>.+)\.\d+\.part")
 _LONG_NAME_BYTES = 200
 _USUAL_LONGEST_NAME = 255
 _FULL = "expected free space; free some space or choose another output folder"
@@ -214,7 +214,7 @@ def remove_result(path: Path) -> None:
         ) from error
 
 
-def remove_stale_parts(folder: Path) -> list[Path]:
+def remove_stale_parts(folder: Path, names: Collection[str] | None = None) -> list[Path]:
     """Remove the unfinished files that a killed process left behind.
 
     Files that a living process is writing are locked and stay, also when it runs in another
@@ -222,6 +222,8 @@ def remove_stale_parts(folder: Path) -> list[Path]:
 
     Args:
         folder: folder of results, without its sub-folders; need not exist.
+        names: only those of files of these names: others may belong to processes elsewhere, whose
+            locks do not show here. None: all.
 
     Returns:
         The removed files.
@@ -230,11 +232,40 @@ def remove_stale_parts(folder: Path) -> list[Path]:
         OutputError: if one cannot be removed.
     """
     removed = []
+    own = None if names is None else {_short(name) for name in names}
     for part in sorted(folder.glob(".*.part")):
-        if _PART.fullmatch(part.name) and _remove_if_abandoned(part):
+        match = _PART.fullmatch(part.name)
+        is_own = match is not None and (own is None or match["name"] in own)
+        if is_own and _remove_if_abandoned(part):
             logger.info("%s: removed, left by an interrupted run", part)
             removed.append(part)
     return removed
+
+
+def find_indistinct_names(folder: Path, groups: Mapping[str, Sequence[PurePath]]) -> list[str]:
+    """Find out which names the disk of a folder takes for each other.
+
+    Args:
+        folder: made if need be.
+        groups: relative paths that differ in nothing but case or the composition of accents, by
+            what is the same in all.
+
+    Returns:
+        Groups of which two or more paths are one file; none if the folder cannot be written.
+    """
+    indistinct = []
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".names-") as scratch:
+            for name, paths in groups.items():
+                try:
+                    for path in paths:
+                        place = Path(scratch, path)
+                        place.parent.mkdir(parents=True, exist_ok=True)
+                        place.touch(exist_ok=False)
+                except FileExistsError:
+                    indistinct.append(name)
+    return indistinct
 
 
 def refuse_link_as_root(path: Path) -> None:

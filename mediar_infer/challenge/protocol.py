@@ -20,8 +20,8 @@ from mediar_infer.challenge.launchers import LEDGER_DIR, Launcher
 from mediar_infer.challenge.records import ChallengeRecord
 from mediar_infer.errors import MediarError, UsageError
 from mediar_infer.folder.ledger import Ledger
-from mediar_infer.labels.files import check_collisions, label_path
 from mediar_infer.labels.metrics import Scores, evaluate_labels
+from mediar_infer.labels.naming import check_collisions, label_path
 from mediar_infer.labels.plausibility import read_true_labels
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.labels.scoring import list_label_files

@@ -9,9 +9,9 @@ from pathlib import Path
 from mediar_infer.challenge.checks import Finding, check_label_file, read_size
 from mediar_infer.errors import UsageError
 from mediar_infer.folder.ledger import LEDGER_NAME, SUMMARY_NAME
-from mediar_infer.folder.options import OVERLAY_DIR
+from mediar_infer.folder.run_image import OVERLAY_DIR
 from mediar_infer.images.listing import list_images
-from mediar_infer.labels.files import check_collisions, label_path
+from mediar_infer.labels.naming import check_collisions, label_path
 from mediar_infer.output_files import replacing, to_output_error
 
 _LABEL_NAME = re.compile(r"[^.]+_label\.tiff", re.DOTALL)

@@ -59,7 +59,7 @@ from mediar_infer.folder.runner import FolderRun
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.labels.kernels.choice import select_kernels
-from mediar_infer.output_files import marking, remove_stale_parts
+from mediar_infer.output_files import marking
 from mediar_infer.segmenter import ImageWork
 
 logger = logging.getLogger(__name__)
@@ -105,8 +105,11 @@ def run_on_cluster(
             " applies to one machine: drop --dask, or choose a cheaper --plan"
         )
     options = replace(
-        options, input_path=options.input_path.absolute(), output_dir=options.output_dir.absolute()
+        options,
+        selection=options.selection.absolute(),
+        output_dir=options.output_dir.absolute(),
     )
+    run: FolderRun | None = None
     paths = tuple(Path(path).absolute() for path in weights)
     try:
         with (
@@ -125,8 +128,8 @@ def run_on_cluster(
                 return run.finish()
     finally:
         # Left by workers that died or were stopped with the run; files being written are locked.
-        for folder in options.result_dirs:
-            remove_stale_parts(folder)
+        if run is not None:
+            run.remove_leftovers()
 
 
 def split_rows(

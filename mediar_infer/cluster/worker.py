@@ -95,8 +95,9 @@ def find_problem(job: ClusterJob) -> str | None:
             " the same version everywhere"
         )
     shared = "expected the folder of the client, under the same path on all workers; mount it there"
-    if not job.options.input_path.exists():
-        return f"found no {job.options.input_path}, {shared}"
+    for path in job.options.selection.list_paths():
+        if not path.exists():
+            return f"found no {path}, {shared}"
     if not job.mark.exists():
         return f"found another or no {job.options.output_dir}, {shared}"
     try:

@@ -24,10 +24,13 @@ from mediar_infer.demo.scenes import SceneKind, make_scene
 from mediar_infer.errors import UsageError
 from mediar_infer.folder.console import console_table
 from mediar_infer.folder.ledger import LEDGER_NAME, SUMMARY_NAME, LedgerEntry
-from mediar_infer.folder.options import OVERLAY_DIR, RunOptions
+from mediar_infer.folder.options import RunOptions
+from mediar_infer.folder.run_image import OVERLAY_DIR
 from mediar_infer.folder.runner import compute_exit_code, run_folder
-from mediar_infer.labels.files import label_path, write_labels
+from mediar_infer.folder.selection import Selection
+from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.metrics import evaluate_labels
+from mediar_infer.labels.naming import label_path
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.output_files import write_bytes
 from mediar_infer.segmenter import Segmenter
@@ -152,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
     segmenter = Segmenter.from_weights(args.weights, to_engine_config(args))
     write_images(args.output, args.size)
     options = RunOptions(
-        input_path=args.output / _IMAGES,
+        selection=Selection((args.output / _IMAGES,)),
         output_dir=args.output / _RESULTS,
         ledger_dir=args.output / _RESULTS,
         overlays=True,

@@ -18,8 +18,7 @@ from mediar_infer.images.listing import list_images
 from mediar_infer.images.open import open_image
 from mediar_infer.images.scenes import list_scenes
 from mediar_infer.images.sources import ImageSource
-from mediar_infer.labels.files import label_path
-from mediar_infer.labels.naming import group_label_files
+from mediar_infer.labels.naming import group_label_files, label_path
 from mediar_infer.labels.scoring import list_label_files
 from mediar_infer.output_files import remove_stale_parts
 

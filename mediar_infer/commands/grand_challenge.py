@@ -162,9 +162,10 @@ def run(args: argparse.Namespace) -> int:
         from mediar_infer.folder.console import log_entry, log_unknown_pixel_sizes
         from mediar_infer.folder.options import RunOptions
         from mediar_infer.folder.runner import compute_exit_code, run_image
+        from mediar_infer.folder.selection import Selection
 
         options = RunOptions(
-            input_path=job.image,
+            selection=Selection((job.image,)),
             output_dir=args.output,
             reading=to_read_options(args),
             label_file=job.labels,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mediar_infer.commands.arguments import add_examples
+from mediar_infer.commands.arguments import add_examples, add_option
 from mediar_infer.commands.options import (
     add_budget_arguments,
     add_engine_arguments,
@@ -24,11 +24,15 @@ from mediar_infer.commands.options import (
 from mediar_infer.commands.printing import print_summary
 from mediar_infer.commands.start import load_for_process
 from mediar_infer.errors import UsageError
+from mediar_infer.folder.inputs import RunInputs, find_inputs
+from mediar_infer.folder.options import RunOptions
+from mediar_infer.folder.parts import RunPart
+from mediar_infer.folder.run_image import RunImage
+from mediar_infer.folder.selection import Selection
 from mediar_infer.images.listing import find_unreadable
 
 if TYPE_CHECKING:
     from mediar_infer.folder.ledger import LedgerEntry
-    from mediar_infer.folder.options import RunOptions
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +44,21 @@ DEFAULT_OUTPUT: Final = Path("/workspace/outputs")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``predict`` command."""
     parser.add_argument(
-        "-i", "--input", type=Path, default=DEFAULT_INPUT, metavar="PATH",
-        help="folder of images, or one image (default: %(default)s)",
+        "-i", "--input", type=Path, nargs="+", action="extend", metavar="PATH",
+        help="folders of images, images, or @LIST: a text file with the path of one image per line"
+        f" (default: {DEFAULT_INPUT})",
     )  # fmt: skip
     parser.add_argument(
         "-o", "--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR",
         help="folder of results (default: %(default)s)",
     )  # fmt: skip
+    add_option(parser, Selection, "recursive", "-r", "--recursive")
+    add_option(
+        parser, Selection, "patterns", "--pattern", nargs="+", action="extend", metavar="GLOB",
+        default=[], note="; such as '*_ch1.tif' or 'plate1/**/*.tif'",
+    )  # fmt: skip
+    add_option(parser, Selection, "names")
+    add_option(parser, Selection, "part", metavar="I/N")
     add_ledger_argument(parser)
     parser.add_argument(
         "--resume", action="store_true",
@@ -79,6 +91,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "segment a folder, measure its cells and look at them",
             "mediar-infer predict -i images -o labels --table cells.csv --report",
         ),
+        (
+            "segment one channel of all plates",
+            "mediar-infer predict -i plates -o labels --recursive --pattern '*_ch1.tif'",
+        ),
         ("continue an interrupted run", "mediar-infer predict -i images -o labels --resume"),
         (
             "stay within the challenge's time",
@@ -91,58 +107,71 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Segment the folder; see :func:`mediar_infer.cli.main` for the exit code."""
     config = replace(to_engine_config(args), fit_budget=to_budget_scale(args))
-    if not args.input.exists():
-        raise UsageError(f"{args.input}: no such folder or file; name it with --input")
-    exports = to_export_options(args)
-    if exports or args.report:
-        from mediar_infer.exports.export import check_exports
-
-        check_exports(exports)
-    errors = find_unreadable(args.input)
-    if errors is not None and not (args.resume and _has_labels(args.output, errors)):
+    options = _to_run_options(args)
+    options.check_packages()
+    found = find_inputs(options.selection, options.reading, options.list_result_dirs())
+    images = options.selection.choose(found.images)
+    errors = find_unreadable(image.path for image in images)
+    if errors is not None and not (args.resume and _has_labels(options, images)):
         from mediar_infer.folder.runner import fail_folder
 
-        options = _to_run_options(args)
-        return _finish(fail_folder(errors, options), args, options)
+        return _finish(fail_folder(errors, options), found, args, options)
     segmenter = load_for_process(args.weights, config) if args.dask is None else None
-    options = _to_run_options(args)
     if segmenter is None:
         from mediar_infer.cluster.client import run_on_cluster
 
-        return _finish(run_on_cluster(args.dask, args.weights, config, options), args, options)
+        entries = run_on_cluster(args.dask, args.weights, config, options)
+        return _finish(entries, found, args, options)
     from mediar_infer.folder.runner import run_folder
 
     for name, digest in segmenter.digests.items():
         logger.info("weights %s, SHA-256 %s", name, digest[:16])
-    return _finish(run_folder(segmenter, options), args, options)
+    return _finish(run_folder(segmenter, options), found, args, options)
 
 
-def _has_labels(output: Path, images: Iterable[Path]) -> bool:
+def _has_labels(options: RunOptions, images: Iterable[RunImage]) -> bool:
     """Whether an earlier run may have done one of the images."""
-    from mediar_infer.labels.files import label_path
-
-    return any(label_path(output, image).exists() for image in images)
+    return any(options.label_path(image).exists() for image in images)
 
 
-def _to_run_options(args: argparse.Namespace) -> "RunOptions":
-    from mediar_infer.folder.options import RunOptions
-
+def _to_run_options(args: argparse.Namespace) -> RunOptions:
+    selection, exports = _to_selection(args), to_export_options(args)
+    if selection.part and exports.table:
+        name = selection.part.rename(exports.table.name)
+        exports = replace(exports, table=exports.table.with_name(name))
     return RunOptions(
-        input_path=args.input,
+        selection=selection,
         output_dir=args.output,
         ledger_dir=to_ledger_dir(args),
         reading=to_read_options(args),
         resume=args.resume,
         overlays=args.overlays,
-        exports=to_export_options(args),
+        exports=exports,
         report=args.report,
         with_budget=args.fit_budget or args.strict_budget,
         show_progress=sys.stderr.isatty() and not args.quiet,
     )
 
 
+def _to_selection(args: argparse.Namespace) -> Selection:
+    selection = Selection(
+        inputs=tuple(args.input or [DEFAULT_INPUT]),
+        recursive=args.recursive,
+        patterns=tuple(args.pattern),
+        names=args.names,
+        part=args.part and RunPart.parse(args.part),
+    )
+    for path in selection.list_paths():
+        if not path.exists():
+            raise UsageError(f"{path}: no such folder or file; name it with --input")
+    return selection
+
+
 def _finish(
-    entries: "Sequence[LedgerEntry]", args: argparse.Namespace, options: "RunOptions"
+    entries: "Sequence[LedgerEntry]",
+    found: RunInputs,
+    args: argparse.Namespace,
+    options: RunOptions,
 ) -> int:
     """Print the table of a run and return its exit code."""
     from mediar_infer.folder.console import console_table, describe_results
@@ -151,4 +180,6 @@ def _finish(
     if not args.quiet:
         table = console_table(entries, with_budget=options.with_budget)
         print_summary(f"{table}\n\n{describe_results(entries, options)}")
-    return compute_exit_code(entries, strict_budget=args.strict_budget)
+    # There may be more parts than images.
+    may_be_empty = args.part is not None and bool(found.images)
+    return compute_exit_code(entries, strict_budget=args.strict_budget, may_be_empty=may_be_empty)

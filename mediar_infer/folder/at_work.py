@@ -5,6 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from mediar_infer.folder.parts import RunPart
+
 AT_WORK_NAME: Final = ".at-work.jsonl"
 
 
@@ -16,10 +18,12 @@ class AtWork:
 
     Args:
         folder: folder of the ledger; None keeps no notes.
+        part: the part of a run that this process does, with notes of its own.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self._path = None if folder is None else folder / AT_WORK_NAME
+    def __init__(self, folder: Path | None, part: RunPart | None = None) -> None:
+        name = part.rename(AT_WORK_NAME) if part else AT_WORK_NAME
+        self._path = None if folder is None else folder / name
         self.suspects = self._read()
         """Names of images that an earlier run was at when it died."""
         self.close()

@@ -3,12 +3,12 @@
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, get_args
 
 from mediar_infer.folder.ledger import LedgerEntry, Status
 from mediar_infer.folder.options import RunOptions
+from mediar_infer.folder.selection import Selection
 from mediar_infer.images.listing import SkippedFile
 from mediar_infer.labels.files import UNKNOWN_PIXEL_MM
 
@@ -58,7 +58,7 @@ def describe_results(entries: Sequence[LedgerEntry], options: RunOptions) -> str
     """
     images = [entry for entry in entries if entry.status != "skipped"]
     if not images:
-        return f"no image in {options.input_path}"
+        return f"no image in {options.selection.describe_inputs()}"
     segmented = [entry for entry in images if entry.status in ("done", "resumed")]
     n_failed = len(images) - len(segmented)
     n_cells = sum(entry.n_cells or 0 for entry in segmented)
@@ -95,9 +95,14 @@ def lay_out_table(
 
 
 def printable_name(name: str, max_columns: int = _NAME_COLUMNS) -> str:
-    """Shorten a file name to one printable line: it may contain line breaks or odd bytes."""
+    """Shorten a file name to one printable line: it may contain line breaks or odd bytes.
+
+    A path loses its beginning, a name in the input folder its end.
+    """
     plain = "".join(character if character.isprintable() else "?" for character in name)
-    return plain if len(plain) <= max_columns else plain[: max_columns - 1] + "…"
+    if len(plain) <= max_columns:
+        return plain
+    return "…" + plain[1 - max_columns :] if "/" in plain else plain[: max_columns - 1] + "…"
 
 
 def _table_row(entry: LedgerEntry, *, with_budget: bool) -> tuple[str, ...]:
@@ -158,12 +163,15 @@ def log_unknown_pixel_sizes(entries: Iterable[LedgerEntry]) -> None:
         )  # fmt: skip
 
 
-def log_skipped(folder: Path, skipped: Sequence[SkippedFile]) -> None:
+def log_skipped(selection: Selection, skipped: Mapping[str, SkippedFile]) -> None:
     """Warn of files that are not segmented although they hold an image, or labels of one."""
-    for file in skipped:
+    for name, file in skipped.items():
         if file.is_image:
-            logger.warning("%s: skipped: %s", file.path.name, file.reason)
-    names = [file.path.name for file in skipped if file.is_labels]
+            logger.warning("%s: skipped: %s", name, file.reason)
+    names = [name for name, file in skipped.items() if file.is_labels]
     if names:
         listed = names if len(names) <= _LISTED else [*names[:_LISTED], "…"]
-        logger.warning("%s: skipped %d label file(s): %s", folder, len(names), ", ".join(listed))
+        logger.warning(
+            "%s: skipped %d label file(s): %s",
+            selection.describe_inputs(), len(names), ", ".join(listed),
+        )  # fmt: skip

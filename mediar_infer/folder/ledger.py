@@ -12,6 +12,7 @@ from types import NoneType
 from typing import Any, Final, Literal, get_args
 
 from mediar_infer.errors import OutputError
+from mediar_infer.folder.parts import RunPart
 from mediar_infer.output_files import refuse_link_as_root, to_output_error, write_bytes
 from mediar_infer.tolerance import counted_s, tolerance_s
 
@@ -45,7 +46,7 @@ class LedgerEntry:
     """What happened to one input file; a line of the ledger."""
 
     file: str
-    """Name of the input file."""
+    """Path of the input file relative to the input folder."""
     status: Status
     """How it ended."""
     started_at: str
@@ -85,7 +86,7 @@ class LedgerEntry:
     peak_memory_bytes: Mapping[str, int] = field(default_factory=dict)
     """``host`` and, on an accelerator, ``gpu``: peaks of the process so far."""
     output: str | None = None
-    """Name of the label file; None unless done or resumed."""
+    """Path of the label file relative to the output folder; None unless done or resumed."""
 
     @property
     def tolerance_s(self) -> float | None:
@@ -165,10 +166,10 @@ class LedgerContent:
 
 
 class Ledger:
-    """``ledger.jsonl`` in an output folder: appended line by line, never rewritten."""
+    """``ledger.jsonl`` in an output folder: appended line by line, never rewritten by a run."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LEDGER_NAME
+    def __init__(self, folder: Path, part: RunPart | None = None) -> None:
+        self.path = folder / (part.rename(LEDGER_NAME) if part else LEDGER_NAME)
 
     def append(self, entry: LedgerEntry) -> None:
         """Add one line that survives a kill right after this call.
@@ -199,14 +200,25 @@ class Ledger:
                 "all; free some space or choose another output folder"
             )
 
-    def read(self) -> LedgerContent:
-        """Read all entries; a missing ledger is an empty one.
+    @property
+    def size(self) -> int:
+        """Bytes of the file; 0 if there is none."""
+        try:
+            return self.path.stat().st_size
+        except OSError:  # reported when it is read or written
+            return 0
+
+    def read(self, start: int = 0) -> LedgerContent:
+        """Read entries; a missing ledger is an empty one.
+
+        Args:
+            start: byte at which to begin.
 
         Raises:
             OutputError: if the file exists but cannot be read.
         """
         try:
-            lines = self.path.read_bytes().split(b"\n")
+            lines = self.path.read_bytes()[start:].split(b"\n")
         except FileNotFoundError:
             return LedgerContent((), ())
         except OSError as error:
@@ -296,12 +308,12 @@ def summarise_entries(
     }
 
 
-def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
-    """Write ``summary.json`` at once and return its path.
+def write_summary(folder: Path, summary: Mapping[str, Any], part: RunPart | None = None) -> Path:
+    """Write ``summary.json``, or that of a part, at once and return its path.
 
     Raises:
         OutputError: if the folder cannot be written or is full.
     """
-    path = folder / SUMMARY_NAME
+    path = folder / (part.rename(SUMMARY_NAME) if part else SUMMARY_NAME)
     write_bytes(path, json.dumps(summary, indent=2, allow_nan=False).encode("ascii") + b"\n")
     return path

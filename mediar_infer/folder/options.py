@@ -4,11 +4,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from mediar_infer.exports.options import GEOJSON_DIR, ROI_DIR, ExportOptions
-from mediar_infer.folder.run_image import RunImage
+from mediar_infer.exports.options import (
+    GEOJSON_DIR,
+    ROI_DIR,
+    ExportOptions,
+    geojson_path,
+    roi_path,
+)
+from mediar_infer.folder.run_image import OVERLAY_DIR, RunImage
+from mediar_infer.folder.selection import Selection
 from mediar_infer.images.limits import ReadOptions
 
-OVERLAY_DIR: Final = "overlays"
 REPORT_NAME: Final = "report.html"
 MAX_OVERLAY_PIXELS: Final = 100_000_000
 """An overlay needs the whole image in memory, which a slide may not fit."""
@@ -18,8 +24,8 @@ MAX_OVERLAY_PIXELS: Final = 100_000_000
 class RunOptions:
     """What to do with a folder, apart from how to segment."""
 
-    input_path: Path
-    """Folder of images, or one image."""
+    selection: Selection
+    """Which images, and what their results are called."""
     output_dir: Path
     """Folder of results; created if necessary."""
     ledger_dir: Path | None = None
@@ -46,6 +52,10 @@ class RunOptions:
         # Cells are measured in channels that the network does not see.
         reading = replace(self.reading, all_channels=self.exports.table is not None)
         return reading if image.scene is None else replace(reading, scene=image.scene)
+
+    def list_result_dirs(self) -> list[Path]:
+        """Folders that this run writes to, which hold no inputs."""
+        return [folder for folder in (self.output_dir, self.ledger_dir) if folder]
 
     def label_path(self, image: RunImage) -> Path:
         """Where the labels of an image go."""
@@ -74,7 +84,15 @@ class RunOptions:
     @property
     def report_path(self) -> Path | None:
         """Where the report goes; None if it is not asked for."""
-        return self.output_dir / REPORT_NAME if self.report else None
+        part = self.selection.part
+        name = part.rename(REPORT_NAME) if part else REPORT_NAME
+        return self.output_dir / name if self.report else None
+
+    def list_results(self, image: RunImage) -> list[Path]:
+        """Files that an image may get."""
+        folder, name = self.output_dir, image.export_name
+        packed = [geojson_path(folder, name, is_packed=is_packed) for is_packed in (False, True)]
+        return [self.label_path(image), self.overlay_path(image), roi_path(folder, name), *packed]
 
     def overlay_path(self, image: RunImage) -> Path:
         """Where the overlay of an image goes."""

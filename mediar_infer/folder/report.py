@@ -187,7 +187,7 @@ class RunReport:
         self, provenance: Provenance, skipped: Sequence[LedgerEntry]
     ) -> list[tuple[str, str]]:
         facts = [
-            ("images", str(self._options.input_path)),
+            ("images", self._options.selection.describe_inputs()),
             ("results", str(self._options.output_dir)),
             ("version", package_versions()["mediar_infer"]),
         ]

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from mediar_infer.folder.ledger import Ledger, LedgerContent, LedgerEntry, timestamp
+from mediar_infer.folder.ledger import Ledger, LedgerEntry, timestamp
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance, describe_labels
 from mediar_infer.folder.run_image import RunImage
@@ -14,12 +14,16 @@ logger = logging.getLogger(__name__)
 
 
 def find_finished(
-    ledger: Ledger | None, provenance: Provenance, images: Iterable[RunImage], options: RunOptions
+    ledgers: Iterable[Ledger],
+    provenance: Provenance,
+    images: Iterable[RunImage],
+    options: RunOptions,
 ) -> dict[RunImage, LedgerEntry]:
     """Find images whose label files say that they were made with the same weights and plan.
 
     Args:
-        ledger: entries of earlier runs; what they add to a label file's words is carried over.
+        ledgers: entries of earlier runs, later ones last; what they add to a label file's words is
+            carried over.
         provenance: models and settings of this run.
         images: the images of the run.
         options: where results are.
@@ -30,9 +34,12 @@ def find_finished(
     Raises:
         OutputError: if the ledger exists but cannot be read.
     """
-    content = ledger.read() if ledger else LedgerContent((), ())
-    for problem in content.problems:
-        logger.warning("%s", problem)
+    latest: dict[str, LedgerEntry] = {}
+    for ledger in ledgers:
+        content = ledger.read()
+        latest |= content.latest
+        for problem in content.problems:
+            logger.warning("%s", problem)
     finished = {}
     for image in images:
         header = read_label_header(options.label_path(image))
@@ -49,7 +56,7 @@ def find_finished(
             "plan": expected["plan"], "weights": expected["weights"],
             "output": options.output_name(image),
         }  # fmt: skip
-        before = content.latest.get(image.name)
+        before = latest.get(image.name)
         known = before.to_dict() if before else {}
         if all(known.get(name) == value for name, value in fields.items()):
             fields = known

@@ -1,14 +1,16 @@
 """One image of a run: where it is, what it is called, and how its results are called."""
 
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.scenes import list_scenes
-from mediar_infer.labels.files import label_path
+from mediar_infer.labels.naming import LabelNames, label_path
+
+OVERLAY_DIR: Final = "overlays"
+"""Folder of the overlays of a run, inside its output folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +32,25 @@ class RunImage:
         return str(self.label_name).removesuffix("_label.tiff")
 
     @classmethod
-    def inside(cls, root: Path, path: Path) -> "RunImage":
-        """Name a file after its place in a folder.
+    def named(cls, path: Path, name: str, names: LabelNames = "challenge") -> "RunImage":
+        """Name the results of an image after the image.
 
         Args:
-            root: the input folder.
-            path: a file in it, or in a folder below it.
+            path: the file.
+            name: its path relative to the input folder, with slashes.
+            names: what of its name names its results.
         """
-        relative = path.relative_to(root)
-        label = label_path(relative.parent, relative)
-        return cls(path, relative.as_posix(), PurePosixPath(label.as_posix()))
+        relative = Path(name)
+        label = label_path(relative.parent, relative, names=names)
+        return cls(path, name, PurePosixPath(label.as_posix()))
 
-    def split(self, options: ReadOptions) -> "list[RunImage]":
+    def split(self, options: ReadOptions, names: LabelNames) -> "list[RunImage]":
         """Images that a file is read as: one, or one for each of several scenes.
 
         Args:
             options: how images are read. A file whose scenes cannot be found stays one image, and
                 is an error when it is opened.
+            names: what of its name names its results.
         """
         if options.scene != "all":
             return [self]
@@ -61,7 +65,7 @@ class RunImage:
             RunImage(
                 self.path,
                 f"{self.name}, scene {scene}",
-                PurePosixPath(label_path(folder, self.path, scene).as_posix()),
+                PurePosixPath(label_path(folder, self.path, scene, names).as_posix()),
                 scene,
             )
             for scene in range(n_scenes)
@@ -72,18 +76,3 @@ class RunImage:
         if error.startswith(f"{self.path.name}: "):
             return f"{self.name}{error.removeprefix(self.path.name)}"
         return error
-
-
-def find_clashes(images: Iterable[RunImage]) -> dict[PurePosixPath, list[RunImage]]:
-    """Find images that share a label file, such as ``a.b.tif`` and ``a.c.tif``.
-
-    Args:
-        images: the images of a run.
-
-    Returns:
-        Label file → its images in the given order, for those with more than one image.
-    """
-    groups: dict[PurePosixPath, list[RunImage]] = defaultdict(list)
-    for image in images:
-        groups[image.label_name].append(image)
-    return {name: found for name, found in groups.items() if len(found) > 1}

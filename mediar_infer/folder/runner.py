@@ -12,9 +12,11 @@ from tqdm import tqdm
 
 from mediar_infer.errors import UsageError
 from mediar_infer.folder.at_work import AtWork
+from mediar_infer.folder.clashes import explain_clashes
 from mediar_infer.folder.console import log_entry, log_skipped, log_unknown_pixel_sizes
 from mediar_infer.folder.failures import fail_image
 from mediar_infer.folder.gathering import Gathering
+from mediar_infer.folder.inputs import RunInputs, find_inputs
 from mediar_infer.folder.ledger import (
     Ledger,
     LedgerEntry,
@@ -26,9 +28,10 @@ from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance, package_versions
 from mediar_infer.folder.results import ImageResult, Made
 from mediar_infer.folder.resuming import find_finished
-from mediar_infer.folder.run_image import RunImage, find_clashes
+from mediar_infer.folder.run_image import RunImage
+from mediar_infer.folder.selection import Selection
 from mediar_infer.images.formats import EXTENSIONS
-from mediar_infer.images.listing import SkippedFile, list_images
+from mediar_infer.images.listing import SkippedFile
 from mediar_infer.output_files import refuse_link_as_root, remove_stale_parts
 from mediar_infer.process import process_start_s
 
@@ -102,9 +105,8 @@ def run_image(segmenter: "Segmenter", options: RunOptions) -> LedgerEntry:
 
     provenance = Provenance.of(segmenter, options)
     runner = ImageRunner(segmenter, provenance, options, process_start_s())
-    with closing(
-        ImageTask(RunImage.inside(options.input_path.parent, options.input_path), options)
-    ) as task:
+    [path] = options.selection.inputs
+    with closing(ImageTask(RunImage.named(path, path.name), options)) as task:
         return runner.run(task).entry
 
 
@@ -124,35 +126,45 @@ class FolderRun:
     """
 
     def __init__(self, provenance: Provenance, options: RunOptions) -> None:
-        self._provenance, self._options = provenance, options
-        paths, skipped = list_images(options.input_path)
-        files = [RunImage.inside(_input_folder(options), path) for path in paths]
-        self._images = [image for file in files for image in file.split(options.reading)]
-        log_skipped(options.input_path, skipped)
-        _check_folders(options, self._images)
-        for folder in options.result_dirs:
-            remove_stale_parts(folder)
-        self._ledger = None if options.ledger_dir is None else Ledger(options.ledger_dir)
-        self._skipped = [_skipped_entry(file) for file in skipped]
+        self._provenance, self._options, part = provenance, options, options.selection.part
+        self._found = find_inputs(options.selection, options.reading, options.list_result_dirs())
+        log_skipped(options.selection, self._found.skipped)
+        _check_folders(options, self._found)
+        found = self._found.images
+        clashes = explain_clashes(found, options.output_dir, options.selection.names)
+        self._images = options.selection.choose(found)
+        self.remove_leftovers()
+        self._ledger = None if options.ledger_dir is None else Ledger(options.ledger_dir, part)
+        self._ledger_start = self._ledger.size if self._ledger else 0
+        is_first = options.selection.is_first_part
+        self._skipped = [_skipped_entry(*each) for each in self._found.skipped.items() if is_first]
         self._entries: list[LedgerEntry] = []
-        self._clashes = find_clashes(self._images)
-        clashing = {image for images in self._clashes.values() for image in images}
-        finished = (
-            find_finished(self._ledger, provenance, self._images, options) if options.resume else {}
-        )
+        self._clashes = {image: clashes[image] for image in self._images if image in clashes}
         # An input may have come since the other one was done.
         self._finished = {
-            image: entry for image, entry in finished.items() if image not in clashing
+            image: entry
+            for image, entry in self._find_finished().items()
+            if image not in self._clashes
         }
-        known = clashing | self._finished.keys()
+        known = self._clashes.keys() | self._finished.keys()
         self.to_do = [image for image in self._images if image not in known]
         """Images that are left to do, in order; after a crash those that were at work come last."""
-        self.at_work = AtWork(options.ledger_dir)
+        self.at_work = AtWork(options.ledger_dir, part)
         """Notes the images that are at work, for the case that this process dies."""
         if options.resume:
             self._put_suspects_last()
         self._gathering = Gathering(options)
         self._bar = _progress_bar(len(self._images), options)
+
+    def _find_finished(self) -> dict[RunImage, LedgerEntry]:
+        options = self._options
+        if not options.resume:
+            return {}
+        ledgers = []
+        if self._ledger and options.ledger_dir:
+            whole_run = Ledger(options.ledger_dir)
+            ledgers = [whole_run, self._ledger] if options.selection.part else [self._ledger]
+        return find_finished(ledgers, self._provenance, self._images, options)
 
     def __enter__(self) -> Self:
         return self
@@ -186,11 +198,16 @@ class FolderRun:
         Raises:
             OutputError: if the ledger or the table cannot be written.
         """
+        if self._options.selection.part:
+            self._write_summary([], is_finished=False)
         for entry in self._skipped:
             self._append(entry)
-        for images in self._clashes.values():
-            for image in images:
-                self.add(ImageResult(image, self._clash(image, images), Made()))
+        if self._options.selection.is_first_part:
+            for name, error in self._found.unreadable.items():
+                self._note(_unreadable_entry(name, error))
+        for image, error in self._clashes.items():
+            entry = fail_image(image, error, self._provenance, self._options)
+            self.add(ImageResult(image, entry, Made()))
         if self._finished:
             from mediar_infer.folder.image_runner import complete_image
         for image, entry in self._finished.items():
@@ -202,13 +219,9 @@ class FolderRun:
         Raises:
             OutputError: if the ledger or the table cannot be written.
         """
-        entry = result.entry
-        # Logged first: on a full disk the ledger fails too, and the reason must be seen.
-        log_entry(entry, with_budget=self._options.with_budget)
-        self._append(entry)
-        self._entries.append(entry)
+        self._note(result.entry)
         self._gathering.add(result)
-        self._show(entry.file, 0.0)
+        self._show(result.entry.file, 0.0)
 
     def finish(self) -> list[LedgerEntry]:
         """Write the summary, and table and report if they are asked for.
@@ -220,15 +233,40 @@ class FolderRun:
             OutputError: if one of them cannot be written.
         """
         order = {image.name: number for number, image in enumerate(self._images)}
-        images = sorted(self._entries, key=lambda entry: order[entry.file])
+        images = sorted(self._entries, key=lambda entry: order.get(entry.file, -1))
         entries = [*self._skipped, *images]
-        if self._options.ledger_dir:
-            config, versions = self._provenance.plan, package_versions()
-            summary = summarise_entries(entries, config=config, versions=versions)
-            write_summary(self._options.ledger_dir, summary)
+        self._write_summary(entries)
         self._gathering.write(entries, self._provenance)
         log_unknown_pixel_sizes(entries)
         return entries
+
+    def _write_summary(self, entries: Sequence[LedgerEntry], *, is_finished: bool = True) -> None:
+        folder, part = self._options.ledger_dir, self._options.selection.part
+        if folder is None:
+            return
+        config, versions = self._provenance.plan, package_versions()
+        summary = summarise_entries(entries, config=config, versions=versions)
+        if part:
+            summary |= part.describe(
+                [image.name for image in self._found.images],
+                is_finished=is_finished,
+                ledger_start=self._ledger_start,
+            )
+        write_summary(folder, summary, part)
+
+    def remove_leftovers(self) -> None:
+        """Remove unfinished files of processes that were killed, of this part only if it is one.
+
+        Raises:
+            OutputError: if one cannot be removed.
+        """
+        options = self._options
+        names: dict[Path, set[str]] = {folder: set() for folder in options.result_dirs}
+        for image in self._images:
+            for result in options.list_results(image):
+                names.setdefault(result.parent, set()).add(result.name)
+        for folder, own in names.items():
+            remove_stale_parts(folder, own if self._options.selection.part else None)
 
     def show_progress(self, image: RunImage, fraction: float) -> None:
         """Show that a fraction in [0, 1] of an image is done, after those that are finished."""
@@ -239,18 +277,15 @@ class FolderRun:
         self._bar.n = len(self._entries) + fraction
         self._bar.refresh()
 
+    def _note(self, entry: LedgerEntry) -> None:
+        # Logged first: on a full disk the ledger fails too, and the reason must be seen.
+        log_entry(entry, with_budget=self._options.with_budget)
+        self._append(entry)
+        self._entries.append(entry)
+
     def _append(self, entry: LedgerEntry) -> None:
         if self._ledger:
             self._ledger.append(entry)
-
-    def _clash(self, image: RunImage, images: Sequence[RunImage]) -> LedgerEntry:
-        """Entry of an image whose label file is also that of other images."""
-        others = ", ".join(sorted(other.name for other in images if other != image))
-        error = (
-            f"{image.name}: maps to {image.label_name}, and so does {others}; expected one"
-            " image per name up to the first dot; rename one of them"
-        )
-        return fail_image(image, error, self._provenance, self._options)
 
 
 def _progress_bar(n_images: int, options: RunOptions) -> "tqdm[Any]":
@@ -260,12 +295,8 @@ def _progress_bar(n_images: int, options: RunOptions) -> "tqdm[Any]":
     )  # fmt: skip
 
 
-def _input_folder(options: RunOptions) -> Path:
-    return options.input_path if options.input_path.is_dir() else options.input_path.parent
-
-
-def _check_folders(options: RunOptions, images: Sequence[RunImage]) -> None:
-    if options.output_dir.resolve() == _input_folder(options).resolve():
+def _check_folders(options: RunOptions, found: RunInputs) -> None:
+    if options.output_dir.resolve() in {folder.resolve() for folder in found.folders}:
         raise UsageError(
             f"{options.output_dir}: input and output folder are the same, expected two different"
             " folders; label files would become inputs of the next run; choose another output"
@@ -273,24 +304,42 @@ def _check_folders(options: RunOptions, images: Sequence[RunImage]) -> None:
         )
     for folder in options.result_dirs[1:]:
         refuse_link_as_root(folder)
-    if not images:
-        logger.error(
-            "%s: found no image, expected at least one file of a known extension (%s); check"
-            " --input",
-            options.input_path,
-            " ".join(EXTENSIONS),
+    if not found.images:
+        logger.error("%s", _explain_absence(options.selection))
+
+
+def _explain_absence(selection: Selection) -> str:
+    found = f"{selection.describe_inputs()}: found no image"
+    if selection.patterns:
+        return (
+            f"{found} that matches {' '.join(selection.patterns)}, expected at least one; check"
+            " --pattern and --input, and --recursive for folders below"
         )
-
-
-def _skipped_entry(file: SkippedFile) -> LedgerEntry:
-    return LedgerEntry(
-        file=file.path.name, status="skipped", started_at=timestamp(), error=file.reason
+    return (
+        f"{found}, expected at least one file of a known extension ({' '.join(EXTENSIONS)}); check"
+        " --input"
     )
 
 
-def compute_exit_code(entries: Sequence[LedgerEntry], *, strict_budget: bool) -> int:
-    """0 if there were images and every one was done (and, if strict, in time), else 1."""
-    if not any(entry.status in ("done", "resumed") for entry in entries):
+def _skipped_entry(name: str, file: SkippedFile) -> LedgerEntry:
+    return LedgerEntry(file=name, status="skipped", started_at=timestamp(), error=file.reason)
+
+
+def _unreadable_entry(name: str, error: str) -> LedgerEntry:
+    return LedgerEntry(file=name, status="failed", started_at=timestamp(), error=error)
+
+
+def compute_exit_code(
+    entries: Sequence[LedgerEntry], *, strict_budget: bool, may_be_empty: bool = False
+) -> int:
+    """0 if there were images and every one was done (and, if strict, in time), else 1.
+
+    Args:
+        entries: one per file.
+        strict_budget: whether a late image counts as one that is not done.
+        may_be_empty: whether a run without images is one that has done all there was.
+    """
+    if not may_be_empty and not any(entry.status in ("done", "resumed") for entry in entries):
         return 1
     for entry in entries:
         if entry.status == "failed":

@@ -1,7 +1,7 @@
 """Input folders: which of their files are images, and why the others are not read."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,8 @@ class SkippedFile:
     """Whether it holds the labels of an image."""
     is_image: bool = False
     """Whether it holds an image, by its content."""
+    is_folder: bool = False
+    """Whether it is a folder, which may hold images."""
 
 
 def list_images(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
@@ -74,20 +76,17 @@ def list_images(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
     return images, [left_out[path] for path in entries if path in left_out]
 
 
-def find_unreadable(folder: Path) -> Mapping[Path, str] | None:
-    """Find out in no time whether a folder has an image to read, without importing a reader.
+def find_unreadable(images: Iterable[Path]) -> Mapping[Path, str] | None:
+    """Find out in no time whether there is an image to read, without importing a reader.
 
     Args:
-        folder: as for :func:`list_images`.
+        images: image files.
 
     Returns:
         Image → why it cannot be read, if that is true of all; ``None`` if there is one to read.
-
-    Raises:
-        UsageError: if the folder does not exist or cannot be listed.
     """
     errors = {}
-    for path in list_images(folder)[0]:
+    for path in images:
         try:
             recognise_file(path)
         except ImageReadError as error:
@@ -107,11 +106,11 @@ def natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
 def _skipped(path: Path) -> SkippedFile | None:
     """Why an entry is not read; ``None`` for an image."""
     if path.name.startswith("."):
-        return SkippedFile(path, "hidden file")
+        return SkippedFile(path, "hidden folder" if path.is_dir() else "hidden file")
     if path.is_dir():
         if is_folder_format(path):
             return None
-        return SkippedFile(path, "sub-folder: only the files of the input folder itself are read")
+        return SkippedFile(path, "sub-folder: searched with --recursive only", is_folder=True)
     if find_extension(path) is not None:
         if path.exists() and not path.is_file():
             return SkippedFile(path, "not a regular file")

@@ -3,7 +3,6 @@
 import json
 import math
 import zlib
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -43,36 +42,6 @@ _ZLIB_LEVEL = 1
 
 _Rational = tuple[int, int]
 """Numerator and denominator."""
-
-
-def label_path(output_dir: Path, image_path: Path, scene: int | None = None) -> Path:
-    """Path of an image's label file: its name up to the first dot, then ``_label.tiff``.
-
-    Args:
-        output_dir: folder of the results.
-        image_path: the image; only its name matters.
-        scene: which image of the file it is, if each of several has a label file.
-
-    Returns:
-        The path; the scorer of the challenge expects exactly this name.
-    """
-    mark = "" if scene is None else f"_s{scene:02d}"
-    return output_dir / f"{image_path.name.split('.')[0]}{mark}_label.tiff"
-
-
-def check_collisions(paths: Iterable[Path]) -> dict[Path, list[Path]]:
-    """Find inputs that share an output name, such as ``a.b.tif`` and ``a.c.tif``.
-
-    Args:
-        paths: the input files.
-
-    Returns:
-        Output name → its inputs in the given order, for names with more than one input.
-    """
-    inputs: dict[Path, list[Path]] = defaultdict(list)
-    for path in paths:
-        inputs[label_path(Path(), path)].append(path)
-    return {name: found for name, found in inputs.items() if len(found) > 1}
 
 
 @dataclass(frozen=True, slots=True)

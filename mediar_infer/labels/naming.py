@@ -1,15 +1,55 @@
-"""Which image a label file belongs to, told from its name."""
+"""Names of label files: what that of an image is called, and which image one belongs to."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
+LabelNames = Literal["challenge", "full"]
+"""What is kept of an image's name: all before the first dot, or all but the extension."""
 LABEL_EXTENSIONS: Final = frozenset({".tiff", ".tif", ".png", ".bmp"})
 """Extensions of label files, in lower case."""
 
+_OME: Final = re.compile(r"\.ome$", re.IGNORECASE)
 _LABEL: Final = re.compile(r"(?P<stem>.+)_label", re.IGNORECASE)
 _OTHER_MARKS: Final = re.compile(r"(?P<stem>.+?)_(labels|mask|masks|cp_masks)", re.IGNORECASE)
+
+
+def label_path(
+    output_dir: Path,
+    image_path: Path,
+    scene: int | None = None,
+    names: LabelNames = "challenge",
+) -> Path:
+    """Path of an image's label file: what is kept of its name, then ``_label.tiff``.
+
+    Args:
+        output_dir: folder of the results.
+        image_path: the image; only its name matters.
+        scene: which image of the file it is, if each of several has a label file.
+        names: ``challenge`` keeps the name up to the first dot, as the challenge's scorer expects;
+            ``full`` drops the extension only, such as ``.tif`` or ``.ome.tif``.
+    """
+    is_full = names == "full"
+    stem = _OME.sub("", image_path.stem) if is_full else image_path.name.split(".")[0]
+    mark = "" if scene is None else f"_s{scene:02d}"
+    return output_dir / f"{stem}{mark}_label.tiff"
+
+
+def check_collisions(paths: Iterable[Path]) -> dict[Path, list[Path]]:
+    """Find inputs that share an output name, such as ``a.b.tif`` and ``a.c.tif``.
+
+    Args:
+        paths: the input files.
+
+    Returns:
+        Output name → its inputs in the given order, for names with more than one input.
+    """
+    inputs: dict[Path, list[Path]] = defaultdict(list)
+    for path in paths:
+        inputs[label_path(Path(), path)].append(path)
+    return {name: found for name, found in inputs.items() if len(found) > 1}
 
 
 def find_marked_stem(path: Path) -> str | None:

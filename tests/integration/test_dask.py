@@ -22,6 +22,7 @@ from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
 from mediar_infer.exports.compiled import load_cell_kernels
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.runner import run_folder
+from mediar_infer.folder.selection import Selection
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.pending_weights import PendingWeights
@@ -133,7 +134,7 @@ def expected(inputs, tmp_path, weights_dir):
     """Label files of one process, by name."""
     outputs = tmp_path / "expected"
     segmenter = perfect_from_pending(PendingWeights([weights_dir], CONFIG))
-    run_folder(segmenter, RunOptions(inputs, outputs))
+    run_folder(segmenter, RunOptions(Selection((inputs,)), outputs))
     assert read_labels(outputs / "large_label.tiff").max() == slide(9, 1000, 300)[1].max() > 0
     return {path.name: path.read_bytes() for path in outputs.glob("*_label.tiff")}
 
@@ -149,8 +150,10 @@ def test_small_and_large_scenes_of_a_file_are_spread_like_images(cluster, tmp_pa
     (tmp_path / "a.czi").write_bytes(czi_bytes(tiles))
     reading = ReadOptions(scene="all")
     segmenter = perfect_from_pending(PendingWeights([weights_dir], CONFIG))
-    run_folder(segmenter, RunOptions(tmp_path / "a.czi", tmp_path / "one", reading=reading))
-    options = RunOptions(tmp_path / "a.czi", tmp_path / "out", reading=reading)
+    run_folder(
+        segmenter, RunOptions(Selection((tmp_path / "a.czi",)), tmp_path / "one", reading=reading)
+    )
+    options = RunOptions(Selection((tmp_path / "a.czi",)), tmp_path / "out", reading=reading)
     client.run_on_cluster(cluster.address, [weights_dir], CONFIG, options, spread_from=SPREAD_FROM)
     expected = _label_files(tmp_path / "one")
     assert [*sorted(expected)] == ["a_s00_label.tiff", "a_s01_label.tiff"]
@@ -163,7 +166,7 @@ def test_two_workers_give_the_label_files_of_one_process(
 ):
     records = client.run_on_cluster(
         cluster.address, [weights_dir], CONFIG,
-        RunOptions(inputs, tmp_path / "out", ledger_dir=tmp_path / "out"),
+        RunOptions(Selection((inputs,)), tmp_path / "out", ledger_dir=tmp_path / "out"),
         spread_from=SPREAD_FROM,
     )  # fmt: skip
     assert [record.status for record in records] == ["done"] * 6
@@ -191,7 +194,8 @@ def test_death_of_one_of_two_workers_loses_nothing(
     killer = threading.Thread(target=kill_one)
     killer.start()
     records = client.run_on_cluster(
-        slow_cluster.address, [weights_dir], CONFIG, RunOptions(inputs, outputs, outputs),
+        slow_cluster.address, [weights_dir], CONFIG,
+        RunOptions(Selection((inputs,)), outputs, outputs),
         spread_from=SPREAD_FROM,
     )  # fmt: skip
     killer.join()
@@ -236,7 +240,7 @@ def test_fault_of_a_large_image_does_not_stop_the_others(
     damaged.write_bytes(damaged.read_bytes()[:-20_000])
     records = client.run_on_cluster(
         cluster.address, [weights_dir], CONFIG,
-        RunOptions(inputs, tmp_path / "out", ledger_dir=tmp_path / "out"),
+        RunOptions(Selection((inputs,)), tmp_path / "out", ledger_dir=tmp_path / "out"),
         spread_from=SPREAD_FROM,
     )  # fmt: skip
     assert [record.status for record in records] == ["failed"] + ["done"] * 5
@@ -255,7 +259,7 @@ def test_weights_that_are_missing_on_the_workers_are_named(cluster, predict, inp
 def job(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "mark").touch()
-    options = RunOptions(tmp_path / "in", tmp_path / "out")
+    options = RunOptions(Selection((tmp_path / "in",)), tmp_path / "out")
     return cluster_worker.ClusterJob((), CONFIG, options, tmp_path / "mark", SPREAD_FROM, "0.0")
 
 
@@ -263,7 +267,10 @@ def job(tmp_path):
     ("change", "message"),
     [
         ({"version": "0.0"}, r"found mediar_infer .*, expected 0\.0 as on the client"),
-        ({"options": RunOptions(Path("/no/in"), Path("/no/out"))}, r"found no /no/in.*mount it"),
+        (
+            {"options": RunOptions(Selection((Path("/no/in"),)), Path("/no/out"))},
+            r"found no /no/in.*mount it",
+        ),
         ({"mark": Path("/no/mark")}, r"found another or no .*out, expected .*; mount it there"),
     ],
 )

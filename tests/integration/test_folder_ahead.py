@@ -18,6 +18,7 @@ from mediar_infer.errors import OutputError
 from mediar_infer.folder.ledger import Ledger
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.runner import run_folder
+from mediar_infer.folder.selection import Selection
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.segmenter import ImageWork, Segmenter
 
@@ -52,7 +53,7 @@ def make_segmenter(*, is_apart):
 
 
 def run(inputs, output, *, is_apart):
-    options = RunOptions(inputs, output, ledger_dir=output, overlays=True)
+    options = RunOptions(Selection((inputs,)), output, ledger_dir=output, overlays=True)
     return run_folder(make_segmenter(is_apart=is_apart), options)
 
 
@@ -105,7 +106,10 @@ def test_stop_in_the_middle_ends_all_threads(inputs, tmp_path, monkeypatch, is_a
 
     monkeypatch.setattr(Ledger, "append", append)
     with pytest.raises(OutputError):
-        run_folder(segmenter, RunOptions(inputs, tmp_path / "out", ledger_dir=tmp_path / "out"))
+        run_folder(
+            segmenter,
+            RunOptions(Selection((inputs,)), tmp_path / "out", ledger_dir=tmp_path / "out"),
+        )
     if is_apart:
         assert segmenter._pool.submit(lambda: "free").result(20) == "free"
     assert [record["file"] for record in read_ledger(tmp_path / "out")] == ["0.png", "0b.png"]

@@ -202,7 +202,7 @@ def test_everything_else_in_the_folder_is_listed_as_skipped(predict, inputs, tmp
     assert reasons == {
         "notes.txt": "not an image: extension .txt",
         ".hidden.png": "hidden file",
-        "more": "sub-folder: only the files of the input folder itself are read",
+        "more": "sub-folder: searched with --recursive only",
     }
     assert {records[name]["status"] for name in reasons} == {"skipped"}
 

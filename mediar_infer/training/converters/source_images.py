@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from mediar_infer.errors import ImageReadError, MediarError, ShapeError, UsageError
 from mediar_infer.images.open import open_image
-from mediar_infer.labels.files import label_path, write_labels
+from mediar_infer.labels.files import write_labels
+from mediar_infer.labels.naming import label_path
 from mediar_infer.output_files import to_output_error, write_bytes
 from mediar_infer.training.data.candidates import (
     DATA_MANIFEST_NAME,

@@ -19,7 +19,8 @@ from skimage.morphology import remove_small_objects
 from mediar_infer.arrays import Float32Array, LabelArray
 from mediar_infer.demo.scenes import Placement, draw_texture, place_cells
 from mediar_infer.errors import UsageError
-from mediar_infer.labels.files import label_path, write_labels
+from mediar_infer.labels.files import write_labels
+from mediar_infer.labels.naming import label_path
 from mediar_infer.labels.overlay import find_inner_boundary
 from mediar_infer.output_files import write_bytes
 from mediar_infer.training.data import generated_looks, generated_shapes

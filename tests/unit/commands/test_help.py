@@ -12,8 +12,9 @@ from mediar_infer.commands.arguments import walk_actions
 
 COMMANDS = list(cli._COMMANDS)
 METAVARS = {
-    "COLUMN", "COLUMN=VALUE", "COMMAND", "ACTION", "DIR", "FILE", "LINE", "LIST", "N", "NAME",
-    "PATH", "PREDICTED", "PX", "S", "SCHEDULER", "SIZE", "SLUG", "TRUE", "UM", "X", "-- OPTIONS",
+    "COLUMN", "COLUMN=VALUE", "COMMAND", "ACTION", "DIR", "FILE", "GLOB", "I/N", "LINE", "LIST",
+    "N", "NAME", "PATH", "PREDICTED", "PX", "S", "SCHEDULER", "SIZE", "SLUG", "TRUE", "UM", "X",
+    "-- OPTIONS",
 }  # fmt: skip
 """Placeholders: what a value is, not the option's own name."""
 

@@ -9,6 +9,7 @@ from ledger_entries import DONE, FAILED, LATE
 from mediar_infer.exports.options import ExportOptions
 from mediar_infer.folder.console import console_table, describe_results
 from mediar_infer.folder.options import RunOptions
+from mediar_infer.folder.selection import Selection
 
 
 def test_console_table_is_aligned():
@@ -37,7 +38,7 @@ def test_budget_is_shown_only_where_it_is_asked_for():
 
 
 def test_end_of_a_run_says_in_three_lines_what_there_is_to_open(tmp_path):
-    options = RunOptions(Path("in"), Path("out"))
+    options = RunOptions(Selection((Path("in"),)), Path("out"))
     assert describe_results([DONE, LATE], options).splitlines() == [
         "620 cells in 2 of 2 images",
         "labels: out/NAME_label.tiff",

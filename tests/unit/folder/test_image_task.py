@@ -12,6 +12,7 @@ from mediar_infer.folder.at_work import AtWork
 from mediar_infer.folder.image_task import ImageTask, begin_in_order
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.run_image import RunImage
+from mediar_infer.folder.selection import Selection
 
 WAIT_S = 20
 
@@ -45,7 +46,7 @@ class Recorder:
 
 
 def run_image(path):
-    return RunImage.inside(path.parent, path)
+    return RunImage.named(path, path.name)
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def options(tmp_path):
-    return RunOptions(tmp_path, tmp_path / "out")
+    return RunOptions(Selection((tmp_path,)), tmp_path / "out")
 
 
 def test_task_opens_and_begins_once(images, options):
@@ -72,7 +73,7 @@ def test_task_opens_and_begins_once(images, options):
 
 def test_overlay_is_a_later_stage(images, tmp_path):
     segmenter = Recorder()
-    task = ImageTask(images[0], RunOptions(tmp_path, tmp_path / "out", overlays=True))
+    task = ImageTask(images[0], RunOptions(Selection((tmp_path,)), tmp_path / "out", overlays=True))
     task.begin(segmenter)
     assert segmenter.stages == [["write", "overlay"]]
 

@@ -20,8 +20,6 @@ from mediar_infer.images.sources import Geometry
 from mediar_infer.labels import files as label_files
 from mediar_infer.labels.files import (
     LabelHeader,
-    check_collisions,
-    label_path,
     read_label_header,
     write_labels,
 )
@@ -50,19 +48,6 @@ def test_header_of_a_file_of_release_0_1_0_is_read():
     }  # fmt: skip
     assert read_label_header(path) == LabelHeader(12, 16, 2, facts)
     assert [*np.bincount(read_labels(path).ravel())] == [153, 15, 24]
-
-
-def test_name_is_cut_at_the_first_dot():
-    out = Path("out")
-    assert label_path(out, Path("in/cell.png")) == out / "cell_label.tiff"
-    assert label_path(out, Path("in/a.b.ome.tif")) == out / "a_label.tiff"
-    assert label_path(out, Path("plain")) == out / "plain_label.tiff"
-
-
-def test_inputs_with_one_output_name_are_found():
-    paths = [Path("in/a.b.tif"), Path("in/b.tif"), Path("in/a.c.tif"), Path("in/a_b.tif")]
-    assert check_collisions(paths) == {Path("a_label.tiff"): [paths[0], paths[2]]}
-    assert check_collisions(paths[:2]) == {}
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64])

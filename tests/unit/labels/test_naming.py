@@ -1,10 +1,44 @@
-"""Label files find their images by name."""
+"""Label files are named after their images, and find them by name."""
 
 from pathlib import Path
 
 import pytest
 
-from mediar_infer.labels.naming import find_marked_stem, group_label_files
+from mediar_infer.labels.naming import (
+    check_collisions,
+    find_marked_stem,
+    group_label_files,
+    label_path,
+)
+
+
+def test_name_is_cut_at_the_first_dot():
+    out = Path("out")
+    assert label_path(out, Path("in/cell.png")) == out / "cell_label.tiff"
+    assert label_path(out, Path("in/a.b.ome.tif")) == out / "a_label.tiff"
+    assert label_path(out, Path("plain")) == out / "plain_label.tiff"
+
+
+def test_inputs_with_one_output_name_are_found():
+    paths = [Path("in/a.b.tif"), Path("in/b.tif"), Path("in/a.c.tif"), Path("in/a_b.tif")]
+    assert check_collisions(paths) == {Path("a_label.tiff"): [paths[0], paths[2]]}
+    assert check_collisions(paths[:2]) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("exp.2024.w1.tif", "exp.2024.w1"),
+        ("cell.png", "cell"),
+        ("exp.2024.OME.TIFF", "exp.2024"),
+        ("ome.tif", "ome"),
+        ("plain", "plain"),
+    ],
+)
+def test_full_name_keeps_its_dots(name, kept):
+    assert label_path(Path("out"), Path("in") / name, names="full") == Path(
+        f"out/{kept}_label.tiff"
+    )
 
 
 @pytest.mark.parametrize(

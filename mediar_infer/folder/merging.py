@@ -1,0 +1,163 @@
+"""One ledger and one summary from those of the parts of a run."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mediar_infer.errors import DataError, UsageError
+from mediar_infer.folder.inputs import order_names
+from mediar_infer.folder.ledger import (
+    LEDGER_NAME,
+    SUMMARY_NAME,
+    Ledger,
+    LedgerEntry,
+    summarise_entries,
+    write_summary,
+)
+from mediar_infer.folder.parts import RunPart
+from mediar_infer.output_files import write_bytes
+
+_PART_FILE: Final = re.compile(r"(?:ledger|summary)\.(?P<number>\d+)of(?P<of>\d+)\.jsonl?")
+_LISTED: Final = 5
+"""Names that a message lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class MergedRun:
+    """What the parts of a run come to together."""
+
+    n_parts: int
+    """How many there should be."""
+    entries: tuple[LedgerEntry, ...]
+    """The last entry of every file: those that were skipped, then images in their order."""
+    problems: tuple[str, ...]
+    """What is missing or does not fit together; empty if the run is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class _PartFiles:
+    """Ledger and summary of a part."""
+
+    part: RunPart
+    summary: Mapping[str, Any]
+    """Empty if it is missing or damaged."""
+    history: Sequence[LedgerEntry]
+    """Entries of all attempts."""
+    entries: Sequence[LedgerEntry]
+    """Entries of the last attempt, which has one of every image if it came to its end."""
+    problems: Sequence[str]
+    """What cannot be read."""
+
+    def explain_gaps(self) -> list[str]:
+        """Say what this part has not done, and which option does it."""
+        found = f"part {self.part.number} of {self.part.of}: found"
+        remedy = f"run it again with --part {self.part.number}/{self.part.of} --resume"
+        if not self.summary:
+            return [f"{found} no summary, expected {self.part.rename(SUMMARY_NAME)}; {remedy}"]
+        known = {entry.file for entry in self.entries}
+        images = self.summary["part"]["images"]
+        missing = [name for name in images if name not in known]
+        if not missing:
+            return []
+        listed = ", ".join(missing[:_LISTED]) + (", …" if len(missing) > _LISTED else "")
+        return [
+            f"{found} no entry of {len(missing)} of its {len(images)} images ({listed}), expected"
+            f" one each; {remedy}"
+        ]
+
+
+def merge_parts(folder: Path) -> MergedRun:
+    """Write ``ledger.jsonl`` and ``summary.json`` from those of all parts in a folder.
+
+    The ledger keeps every line of the parts, and of a ledger that is there already, in the order of
+    the images; the summary is that of the last attempt at each part. The parts' own files stay.
+
+    Args:
+        folder: folder of the parts' ledgers.
+
+    Raises:
+        UsageError: if there are none.
+        DataError: if parts of several runs are mixed.
+        OutputError: if a ledger cannot be read, or the result not be written.
+    """
+    n_parts = _count_parts(folder)
+    parts = [_read_part(folder, RunPart(number, n_parts)) for number in range(1, n_parts + 1)]
+    problems = [text for part in parts for text in [*part.problems, *part.explain_gaps()]]
+    problems += _compare(folder, parts)
+    history = [*Ledger(folder).read().entries, *(e for part in parts for e in part.history)]
+    lines = {json.dumps(entry.to_dict(), allow_nan=False): entry for entry in history}
+    order = {name: n for n, name in enumerate(order_names({entry.file for entry in history}))}
+    ordered = sorted(lines, key=lambda line: (order[lines[line].file], lines[line].started_at))
+    latest = {entry.file: entry for part in parts for entry in part.entries}
+    entries = sorted(latest.values(), key=lambda e: (e.status != "skipped", order[e.file]))
+    write_bytes(folder / LEDGER_NAME, "".join(f"{line}\n" for line in ordered).encode("ascii"))
+    described = next((part.summary for part in parts if part.summary.get("config")), {})
+    config, versions = described.get("config", {}), described.get("versions", {})
+    write_summary(folder, summarise_entries(entries, config=config, versions=versions))
+    return MergedRun(n_parts, tuple(entries), tuple(problems))
+
+
+def _count_parts(folder: Path) -> int:
+    try:
+        found = [match for path in folder.iterdir() if (match := _PART_FILE.fullmatch(path.name))]
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be listed ({error.strerror or error}), expected the folder of the"
+            " parts' ledgers"
+        ) from error
+    counts = sorted({int(match["of"]) for match in found})
+    if not counts:
+        raise UsageError(
+            f"{folder}: found no ledger of a part, expected files such as"
+            f" {RunPart(1, 10).rename(LEDGER_NAME)}; name the folder of the ledgers"
+        )
+    if len(counts) > 1:
+        raise DataError(
+            f"{folder}: found parts of {' and of '.join(map(str, counts))}, expected those of one"
+            " run; remove the ledgers and summaries of the other, such as ledger.*of"
+            f"{counts[0]}.jsonl"
+        )
+    return counts[0]
+
+
+def _read_part(folder: Path, part: RunPart) -> _PartFiles:
+    path, problems = folder / part.rename(SUMMARY_NAME), []
+    summary: Mapping[str, Any] = {}
+    try:
+        summary = json.loads(path.read_bytes())
+        start, _ = int(summary["part"]["ledger_start"]), list(summary["part"]["images"])
+    except OSError:  # explained as a gap
+        start = 0
+    except (ValueError, KeyError, TypeError):
+        problems.append(f"{path}: found no summary of a part; it is ignored")
+        summary, start = {}, 0
+    ledger = Ledger(folder, part)
+    everything = ledger.read()
+    return _PartFiles(
+        part, summary, everything.entries, ledger.read(start).entries,
+        [*problems, *everything.problems],
+    )  # fmt: skip
+
+
+def _compare(folder: Path, parts: Sequence[_PartFiles]) -> list[str]:
+    """Say in what parts differ that should agree."""
+    problems = []
+    described = [part for part in parts if part.summary]
+    if len({part.summary["part"].get("sha256_of_all_names") for part in described}) > 1:
+        counts = sorted({part.summary["part"].get("images_of_all_parts", 0) for part in described})
+        problems.append(
+            f"{folder}: parts found different images in the input folder"
+            f" ({', '.join(map(str, counts))} images), expected the same for all; do not change"
+            " the folder while parts run; run all of them again with --resume"
+        )
+    # A part without an image that can be read has no settings.
+    plans = [part.summary["config"] for part in described if part.summary.get("config")]
+    if len({json.dumps(plan, sort_keys=True) for plan in plans}) > 1:
+        problems.append(
+            f"{folder}: parts were run with different settings, expected one plan for all; run all"
+            " of them again with the same options and --resume"
+        )
+    return problems

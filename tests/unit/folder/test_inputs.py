@@ -1,0 +1,220 @@
+"""Images of a run: folders and folders below, patterns, lists, several inputs."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mediar_infer.errors import UsageError
+from mediar_infer.folder import inputs
+from mediar_infer.folder.inputs import find_inputs, matches
+from mediar_infer.folder.selection import Selection
+from mediar_infer.labels.files import write_labels
+
+LABELS = np.eye(4, dtype=np.uint16)
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def names_of_images(*given, outputs=(), **choices):
+    found = find_inputs(Selection(tuple(given), **choices), outputs=outputs)
+    return [image.name for image in found.images]
+
+
+def reasons(*given, outputs=(), **choices):
+    found = find_inputs(Selection(tuple(given), **choices), outputs=outputs)
+    return {name: file.reason for name, file in found.skipped.items()}
+
+
+def test_folders_below_are_searched_on_request(tmp_path):
+    touch(tmp_path, "b10.tif", "b9.tif", "p10/w/f.tif", "p9/w2/f.tif", "p9/w10/f.tif", "notes.txt")
+    assert names_of_images(tmp_path) == ["b9.tif", "b10.tif"]
+    assert reasons(tmp_path)["p9"] == "sub-folder: searched with --recursive only"
+    assert names_of_images(tmp_path, recursive=True) == [
+        "b9.tif", "b10.tif", "p9/w2/f.tif", "p9/w10/f.tif", "p10/w/f.tif",
+    ]  # fmt: skip
+    assert list(reasons(tmp_path, recursive=True)) == ["notes.txt"]
+
+
+def test_paths_are_absolute_and_named_from_the_folder(tmp_path, monkeypatch):
+    touch(tmp_path, "in/p/a.tif")
+    monkeypatch.chdir(tmp_path / "in")
+    found = find_inputs(Selection((Path("../in"),), recursive=True))
+    [image] = found.images
+    assert image.name == "p/a.tif"
+    assert image.path.is_absolute()
+    assert image.path.samefile(tmp_path / "in" / "p" / "a.tif")
+
+
+def test_hidden_folders_are_skipped(tmp_path):
+    touch(tmp_path, "a.tif", ".snapshot/a.tif", "p/.cache/b.tif")
+    assert names_of_images(tmp_path, recursive=True) == ["a.tif"]
+    assert reasons(tmp_path, recursive=True) == {
+        ".snapshot": "hidden folder", "p/.cache": "hidden folder",
+    }  # fmt: skip
+
+
+def test_loops_of_links_end(tmp_path):
+    touch(tmp_path, "p/w/a.tif", "q/b.tif")
+    (tmp_path / "p" / "w" / "up").symlink_to(tmp_path)
+    (tmp_path / "q" / "self").symlink_to(".")
+    (tmp_path / "q" / "broken").symlink_to(tmp_path / "nowhere")
+    assert names_of_images(tmp_path, recursive=True) == ["p/w/a.tif", "q/b.tif"]
+    found = reasons(tmp_path, recursive=True)
+    assert found["p/w/up"].startswith("the same folder as ")
+    assert list(found) == ["p/w/up", "q/broken", "q/self"]
+
+
+def test_linked_folder_is_searched_once_under_its_own_name(tmp_path):
+    touch(tmp_path, "in/z/a.tif", "elsewhere/b.tif")
+    (tmp_path / "in" / "a").symlink_to("z")
+    (tmp_path / "in" / "other").symlink_to(tmp_path / "elsewhere")
+    assert names_of_images(tmp_path / "in", recursive=True) == ["other/b.tif", "z/a.tif"]
+
+
+def test_output_folder_inside_the_input_folder_is_not_searched(tmp_path, caplog):
+    touch(tmp_path, "a.tif", "results/overlays/a_label.png", "p/b.tif")
+    outputs = [tmp_path / "results", tmp_path / "no" / "such"]
+    assert names_of_images(tmp_path, recursive=True, outputs=outputs) == ["a.tif", "p/b.tif"]
+    assert reasons(tmp_path, recursive=True, outputs=outputs) == {
+        "results": "output folder of this run"
+    }
+    assert not caplog.records
+    names_of_images(tmp_path, recursive=True, outputs=[tmp_path / "p"])
+    assert "p: found images in the output folder; they are skipped" in caplog.text
+
+
+def test_results_of_earlier_runs_are_no_images(tmp_path):
+    touch(tmp_path, "p/a.tif", "old/overlays/p/a_label.png", "old/overlays/b_label.png")
+    (tmp_path / "old" / "p").mkdir()
+    for name in ("p/a", "c.d"):
+        write_labels(tmp_path / "old" / f"{name}_label.tiff", [LABELS], height=4, width=4)
+    assert names_of_images(tmp_path, recursive=True) == ["old/overlays/b_label.png", "p/a.tif"]
+    found = reasons(tmp_path, recursive=True)
+    assert found == {
+        "old/c.d_label.tiff": "label file that mediar-infer wrote",
+        "old/overlays/p/a_label.png": "overlay of a label file",
+        "old/p/a_label.tiff": "label file that mediar-infer wrote",
+    }
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_folder_that_cannot_be_listed_is_told(tmp_path):
+    touch(tmp_path, "a.tif", "p/b.tif")
+    (tmp_path / "p").chmod(0)
+    found = find_inputs(Selection((tmp_path,), recursive=True))
+    (tmp_path / "p").chmod(0o700)
+    assert [image.name for image in found.images] == ["a.tif"]
+    assert "cannot be listed" in found.unreadable["p"]
+
+
+def test_folder_that_is_gone_is_told(tmp_path, monkeypatch):
+    touch(tmp_path, "a.tif", "p/b.tif")
+    plain = inputs.list_images
+
+    def list_images(folder):
+        found = plain(folder)
+        if folder == tmp_path:
+            (tmp_path / "p").rename(tmp_path / ".gone")
+        return found
+
+    monkeypatch.setattr(inputs, "list_images", list_images)
+    found = find_inputs(Selection((tmp_path,), recursive=True))
+    assert "found nothing there" in found.unreadable["p"]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "is_match"),
+    [
+        ("p/w/a_ch1.tif", "*_ch1.tif", True),
+        ("p/w/a_ch2.tif", "*_ch1.tif", False),
+        ("p/w/a_ch2.tif", "*_ch[12].tif", True),
+        ("p/w/a.tif", "p/w/*.tif", True),
+        ("p/w/a.tif", "p/*.tif", False),
+        ("p/w/a.tif", "p/**/*.tif", True),
+        ("p/a.tif", "p/**/*.tif", True),
+        ("p/w/a.tif", "**/a.tif", True),
+        ("a.tif", "*/a.tif", False),
+        ("a.TIF", "*.tif", False),
+        ("p/w/a.tif", "w/*.tif", False),
+    ],
+)
+def test_patterns_are_those_of_a_shell(name, pattern, is_match):
+    assert matches(name, [pattern]) is is_match
+    assert matches(name, ["no", pattern, "none"]) is is_match
+
+
+def test_only_what_matches_is_found(tmp_path):
+    touch(tmp_path, "p/a_ch1.tif", "p/a_ch2.tif", "q/a_ch1.tif", "q/a_ch1.txt", "notes.txt")
+    choices = {"recursive": True, "patterns": ("*_ch1.*",)}
+    assert names_of_images(tmp_path, **choices) == ["p/a_ch1.tif", "q/a_ch1.tif"]
+    assert list(reasons(tmp_path, **choices)) == ["q/a_ch1.txt"]
+    assert names_of_images(tmp_path, recursive=True, patterns=("p/*",)) == [
+        "p/a_ch1.tif", "p/a_ch2.tif",
+    ]  # fmt: skip
+
+
+def test_list_names_images_from_its_own_folder(tmp_path, monkeypatch):
+    touch(tmp_path, "data/p/b.tif", "data/a.dat")
+    text = "\ufeff# two images\r\n\r\n  p/b.tif  \r\na.dat\np/b.tif\nmissing.tif\n"
+    (tmp_path / "data" / "list.txt").write_bytes(text.encode())
+    monkeypatch.chdir(tmp_path)
+    found = find_inputs(Selection((Path("@data/list.txt"),)))
+    assert [image.name for image in found.images] == ["a.dat", "missing.tif", "p/b.tif"]
+    assert found.images[2].path == tmp_path / "data" / "p" / "b.tif"
+
+
+def test_listed_images_elsewhere_are_named_from_the_folder_they_share(tmp_path):
+    touch(tmp_path, "data/p/b.tif", "data/q/w/b.tif", "lists/c.tif")
+    listed = [tmp_path / "data" / "p" / "b.tif", "../data/q/w/b.tif"]
+    (tmp_path / "lists" / "list.txt").write_text("\n".join(map(str, listed)))
+    listed_file = Path(f"@{tmp_path}/lists/list.txt")
+    assert names_of_images(listed_file) == ["p/b.tif", "q/w/b.tif"]
+    assert names_of_images(listed_file, tmp_path / "lists" / "c.tif") == [
+        "data/p/b.tif", "data/q/w/b.tif", "lists/c.tif",
+    ]  # fmt: skip
+
+
+def test_names_of_other_encodings_are_kept(tmp_path):
+    name = os.fsdecode(b"caf\xe9.tif")
+    touch(tmp_path, name)
+    (tmp_path / "list.txt").write_bytes(b"caf\xe9.tif\n")
+    assert names_of_images(Path(f"@{tmp_path}/list.txt")) == [name]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read"), (b"II*\0", "found a binary file.*without @")],
+)
+def test_list_that_is_none_is_wrong_use(tmp_path, content, message):
+    path = tmp_path / "list.txt"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        names_of_images(Path(f"@{path}"))
+
+
+def test_several_inputs_are_named_from_the_folder_they_share(tmp_path):
+    touch(tmp_path, "d1/a.tif", "d2/a.tif", "d2/w/b.tif")
+    days = [tmp_path / "d1", tmp_path / "d2"]
+    assert names_of_images(*days) == ["d1/a.tif", "d2/a.tif"]
+    assert names_of_images(*days, recursive=True)[2:] == ["d2/w/b.tif"]
+    assert names_of_images(tmp_path / "d1" / "a.tif", tmp_path / "d2") == ["d1/a.tif", "d2/a.tif"]
+
+
+def test_input_that_is_given_twice_is_done_once(tmp_path):
+    touch(tmp_path, "a.tif", "p/b.tif")
+    assert names_of_images(tmp_path, tmp_path / "a.tif") == ["a.tif"]
+    assert names_of_images(tmp_path / "p", tmp_path, recursive=True) == ["a.tif", "p/b.tif"]
+
+
+def test_missing_input_is_wrong_use(tmp_path):
+    with pytest.raises(UsageError, match="found nothing there"):
+        names_of_images(tmp_path / "nowhere")
