@@ -3,6 +3,7 @@
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +20,16 @@ IMAGE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "JPEG 2000": (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
     "MHA": (".mha",),
     "CZI": (".czi",),
+    "LIF": (".lif", ".lof"),
+    "ND2": (".nd2",),
 }  # fmt: skip
 """Format → extensions, in lower case, by which files of a folder count as images of it."""
+
+_PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
+    "LIF": ("liffile", "formats"),
+    "ND2": ("nd2", "formats"),
+}
+"""Format → package that reads it, and the extra that installs it."""
 
 _BIO_FORMATS: Final = "export it as OME-TIFF, for example with Fiji (Plugins > Bio-Formats)"
 _AS_TIFF: Final = "save it as TIFF or PNG"
@@ -39,8 +48,7 @@ class UnreadFormat:
 
 UNREAD_FORMATS: Final[Mapping[str, UnreadFormat]] = {
     "Zeiss ZVI": UnreadFormat((".zvi",), _BIO_FORMATS),
-    "Leica LIF": UnreadFormat((".lif", ".lof", ".xlef"), _BIO_FORMATS),
-    "Nikon ND2": UnreadFormat((".nd2",), _BIO_FORMATS),
+    "Leica XLEF": UnreadFormat((".xlef", ".xlif"), _BIO_FORMATS),
     "Olympus VSI": UnreadFormat((".vsi",), _BIO_FORMATS),
     "Olympus OIB or OIF": UnreadFormat((".oib", ".oif", ".oir"), _BIO_FORMATS),
     "Imaris": UnreadFormat((".ims",), _BIO_FORMATS),
@@ -91,7 +99,7 @@ _MAGIC: Final[dict[bytes, str]] = {
     b"\x1f\x8b": "gzip",
     b"\x89HDF": "HDF5",
     b"ZISRAWFILE": "CZI",
-    b"\xda\xce\xbe\x0a": "Nikon ND2",
+    b"\xda\xce\xbe\x0a": "ND2",
     b"NRRD0": "NRRD",
     b"\xd0\xcf\x11\xe0": "OLE container (OIB, ZVI)",
 }
@@ -118,7 +126,7 @@ def find_format(head: bytes) -> str:
         if head.startswith(magic):
             return name
     if head.startswith(_LIF) and head[_LIF_MARK_AT:].startswith(_LIF_MARK):
-        return "Leica LIF"
+        return "LIF"
     if head[_DICOM_AT:].startswith(_DICOM):
         return "DICOM"
     if not head.strip(b"\0"):
@@ -151,16 +159,29 @@ def recognise_file(path: Path) -> str:
         A key of ``IMAGE_FORMATS``.
 
     Raises:
-        ImageReadError: if it is no file, cannot be opened, is empty, or of a format not read.
+        ImageReadError: if it is no file, cannot be opened, is empty, or of a format that is not
+            read, or only by a package that is not installed.
     """
     expected = f"expected an image ({', '.join(sorted(IMAGE_FORMATS))})"
     found, named = _find_content(path, expected), _UNREAD_EXTENSIONS.get(find_extension(path) or "")
+    if found == "JPEG 2000" and path.suffix.lower() == ".nd2":  # as NIS-Elements once wrote it
+        found = "ND2"
     if found in IMAGE_FORMATS and named not in _NAMED:
+        _check_package(path.name, found)
         return found
     name = found if named is None or found in UNREAD_FORMATS else named
     unread = UNREAD_FORMATS.get(name)
     remedy = "convert it or remove it" if unread is None else unread.remedy
     raise ImageReadError(f"{path.name}: found {name}, {expected}; {remedy}")
+
+
+def _check_package(name: str, format_name: str) -> None:
+    package, extra = _PACKAGES.get(format_name, ("", ""))
+    if package and find_spec(package) is None:
+        raise ImageReadError(
+            f"{name}: found {format_name} and no package {package}, expected both; install it:"
+            f" python -m pip install 'mediar-infer[{extra}]', or {_BIO_FORMATS}"
+        )
 
 
 def _find_content(path: Path, expected: str) -> str:

@@ -22,6 +22,18 @@ def _open_czi(path: Path, options: ReadOptions, notes: tuple[str, ...]) -> Image
     return CziSource(path, options, notes)
 
 
+def _open_lif(path: Path, options: ReadOptions, notes: tuple[str, ...]) -> ImageSource:
+    from mediar_infer.images.lif_source import LifSource
+
+    return LifSource(path, options, notes)
+
+
+def _open_nd2(path: Path, options: ReadOptions, notes: tuple[str, ...]) -> ImageSource:
+    from mediar_infer.images.nd2_source import Nd2Source
+
+    return Nd2Source(path, options, notes)
+
+
 FORMATS: dict[str, Opener] = {
     "TIFF": TiffSource,
     "PNG": partial(open_raster, "PNG"),
@@ -30,6 +42,8 @@ FORMATS: dict[str, Opener] = {
     "JPEG 2000": partial(open_raster, "JPEG 2000"),
     "MHA": open_meta_image,
     "CZI": _open_czi,
+    "LIF": _open_lif,
+    "ND2": _open_nd2,
 }
 """How to open each of ``formats.IMAGE_FORMATS``. A new format is one more entry in both."""
 

@@ -14,7 +14,23 @@ def _list_czi(path: Path) -> Sequence[str]:
     return list_czi_scenes(path)
 
 
-_LISTS: Final[Mapping[str, Callable[[Path], Sequence[str]]]] = {"CZI": _list_czi}
+def _list_lif(path: Path) -> Sequence[str]:
+    from mediar_infer.images.lif_source import list_lif_images
+
+    return list_lif_images(path)
+
+
+def _list_nd2(path: Path) -> Sequence[str]:
+    from mediar_infer.images.nd2_source import list_nd2_positions
+
+    return list_nd2_positions(path)
+
+
+_LISTS: Final[Mapping[str, Callable[[Path], Sequence[str]]]] = {
+    "CZI": _list_czi,
+    "LIF": _list_lif,
+    "ND2": _list_nd2,
+}
 """Format → the scenes of a file; files of all other formats have one."""
 
 

@@ -13,15 +13,21 @@ import tomllib
 import numpy as np
 import pytest
 import torch
+from czi_files import Tile, czi_bytes
 from fakes import tiny_state_dict
 from folder_helpers import ROOT, names_of, noise, slide, subprocess_environment, write_image
+from lif_files import lif_bytes, lif_image
+from nd2_files import nd2_bytes
 
 from mediar_infer import cli
 from mediar_infer.cli import main
 from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.reading import read_labels
 
-IMPORTED_AS = {"segmentation-models-pytorch": "segmentation_models_pytorch"}
+IMPORTED_AS = {
+    "segmentation-models-pytorch": "segmentation_models_pytorch",
+    "openslide-python": "openslide",
+}
 ALSO = {"pandas", "timm", "lightning_utilities"}
 """Come with packages of the extras."""
 
@@ -73,6 +79,29 @@ def test_every_command_is_tried_here():
 def test_predict_writes_labels_and_overlays(predicted):
     assert read_labels(predicted / "out" / "a_label.tiff").shape == (120, 150)
     assert names_of(predicted / "out" / "overlays") == ["a_label.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "package", "extra"),
+    [
+        ("a.lif", lif_bytes(lif_image("A", np.eye(9, dtype="u1"), "YX")), "liffile", "formats"),
+        ("a.nd2", nd2_bytes(np.eye(9, dtype="u1")[..., None]), "nd2", "formats"),
+    ],
+)
+def test_predict_names_the_extra_that_reads_a_format(plain, tmp_path, name, data, package, extra):
+    (tmp_path / name).write_bytes(data)
+    done = plain("predict", "-i", tmp_path / name, "-o", tmp_path / "out", "--quiet")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"and no package {package}, expected both; install it: python -m pip install" in line
+    assert f"'mediar-infer[{extra}]', or export it as OME-TIFF" in line
+
+
+def test_czi_is_read(plain, tmp_path):
+    (tmp_path / "a.czi").write_bytes(czi_bytes([Tile(slide()[0])]))
+    options = ("--plan", "fast", "--threads", "1")
+    done = plain("predict", "-i", tmp_path, "-o", tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
 
 
 def test_predict_on_a_cluster_names_the_extra(plain, predicted, tmp_path):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 from czi_files import Tile, czi_bytes
+from lif_files import lif_bytes, lif_image
+from nd2_files import nd2_bytes
 
 from mediar_infer.errors import ImageReadError, ShapeError
 from mediar_infer.images.faults import DamagedFile, reading
@@ -45,6 +47,8 @@ FILES = {
     "JPEG 2000": imagecodecs.jpeg2k_encode(GREY, level=0),
     "MHA": b"ObjectType = Image\n",
     "CZI": czi_bytes([Tile(GREY)]),
+    "LIF": lif_bytes(lif_image("A", GREY, "YX")),
+    "ND2": nd2_bytes(GREY[..., None]),
 }
 
 
