@@ -26,7 +26,7 @@ LABELS = --label org.opencontainers.image.version=$(VERSION) \
 ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(IMAGE))))
 GC_ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(GC_IMAGE))))
 
-.PHONY: help demo smoke test consumers fuzz lint docs image image-check submission gc-image gc-test gc-save clean
+.PHONY: help demo smoke test consumers fuzz lint docs notebook image image-check submission gc-image gc-test gc-save clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,11 @@ lint: $(VENV)/.ready ## check style, types, import contract, spelling and packag
 # The variable silences the theme's announcement of its successor.
 docs: $(DOCS_VENV)/.ready ## build the site into dist/docs/
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
+
+notebook: $(DOCS_VENV)/.ready ## turn docs/notebooks/first_steps.py into dist/first_steps.ipynb
+	mkdir -p dist
+	$(DOCS_VENV)/bin/jupytext --to ipynb --output dist/first_steps.ipynb \
+	    docs/notebooks/first_steps.py
 
 image: ## build the container image (IMAGE=NAME)
 	$(DOCKER) build --platform linux/amd64 --tag $(IMAGE) $(LABELS) \

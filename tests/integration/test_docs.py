@@ -102,6 +102,12 @@ def test_every_other_command_is_known():
     others = set(COMMANDS) - set(_starting_with(INFERENCE, TRAINING, "make ", "docker ", "podman "))
     assert others == {
         ". .venv/bin/activate",
+        'apptainer exec --nv --cleanenv --pwd "$PWD" --bind "$PWD" mediar.sif mediar-infer predict'
+        " -i images -o labels",
+        "apptainer build mediar.sif docker-archive://team.tar.gz",
+        "sbatch --array=1-20 slurm.sbatch /scratch/plates /scratch/labels --overlays",
+        "snakemake --snakefile docs/recipes/Snakefile --cores 8 --config images=images"
+        " labels=labels parts=4",
         "apptainer run --nv --containall --bind images:/workspace/inputs:ro"
         " --bind labels:/workspace/outputs mediar.sif",
         "export MEDIAR_WEIGHTS=first",
