@@ -28,6 +28,7 @@ from mediar_infer.demo.scenes import Placement, place_cells
 from mediar_infer.devices import describe_device, usable_cores
 from mediar_infer.folder.provenance import package_versions
 from mediar_infer.labels.flows import compute_unit_flow
+from mediar_infer.labels.holes import fill_rows
 from mediar_infer.labels.kernels import Frame, LabelKernels
 from mediar_infer.labels.kernels.compiled import CompiledKernels, load_library
 from mediar_infer.labels.kernels.tensors import TorchKernels
@@ -82,6 +83,7 @@ def time_steps(maps: np.ndarray, kernels: LabelKernels) -> dict[str, float]:
     warmth = timed("diffuse", lambda: kernels.diffuse(labels, len(seeds), same_iterations=True))
     errors = np.zeros(len(seeds) + 1)
     timed("flow errors", lambda: kernels.add_flow_errors(labels, warmth, flow, errors))
+    timed("fill holes", lambda: fill_rows(labels.copy(), is_bottom=True))
     return steps
 
 

@@ -59,7 +59,7 @@ PLANS: dict[str, Plan] = {
 
 @dataclass(frozen=True, slots=True)
 class MaskConfig:
-    """How dense maps become labels; the defaults are the released values."""
+    """How dense maps become labels; all defaults but ``fill_holes`` are the released values."""
 
     cellprob_threshold: float = 0.5
     """Cell probability above which a pixel belongs to a cell, 0 to 1."""
@@ -69,6 +69,9 @@ class MaskConfig:
     """Flow error above which a cell is removed; ``None`` keeps all cells."""
     max_fraction: float = 0.9
     """Fraction of the image above which a cell is removed."""
+    fill_holes: bool = True
+    """Whether to fill background that one cell alone encloses; the released system leaves dotted
+    lines of it in its cells."""
     blocks: BlockMode = "auto"
     """How to label images of 25 megapixels or more: ``stitched`` cuts no cell and gives the same
     labels for any block size, ``paper`` uses separate blocks as released, ``auto`` is ``stitched``.

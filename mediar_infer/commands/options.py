@@ -44,6 +44,12 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(labels, MaskConfig, "block_size", metavar="PX")
     add_option(labels, MaskConfig, "cellprob_threshold")
     add_option(labels, MaskConfig, "flow_threshold", type=number_or_none)
+    add_option(
+        labels, MaskConfig, "fill_holes", "--released-holes", dest="fill_holes",
+        action="store_false",
+        help="leave the holes that cells of the released system have; by default background that"
+        " one cell alone encloses belongs to it",
+    )  # fmt: skip
 
 
 def add_weights_argument(parser: argparse._ActionsContainer) -> None:
@@ -121,6 +127,7 @@ def to_engine_config(args: argparse.Namespace) -> EngineConfig:
         masks=MaskConfig(
             cellprob_threshold=args.cellprob_threshold,
             flow_threshold=args.flow_threshold,
+            fill_holes=args.fill_holes,
             blocks=args.blocks,
             block_size=args.block_size,
         ),

@@ -17,6 +17,7 @@ Names of the field (Cellpose's ``dynamics.py``) and ours:
 ``remove_bad_flow_masks``   the flow check: :func:`labels.flows.compute_flow_errors` against
                             ``MaskConfig.flow_threshold``, counted by ``FlowCheck``
 ``flow_error``              :func:`labels.flows.compute_flow_errors`
+``fill_holes_and_…``        :func:`labels.holes.fill_holes`; background only, never over a cell
 ``masks_to_flows``          :func:`labels.flows.compute_unit_flow`, by ``LabelKernels.diffuse``
 ``dP``, ``p``               ``flow``, ``ends``
 ``cellprob``                ``cellprob_logits``: the probability before the sigmoid
@@ -39,14 +40,20 @@ def labels_from_maps(maps: "Float32Array", config: "MaskConfig | None" = None) -
     Args:
         maps: ``(3, H, W)`` float32: flow y, flow x (five times the unit flow), cell-probability
             logit. Not modified.
-        config: thresholds; the released ones by default.
+        config: thresholds, the released ones by default, and whether holes of cells are filled.
 
     Returns:
         ``(H, W)`` int32, 0 = background, cells 1 … n.
     """
+    from mediar_infer.config import MaskConfig
+    from mediar_infer.labels.holes import fill_rows
     from mediar_infer.labels.masks import compute_labels
 
-    return compute_labels(maps, config)[0]
+    config = config or MaskConfig()
+    labels, _ = compute_labels(maps, config)
+    if config.fill_holes:
+        fill_rows(labels, is_bottom=True)
+    return labels
 
 
 def follow_flow(flow: "Float32Array", foreground: "BoolArray") -> "LabelArray":

@@ -9,6 +9,7 @@ from mediar_infer.config import LARGE_IMAGE_BLOCK, LARGE_IMAGE_PIXELS, MaskConfi
 from mediar_infer.image_trace import Trace
 from mediar_infer.labels.confidence import CellConfidence
 from mediar_infer.labels.flows import FlowCheck
+from mediar_infer.labels.holes import fill_holes
 from mediar_infer.labels.kernels import LabelKernels
 from mediar_infer.labels.masks import compute_labels
 from mediar_infer.labels.stitching import StitchedLabels
@@ -91,18 +92,16 @@ def label_bands(
         ``(rows, W)`` int32 arrays that cover the image from top to bottom. Ids are unique in the
         whole image and, taken together, 1 … n.
     """
-    if confidence is None:
-        yield from _find_cells(bands, height, width, config, kernels, trace, flow_check)
-        return
     logits = RowBuffer((width,), np.float32)
-    watched = _keep_logits(bands, logits)
-    for labels in _find_cells(
-        watched, height, width, config, kernels, trace, flow_check, confidence
-    ):
-        with trace.stage("labels"):
-            bottom = logits.top + len(labels)
-            confidence.add_pixels(labels, logits.rows(logits.top, bottom))
-            logits.drop_above(bottom)
+    if confidence is not None:
+        bands = _keep_logits(bands, logits)
+    found = _find_cells(bands, height, width, config, kernels, trace, flow_check, confidence)
+    for labels in fill_holes(found, height, trace) if config.fill_holes else found:
+        if confidence is not None:
+            with trace.stage("labels"):
+                bottom = logits.top + len(labels)
+                confidence.add_pixels(labels, logits.rows(logits.top, bottom))
+                logits.drop_above(bottom)
         yield labels
 
 
@@ -120,7 +119,7 @@ def _find_cells(
     kernels: LabelKernels,
     trace: Trace,
     flow_check: FlowCheck | None,
-    confidence: CellConfidence | None = None,
+    confidence: CellConfidence | None,
 ) -> Iterator[LabelArray]:
     """Label the image whole, in blocks or as a moving band; see :func:`label_bands`."""
     if is_stitched(height, width, config):

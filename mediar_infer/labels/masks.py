@@ -68,12 +68,13 @@ def compute_labels(
     flow_check: FlowCheck | None = None,
     confidence: CellConfidence | None = None,
 ) -> tuple[LabelArray, int]:
-    """Turn the maps of one image, or one block of it, into instance labels.
+    """Turn the maps of one image, or one block of it, into instance labels with released holes.
 
     Args:
         maps: ``(3, H, W)`` float32: flow y, flow x (network scale), cell-probability logit. Not
             modified.
-        config: thresholds; the released ones by default.
+        config: thresholds; the released ones by default. Holes are filled later, by
+            ``labels.holes``: the flow check is that of the released system.
         kernels: implementation of the loops; by default the fastest one for a CPU.
         flow_check: gains the cells that the flow check examined and removed.
         confidence: gains the flow errors of the cells that remain; they are computed for it even

@@ -46,6 +46,7 @@ def load_library() -> ctypes.CDLL | None:
     if library is not None:
         library.mediar_track.restype = ctypes.c_int64
         library.mediar_find_seeds.restype = ctypes.c_int64
+        library.mediar_fill_holes.restype = ctypes.c_int64
     return library
 
 

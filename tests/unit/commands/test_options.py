@@ -31,11 +31,16 @@ def test_every_option_reaches_its_setting():
         "--device", "cpu", "--precision", "bfloat16", "--backend", "torch", "--batch", "3",
         "--threads", "1", "--blocks", "paper", "--block-size", "640",
         "--cellprob-threshold", "0.4", "--flow-threshold", "none",
+        "--released-holes",
     )  # fmt: skip
     assert options.to_engine_config(args) == EngineConfig(
         plan=Plan("custom", 2, ("identity", "vertical"), 0.5),
         masks=MaskConfig(
-            cellprob_threshold=0.4, flow_threshold=None, blocks="paper", block_size=640
+            cellprob_threshold=0.4,
+            flow_threshold=None,
+            blocks="paper",
+            block_size=640,
+            fill_holes=False,
         ),
         runtime=RuntimeConfig(
             device="cpu", precision="bfloat16", backend="torch", batch=3, threads=1

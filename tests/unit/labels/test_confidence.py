@@ -35,7 +35,7 @@ def measure(maps, rows=204, kernels=None, **settings):
     _, height, width = maps.shape
     bands = (maps[:, top : top + rows] for top in range(0, height, rows))
     confidence, taken, n_rows = CellConfidence(), [], 0
-    config = MaskConfig(block_size=64, **settings)
+    config = MaskConfig(block_size=64, fill_holes=False, **settings)
     kernels = kernels or select_kernels()
     early = {}
     for labels in label_bands(
@@ -138,7 +138,7 @@ def test_image_without_cells_has_no_values(mode):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("flow_threshold", [None, 0.4])
 def test_asking_for_confidence_does_not_change_the_labels(maps, mode, flow_threshold):
-    config = MaskConfig(blocks=mode, block_size=64, flow_threshold=flow_threshold)
+    config = MaskConfig(blocks=mode, block_size=64, flow_threshold=flow_threshold, fill_holes=False)
     plain = label_bands(iter([maps]), *maps.shape[1:], config, select_kernels(), Trace())
     labels, _ = measure(maps, blocks=mode, flow_threshold=flow_threshold)
     np.testing.assert_array_equal(np.concatenate(list(plain)), labels)

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 from fakes import draw_cells, maps_of_labels
 
+from mediar_infer.arrays import FLOW_Y
 from mediar_infer.config import MaskConfig
 from mediar_infer.labels import follow_flow, labels_from_maps
 from mediar_infer.labels.masks import compute_labels
@@ -13,8 +14,13 @@ from mediar_infer.labels.masks import compute_labels
 
 def test_labels_from_maps_are_those_of_the_label_stage(rng):
     maps = maps_of_labels(draw_cells(rng, 90, 110))
-    np.testing.assert_array_equal(labels_from_maps(maps), compute_labels(maps)[0])
-    config = MaskConfig(min_size=400)
+    maps[FLOW_Y, 12, 12:15] = 0  # not tracked
+    released = labels_from_maps(maps, MaskConfig(fill_holes=False))
+    np.testing.assert_array_equal(released, compute_labels(maps)[0])
+    filled = labels_from_maps(maps)
+    assert np.count_nonzero(filled) > np.count_nonzero(released)
+    np.testing.assert_array_equal(filled[released > 0], released[released > 0])
+    config = MaskConfig(min_size=400, fill_holes=False)
     found = labels_from_maps(maps, config)
     np.testing.assert_array_equal(found, compute_labels(maps, config)[0])
 
