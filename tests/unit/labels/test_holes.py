@@ -185,6 +185,7 @@ def dotted():
     # Its neighbours' tracks are led on along the line.
     line = np.s_[640:735, 96]
     maps[FLOW_Y][line], maps[FLOW_X][line] = 0, -5
+    maps[CELLPROB] += rng.normal(0, 0.5, maps.shape[1:]).astype(np.float32)
     return maps
 
 
