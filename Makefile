@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 DOCS_VENV := .venv-docs
 PLATFORM_VENV := .venv-platform
+CONSUMERS_VENV := .venv-consumers
 PY := $(VENV)/bin/python
 
 # make DOCKER=podman … uses another engine.
@@ -140,5 +141,12 @@ $(PLATFORM_VENV)/.ready: .ci/platform-requirements.txt
 	$(PLATFORM_VENV)/bin/python -m pip install --disable-pip-version-check --requirement $<
 	@touch $@
 
+# bioio and napari, which make consumers runs where they are installed.
+$(CONSUMERS_VENV)/.ready: .ci/consumers-requirements.txt
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(CONSUMERS_VENV)
+	$(CONSUMERS_VENV)/bin/python -m pip install --disable-pip-version-check --requirement $<
+	@touch $@
+
 clean: ## remove the environments, demo/ and dist/
-	rm -rf $(VENV) $(DOCS_VENV) $(PLATFORM_VENV) demo dist
+	rm -rf $(VENV) $(DOCS_VENV) $(PLATFORM_VENV) $(CONSUMERS_VENV) demo dist

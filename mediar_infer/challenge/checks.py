@@ -14,8 +14,8 @@ from mediar_infer.errors import ImageReadError
 from mediar_infer.folder.console import printable_name
 from mediar_infer.images.open import open_image
 from mediar_infer.images.tiff_directories import tiff_file
-from mediar_infer.labels.files import parse_description
 from mediar_infer.labels.naming import label_path
+from mediar_infer.labels.ome import parse_description
 from mediar_infer.tolerance import counted_s, tolerance_s
 
 Aspect = Literal[

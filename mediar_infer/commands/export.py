@@ -2,18 +2,21 @@
 
 import argparse
 import logging
-import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from mediar_infer.commands.arguments import add_examples
-from mediar_infer.commands.options import add_result_arguments, to_export_options
+from mediar_infer.commands.options import (
+    add_pixel_size_argument,
+    add_result_arguments,
+    to_export_options,
+)
 from mediar_infer.errors import DataError, ImageReadError, ShapeError, UsageError
 from mediar_infer.exports.export import check_exports, export_labels
 from mediar_infer.exports.options import GEOJSON_DIR, ROI_DIR, ExportOptions
 from mediar_infer.exports.table import GatheredTable
-from mediar_infer.images.limits import ReadOptions
+from mediar_infer.images.limits import ReadOptions, check_pixel_size
 from mediar_infer.images.listing import list_images
 from mediar_infer.images.open import open_image
 from mediar_infer.images.scenes import list_scenes
@@ -40,10 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the images, or one image: the table gets mean and largest intensity of"
         " every channel",
     )  # fmt: skip
-    parser.add_argument(
-        "--pixel-size", type=float, metavar="UM",
-        help="size of a pixel in µm (default: what each label file states)",
-    )  # fmt: skip
+    add_pixel_size_argument(parser)
     add_examples(
         parser,
         (
@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
         ExportError: if a package is missing.
         OutputError: if the table cannot be written.
     """
-    options, pixel_size_um = to_export_options(args), _to_pixel_size(args.pixel_size)
+    options = to_export_options(args)
+    check_pixel_size(args.pixel_size)
     if not options:
         raise UsageError(
             "found nothing to export, expected one or more of --rois, --geojson, --zarr and --table"
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
             try:
                 with _open_image(images, name) as image:
                     exported = export_labels(
-                        path, name, options, args.output, image=image, pixel_size_um=pixel_size_um
+                        path, name, options, args.output, image=image, pixel_size_um=args.pixel_size
                     )
             except (DataError, ShapeError) as error:
                 logger.error("%s", error)
@@ -101,12 +102,6 @@ def run(args: argparse.Namespace) -> int:
             table.write(name for name, _ in files)
     logger.info("%d label files exported to %s", len(files) - n_failed, args.output)
     return 1 if n_failed else 0
-
-
-def _to_pixel_size(size: float | None) -> tuple[float, float] | None:
-    if size is not None and not (math.isfinite(size) and size > 0):
-        raise UsageError(f"found --pixel-size {size}, expected a number of µm above 0")
-    return None if size is None else (size, size)
 
 
 def _gathering(

@@ -69,6 +69,14 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("max_pixels", "apply_orientation"):
         add_option(group, ReadOptions, name)
     add_option(group, ReadOptions, "channels", type=_parse_channels, metavar="LIST")
+    add_pixel_size_argument(group)
+
+
+def add_pixel_size_argument(parser: argparse._ActionsContainer) -> None:
+    """Add ``--pixel-size``."""
+    add_option(
+        parser, ReadOptions, "pixel_size_um", "--pixel-size", type=_parse_pixel_size, metavar="UM"
+    )
 
 
 def add_result_arguments(parser: argparse._ActionsContainer) -> None:
@@ -154,6 +162,7 @@ def to_read_options(args: argparse.Namespace) -> ReadOptions:
         max_pixels=args.max_pixels,
         channels=args.channels,
         apply_orientation=args.apply_orientation,
+        pixel_size_um=args.pixel_size,
     )
 
 
@@ -194,6 +203,18 @@ def _parse_flips(text: str) -> tuple[FlipName, ...]:
 
 def _parse_scene(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
+
+
+def _parse_pixel_size(text: str) -> tuple[float, float]:
+    """``UM``, or ``Y,X`` for pixels that are not square."""
+    try:
+        height, *width = (float(number) for number in text.split(","))
+        (width_or_same,) = width or [height]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected µm: one number, or height,width"
+        ) from None
+    return height, width_or_same
 
 
 def _parse_channels(text: str) -> tuple[str, ...]:

@@ -11,12 +11,10 @@ import numpy.typing as npt
 from mediar_infer.errors import ImageReadError
 from mediar_infer.exports.compiled import Uint32Array
 from mediar_infer.images.open import open_image
-from mediar_infer.images.sources import Geometry, ImageSource
+from mediar_infer.images.sources import UM_PER_MM, ImageSource
 from mediar_infer.labels.reading import read_labels
 
 _MAX_ID = np.iinfo(np.uint32).max
-_UNKNOWN_UM = 1000.0
-"""Label files of images of unknown scale state 1 mm, as importers want some size."""
 
 
 class ArrayLabelRows:
@@ -42,7 +40,8 @@ class FileLabelRows:
 
     def __init__(self, source: ImageSource) -> None:
         self.height, self.width = source.height, source.width
-        self.pixel_size_um = _known_size_um(source.geometry)
+        size_mm = source.pixel_size_mm
+        self.pixel_size_um = size_mm and (size_mm[0] * UM_PER_MM, size_mm[1] * UM_PER_MM)
         self._source = source
 
     def read(self, top: int, bottom: int) -> Uint32Array:
@@ -72,14 +71,6 @@ def open_label_rows(path: Path) -> Iterator[FileLabelRows | ArrayLabelRows]:
                 yield FileLabelRows(source)
                 return
     yield ArrayLabelRows(read_labels(path), path.name)
-
-
-def _known_size_um(geometry: Geometry | None) -> tuple[float, float] | None:
-    """(y, x) size of a pixel in µm; what stands for an unknown one, or for none, is None."""
-    if geometry is None:
-        return None
-    size_um = geometry.pixel_size_mm[0] * 1000, geometry.pixel_size_mm[1] * 1000
-    return size_um if max(size_um) < _UNKNOWN_UM else None
 
 
 def _to_ids(rows: npt.NDArray[np.integer[Any]], name: str) -> Uint32Array:

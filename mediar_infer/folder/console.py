@@ -10,7 +10,6 @@ from mediar_infer.folder.ledger import LedgerEntry, Status
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.selection import Selection
 from mediar_infer.images.listing import SkippedFile
-from mediar_infer.labels.files import UNKNOWN_PIXEL_MM
 
 logger = logging.getLogger(__name__)
 
@@ -154,12 +153,13 @@ def log_entry(entry: LedgerEntry, *, with_budget: bool = False) -> None:
 
 
 def log_unknown_pixel_sizes(entries: Iterable[LedgerEntry]) -> None:
-    """Log once which pixel size label files state where the images state none."""
+    """Log once how many images state no pixel size, and so their label files."""
     done = [entry for entry in entries if entry.status == "done"]
     if n_unknown := sum(entry.pixel_size_mm is None for entry in done):
         logger.info(
-            "%d of %d images state no pixel size; their label files state %g mm",
-            n_unknown, len(done), UNKNOWN_PIXEL_MM,
+            "%d of %d images state no pixel size, and so do their label files; name it with"
+            " --pixel-size",
+            n_unknown, len(done),
         )  # fmt: skip
 
 

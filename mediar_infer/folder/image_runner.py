@@ -177,7 +177,6 @@ class ImageRunner:
         now_s = time.perf_counter()
         wall_s, self._next_start_s = now_s - self._next_start_s, now_s
         trace, source = task.trace, task.source
-        geometry = source.geometry if source else None
         return {
             "wall_s": wall_s,
             "stages_s": trace.stages_s,
@@ -187,5 +186,5 @@ class ImageRunner:
             "height": source.height if source else None,
             "width": source.width if source else None,
             "dtype": str(source.dtype) if source else None,
-            "pixel_size_mm": geometry and geometry.pixel_size_mm,
+            "pixel_size_mm": source.pixel_size_mm if source else None,
         }

@@ -58,7 +58,7 @@ class LedgerEntry:
     dtype: str | None = None
     """Pixel type as stored."""
     pixel_size_mm: Sequence[float] | None = None
-    """Height and width of a pixel; None if the file states no size: its label file states 1 mm."""
+    """Height and width of a pixel; None if neither the file nor an option states a size."""
     plan: Mapping[str, Any] = field(default_factory=dict)
     """Models, flips, overlap, precision, … that made the labels."""
     stages_s: Mapping[str, float] = field(default_factory=dict)

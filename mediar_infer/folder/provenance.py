@@ -47,6 +47,7 @@ def _describe_plan(segmenter: "Segmenter", options: RunOptions) -> dict[str, Any
         **({} if reading.scene is None else {"scene": reading.scene}),
         **({"apply_orientation": True} if reading.apply_orientation else {}),
         **({"channels": list(reading.channels)} if reading.channels else {}),
+        **({"pixel_size_um": list(reading.pixel_size_um)} if reading.pixel_size_um else {}),
     }
 
 

@@ -1,5 +1,6 @@
 """Options of the readers, and the limits of what they accept."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +36,8 @@ class ReadOptions:
     apply_orientation: bool = False
     """Rotate photographs according to their EXIF orientation; otherwise labels lie on the rows as
     stored, where other programs expect them."""
+    pixel_size_um: tuple[float, float] | None = None
+    """Size of a pixel in µm, in place of what the file states: one number, or height,width."""
     all_channels: bool = False
     """Keep every channel, for ``ImageSource.read_channels``."""
 
@@ -48,6 +51,7 @@ class ReadOptions:
         if self.max_pixels is not None and self.max_pixels < 1:
             raise UsageError(f"found --max-pixels {self.max_pixels}, expected 1 or more")
         check_choice(self.channels)
+        check_pixel_size(self.pixel_size_um)
 
     def check_size(self, name: str, height: int, width: int) -> None:
         """Refuse an image that is too large to be read by rows.
@@ -86,6 +90,20 @@ class ReadOptions:
                 f" parts, or pass --max-pixels {height * width} if the file is genuine and fits"
             )
         _check_memory(found, n_bytes)
+
+
+def check_pixel_size(pixel_size_um: tuple[float, float] | None) -> None:
+    """Refuse a size of a pixel that is none.
+
+    Args:
+        pixel_size_um: height and width in µm; None if not chosen.
+
+    Raises:
+        UsageError: if one is not a positive, finite number.
+    """
+    if pixel_size_um is not None and not all(0 < um < math.inf for um in pixel_size_um):
+        listed = ",".join(f"{um:g}" for um in pixel_size_um)
+        raise UsageError(f"found --pixel-size {listed}, expected µm above 0")
 
 
 def _check_memory(found: str, n_bytes: int) -> None:

@@ -8,6 +8,7 @@ References:
 
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -171,4 +172,4 @@ def _moved(geometry: Geometry, index: list[int]) -> Geometry:
     n = len(index)
     axes = np.reshape(geometry.direction, (n, n))
     origin = np.asarray(geometry.origin) + axes @ (np.asarray(geometry.spacing) * index)
-    return Geometry(geometry.spacing, tuple(map(float, origin)), geometry.direction)
+    return replace(geometry, origin=tuple(map(float, origin)))

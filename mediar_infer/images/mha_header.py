@@ -200,8 +200,12 @@ def _geometry(fields: dict[str, str], n: int) -> Geometry:
     if np.linalg.det(axes) == 0:
         raise DamagedFile("a direction matrix whose determinant is 0")
     direction = (axes * np.sign(spacing)[:, None]).T
+    sizes: list[float] = np.abs(spacing).tolist()
     return Geometry(
-        tuple(np.abs(spacing).tolist()), tuple(origin), tuple(direction.ravel().tolist())
+        tuple(sizes),
+        tuple(origin),
+        tuple(direction.ravel().tolist()),
+        is_measured=sizes[:2] != [1.0, 1.0],  # what ITK writes where nothing is known
     )
 
 

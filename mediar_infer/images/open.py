@@ -9,7 +9,7 @@ from mediar_infer.images.formats import EXTENSIONS, recognise_file
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.mha import open_meta_image
 from mediar_infer.images.raster import open_raster
-from mediar_infer.images.sources import ImageSource
+from mediar_infer.images.sources import Geometry, ImageSource
 from mediar_infer.images.tiff_source import TiffSource
 
 Opener = Callable[[Path, ReadOptions, tuple[str, ...]], ImageSource]
@@ -69,7 +69,10 @@ def open_image(path: Path, options: ReadOptions = _DEFAULTS) -> ImageSource:
     path = Path(path)
     format_name = recognise_file(path)
     with reading(path.name, f"{format_name} data"):
-        return FORMATS[format_name](path, options, _mislabel_notes(path, format_name))
+        source = FORMATS[format_name](path, options, _mislabel_notes(path, format_name))
+    if options.pixel_size_um is not None:
+        source.geometry = Geometry.of_size(options.pixel_size_um, source.geometry)
+    return source
 
 
 def _mislabel_notes(path: Path, format_name: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Size of a pixel, as far as a TIFF file states it."""
 
 import math
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
@@ -10,9 +11,11 @@ import tifffile
 
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.faults import reading
-from mediar_infer.images.sources import Geometry
+from mediar_infer.images.sources import UM_PER_MM, Geometry
 
 _MM_PER_UNIT: Final = {
+    "pm": 1e-9,
+    "å": 1e-7,
     "nm": 1e-6,
     "um": 1e-3,
     "µm": 1e-3,  # micro sign
@@ -30,28 +33,68 @@ _MM_PER_UNIT: Final = {
 _MM_PER_RESOLUTION_UNIT: Final = {2: 25.4, 3: 10.0}
 """Value of the tag ResolutionUnit → millimetres; 1 is no unit."""
 _INCH: Final = 2  # of a file without the tag
+_LARGEST_MM: Final = 0.025
+"""Resolution tags that state larger pixels are of a camera or an editor: 72 dpi, 96, 300. No
+cell is seen with such pixels."""
+_SAME: Final = 0.01
+"""Sizes that differ by less than this fraction are one size, rounded."""
+_APERIO_MPP: Final = re.compile(r"\bMPP *= *([0-9.eE+-]+)")
+_SpacingMm = tuple[float, float]
+"""Distances of pixels along x and y."""
 
 
-def tiff_geometry(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> Geometry | None:
+def tiff_geometry(
+    tif: tifffile.TiffFile, page: tifffile.TiffPage
+) -> tuple[Geometry | None, list[str]]:
     """Place of a TIFF image in space: its pixel size, at the origin.
 
-    OME metadata come first, then ImageJ's unit, then the tag ResolutionUnit.
+    OME metadata come first, then ImageJ's unit, what Aperio scanners write, and the tag
+    ResolutionUnit.
 
     Args:
         tif: the open file.
         page: the page whose pixels are read.
 
     Returns:
-        Spacing in mm, x before y; none if the file states no usable pixel size.
+        The geometry, None if the file states no usable pixel size; and a sentence if it states two
+        that differ.
     """
-    spacing = None
+    found: dict[str, _SpacingMm | None] = {}
     # Metadata may be anything, and the image can be read without them.
     with suppress(ImageReadError), reading(tif.filename, "pixel size"):
-        spacing = _ome_spacing(tif, page) or _imagej_spacing(tif, page) or _tag_spacing(page)
-    return None if spacing is None else Geometry(spacing, (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+        found["OME metadata"] = _ome_spacing(tif, page)
+        found["ImageJ metadata"] = _imagej_spacing(tif, page)
+        found["Aperio description"] = _aperio_spacing(page)
+        if not found["ImageJ metadata"]:  # which are the same tags in another unit
+            found["resolution tags"] = _tag_spacing(page)
+    tags = found.get("resolution tags")
+    is_measured = tags is None or min(tags) <= _LARGEST_MM
+    stated = {
+        place: spacing
+        for place, spacing in found.items()
+        if spacing is not None and (is_measured or spacing is not tags)
+    }
+    if stated:
+        (place, spacing), *others = stated.items()
+        return Geometry(spacing), [
+            f"the {place} state pixels of {_describe(spacing)}, the {other} of"
+            f" {_describe(differing)}: the former are used"
+            for other, differing in others
+            if not _is_same(spacing, differing)
+        ]
+    return (None if tags is None else Geometry(tags, is_measured=False)), []
 
 
-def _ome_spacing(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[float, float] | None:
+def _is_same(one: _SpacingMm, other: _SpacingMm) -> bool:
+    return all(math.isclose(a, b, rel_tol=_SAME) for a, b in zip(one, other, strict=True))
+
+
+def _describe(spacing: _SpacingMm) -> str:
+    x, y = (mm * UM_PER_MM for mm in spacing)
+    return f"{y:.4g} × {x:.4g} µm"
+
+
+def _ome_spacing(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> _SpacingMm | None:
     """Physical size of the first image of the page's height and width."""
     if not tif.is_ome:
         return None
@@ -70,12 +113,24 @@ def _ome_spacing(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[float
     return None
 
 
-def _imagej_spacing(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[float, float] | None:
-    mm = _mm_per((tif.imagej_metadata or {}).get("unit", "")) if tif.is_imagej else math.nan
+def _imagej_spacing(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> _SpacingMm | None:
+    unit = (tif.imagej_metadata or {}).get("unit", "") if tif.is_imagej else ""
+    if unit in ("inch", "in"):  # from dots per inch, which the tags state too
+        return None
+    mm = _mm_per(unit)
     return _checked(mm / pixels for pixels in _pixels_per_unit(page))
 
 
-def _tag_spacing(page: tifffile.TiffPage) -> tuple[float, float] | None:
+def _aperio_spacing(page: tifffile.TiffPage) -> _SpacingMm | None:
+    """Micrometres per pixel in the description that Aperio's scanners write: ``|MPP = 0.4990|``."""
+    if not page.description.startswith("Aperio"):
+        return None
+    match = _APERIO_MPP.search(page.description)
+    mm = _to_number(match[1] if match else None) / UM_PER_MM
+    return _checked((mm, mm))
+
+
+def _tag_spacing(page: tifffile.TiffPage) -> _SpacingMm | None:
     unit = page.tags.valueof("ResolutionUnit", default=_INCH)
     mm = _MM_PER_RESOLUTION_UNIT.get(unit, math.nan)
     return _checked(mm / pixels for pixels in _pixels_per_unit(page))
@@ -104,7 +159,7 @@ def _to_number(text: str | None) -> float:
         return math.nan
 
 
-def _checked(spacing: Iterable[float]) -> tuple[float, float] | None:
+def _checked(spacing: Iterable[float]) -> _SpacingMm | None:
     """Distances along x and y; none unless both are positive numbers."""
     x, y = spacing
     return (x, y) if 0 < x < math.inf and 0 < y < math.inf else None

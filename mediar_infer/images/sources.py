@@ -1,10 +1,11 @@
 """Images in files and in memory as rows of three channels, read on demand."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -25,22 +26,46 @@ REAL_KINDS = "biuf"
 _MAX_ITEM_BYTES = 8
 
 
+UM_PER_MM: Final = 1000.0
+_IDENTITY: Final = (1.0, 0.0, 0.0, 1.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """Where the pixels of an image lie in space; axes in the order x, y[, z …]."""
 
     spacing: tuple[float, ...]
     """Distance of neighbouring pixels along each axis in mm."""
-    origin: tuple[float, ...]
+    origin: tuple[float, ...] = (0.0, 0.0)
     """Position of the first pixel."""
-    direction: tuple[float, ...]
+    direction: tuple[float, ...] = _IDENTITY
     """Directions of the axes, a square matrix row by row."""
+    is_measured: bool = True
+    """Whether the spacing is the size of something; else it only stands in the file, such as the
+    dots per inch of a camera, and is passed on without being used."""
 
     @property
-    def pixel_size_mm(self) -> tuple[float, float]:
-        """Height and width of a pixel."""
+    def pixel_size_mm(self) -> tuple[float, float] | None:
+        """Height and width of a pixel; None if the spacing is not measured or no length."""
         x, y = self.spacing[:2]
-        return y, x
+        is_length = self.is_measured and 0 < x < math.inf and 0 < y < math.inf
+        return (y, x) if is_length else None
+
+    @classmethod
+    def of_size(
+        cls, pixel_size_um: tuple[float, float], place: "Geometry | None" = None
+    ) -> "Geometry":
+        """Geometry of an image whose pixel size is known.
+
+        Args:
+            pixel_size_um: height and width of a pixel in µm.
+            place: where its pixels lie otherwise; None for the origin.
+        """
+        height, width = pixel_size_um
+        known = (width / UM_PER_MM, height / UM_PER_MM)
+        if place is None:
+            return cls(known)
+        return replace(place, spacing=(*known, *place.spacing[2:]), is_measured=True)
 
 
 class ImageSource(ABC):
@@ -61,7 +86,7 @@ class ImageSource(ABC):
     warnings: tuple[str, ...]
     """What was decided in reading that a user may want to know, one sentence each."""
     geometry: Geometry | None
-    """Place in space, of formats that labels are written back to with it."""
+    """Place in space; None if the file states no size of its pixels."""
     channel_names: tuple[str, ...]
     """Name of each channel of ``read_channels``; empty where the file states none."""
 
@@ -85,6 +110,11 @@ class ImageSource(ABC):
         self.geometry = geometry
         self.channel_names = tuple(channel_names)
         self._picked = picked
+
+    @property
+    def pixel_size_mm(self) -> tuple[float, float] | None:
+        """Height and width of a pixel; None if the file states no size that is one."""
+        return None if self.geometry is None else self.geometry.pixel_size_mm
 
     def read_rows(self, top: int, bottom: int) -> AnyArray:
         """Read the rows ``top`` … ``bottom - 1``.

@@ -82,6 +82,8 @@ class TiffSource(ImageSource):
                 self._palette = _to_rgb8(series.keyframe.colormap) if is_palette else None
                 if colour is Colour.AS_STORED:
                     self._nodata = _nodata(series.keyframe, np.dtype(series.dtype))
+                geometry, notes_on_size = tiff_geometry(self._tif, series.keyframe)
+                found += notes_on_size
                 if self._nodata is not None:
                     found.append(f"no-data value {self._nodata:g}: such pixels are read as missing")
             super().__init__(
@@ -90,7 +92,7 @@ class TiffSource(ImageSource):
                 width=self._layout.width,
                 dtype=np.dtype(np.uint8) if is_palette else np.dtype(series.dtype),
                 warnings=(*notes, *found, *_orientation_note(series.keyframe, options)),
-                geometry=tiff_geometry(self._tif, series.keyframe),
+                geometry=geometry,
                 channel_names=names,
                 picked=picked,
             )

@@ -1,6 +1,5 @@
 """Label files: named after their image, written band by band, complete or absent."""
 
-import json
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ from mediar_infer.images.label_names import SOFTWARE
 from mediar_infer.images.mha import write_meta_image
 from mediar_infer.images.sources import Geometry
 from mediar_infer.images.tiff_directories import tiff_file
+from mediar_infer.labels.ome import N_CELLS, LabelDescription, parse_description
 from mediar_infer.output_files import replacing, to_output_error
 
 TILED_FROM_PIXELS = LARGE_IMAGE_PIXELS
@@ -29,13 +29,11 @@ file format: a program that opens a large image mostly reads a part of it."""
 _TILE = 256
 _STRIP_BYTES = 2**18
 _BIGTIFF_FROM_BYTES = 4 * 10**9
-_N_CELLS: Final = "n_cells"
-_MAX_DESCRIPTION: Final = 2**16
-_MAX_BRACKETS: Final = 100
-_N_CELLS_DIGITS: Final = 10  # of 2³² - 1
 _MM_PER_CM: Final = 10.0
-UNKNOWN_PIXEL_MM: Final = 1.0
-"""Pixel size in label files of images that state none: importers refuse a TIFF without one."""
+_MM_PER_INCH: Final = 25.4
+_UNKNOWN_DPI: Final = 72
+"""Resolution of label files of images that state none: importers refuse a TIFF without one, and
+72 dpi is what image programs write, and ImageJ reads, where nothing is known."""
 _MAX_RATIONAL: Final = 2**32 - 1
 _ZLIB_LEVEL = 1
 """Labels are runs of equal numbers: 3 % of the size at 480 MB/s, against 1.4 % at 110 (level 6)."""
@@ -80,10 +78,10 @@ def write_labels(
         bands: consecutive rows from top to bottom, each ``(rows, width)`` of non-negative integers.
         height: total number of rows.
         width: number of columns.
-        geometry: place in space. MHA keeps all of it, TIFF the spacing along x and y, as its
-            resolution; without it a pixel is 1 mm wide and high in both.
-        facts: provenance of the labels, ready for JSON; kept in the description of TIFF together
-            with the number of cells.
+        geometry: place in space. MHA keeps all of it, TIFF the spacing along x and y, as OME-XML
+            and as its resolution. Without it, TIFF states 72 dpi only and MHA a spacing of 1 mm.
+        facts: provenance of the labels, ready for JSON; an annotation in the OME-XML of TIFF,
+            together with the number of cells.
 
     Returns:
         The largest label: the number of cells, if they are numbered without gaps.
@@ -94,18 +92,16 @@ def write_labels(
         ShapeError: if the bands do not add up to ``(height, width)``.
     """
     checked = _CheckedBands(path.name, bands, height=height, width=width)
-    description = None if facts is None else _describe(facts, n_cells=None)
     try:
         with replacing(path) as file:
             if path.suffix.lower() == ".mha":
                 _write_mha(file, iter(checked), geometry, height)
             else:
-                _write_tiff(
-                    file, iter(checked), description, height=height, width=width,
-                    resolution=_resolution(geometry),
-                )  # fmt: skip
+                description = _write_tiff(
+                    file, iter(checked), geometry, facts, height=height, width=width
+                )
                 if facts is not None:
-                    _describe_again(file, _describe(facts, n_cells=checked.largest))
+                    _describe_again(file, description.to_bytes(checked.largest))
     except OSError as exc:
         if exc is checked.failure:  # making the labels failed, not writing them
             raise
@@ -129,30 +125,8 @@ def read_label_header(path: Path) -> LabelHeader | None:
     except (OSError, ImageReadError):
         return None
     facts = parse_description(text)
-    n_cells = facts.pop(_N_CELLS, None)
+    n_cells = facts.pop(N_CELLS, None)
     return LabelHeader(height, width, n_cells if isinstance(n_cells, int) else None, facts)
-
-
-def parse_description(text: str) -> dict[str, Any]:
-    """Facts in the description of a TIFF file, which can be written as JSON again.
-
-    A description may be anything: one that is not an object, is very long or deeply nested, or has
-    numbers that are not finite gives no facts.
-    """
-
-    def to_finite(number: str) -> float:
-        value = float(number)
-        if not math.isfinite(value):  # NaN, Infinity and 1e999
-            raise ValueError(f"{number} is not a JSON number")
-        return value
-
-    if len(text) > _MAX_DESCRIPTION or text.count("{") + text.count("[") > _MAX_BRACKETS:
-        return {}
-    try:
-        facts = json.loads(text, parse_constant=to_finite, parse_float=to_finite)
-    except ValueError:
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 class _CheckedBands:
@@ -215,30 +189,24 @@ def _write_mha(
     write_meta_image(file, labels, geometry)
 
 
-def _describe(facts: Mapping[str, Any], n_cells: int | None) -> str:
-    """Text of the file's description; its length does not depend on the number of cells."""
-    text = json.dumps({**facts, _N_CELLS: n_cells}, allow_nan=False)
-    return text + " " * (_N_CELLS_DIGITS - len(json.dumps(n_cells)))
-
-
-def _describe_again(file: IO[bytes], description: str) -> None:
+def _describe_again(file: IO[bytes], description: bytes) -> None:
     """Replace the description of a finished file by one of the same length."""
     file.seek(0)
     with tifffile.TiffFile(file) as tif:
         offset = tif.pages.first.tags["ImageDescription"].valueoffset
     file.seek(offset)
-    file.write(description.encode("ascii"))
+    file.write(description)
 
 
 def _write_tiff(
     file: IO[bytes],
     bands: Iterator[AnyArray],
-    description: str | None,
+    geometry: Geometry | None,
+    facts: Mapping[str, Any] | None,
     *,
     height: int,
     width: int,
-    resolution: tuple[_Rational, _Rational],
-) -> None:
+) -> LabelDescription:
     first = next(bands)
     dtype = _dtype_for(first, height)
     layout: dict[str, Any]
@@ -250,6 +218,9 @@ def _write_tiff(
         layout = {"rowsperstrip": n_rows}
     groups = _regroup(chain([first], bands), np.empty((n_rows, width), dtype))
     is_big = height * width * dtype.itemsize > _BIGTIFF_FROM_BYTES
+    pixel_size_mm = geometry.pixel_size_mm if geometry else None
+    description = LabelDescription(height, width, dtype, pixel_size_mm, facts)
+    resolution, unit = _resolution(geometry)
     with tifffile.TiffWriter(file, bigtiff=is_big) as tif:
         tif.write(
             _compressed(groups, n_rows=n_rows, columns=columns, is_tiled="tile" in layout),
@@ -258,21 +229,23 @@ def _write_tiff(
             photometric="minisblack",
             compression="zlib",
             resolution=resolution,
-            resolutionunit="CENTIMETER",
+            resolutionunit=unit,
             metadata=None,
-            description=description,
+            description=description.to_bytes(None),
             software=SOFTWARE,
             **layout,
         )
+    return description
 
 
-def _resolution(geometry: Geometry | None) -> tuple[_Rational, _Rational]:
-    """Pixels per centimetre along x and y, as TIFF stores them."""
-    spacing = geometry.spacing[:2] if geometry else ()
-    if not spacing or not all(0 < mm < math.inf for mm in spacing):
-        spacing = (UNKNOWN_PIXEL_MM, UNKNOWN_PIXEL_MM)
-    x, y = (_to_rational(_MM_PER_CM / mm) for mm in spacing)
-    return x, y
+def _resolution(geometry: Geometry | None) -> tuple[tuple[_Rational, _Rational], str]:
+    """Pixels per unit along x and y, and the unit, as TIFF stores them."""
+    if geometry is None or not all(0 < mm < math.inf for mm in geometry.spacing[:2]):
+        return ((_UNKNOWN_DPI, 1), (_UNKNOWN_DPI, 1)), "INCH"
+    is_known = geometry.pixel_size_mm is not None
+    unit_mm, unit = (_MM_PER_CM, "CENTIMETER") if is_known else (_MM_PER_INCH, "INCH")
+    x, y = (_to_rational(unit_mm / mm) for mm in geometry.spacing[:2])
+    return (x, y), unit
 
 
 def _to_rational(number: float) -> _Rational:

@@ -12,6 +12,7 @@ from folder_helpers import latest_records, names_of, noise, read_ledger, slide, 
 from mediar_infer.folder import after_labels
 from mediar_infer.folder import options as run_options
 from mediar_infer.folder.ledger import Ledger
+from mediar_infer.labels.files import read_label_header
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.segmenter import ImageWork
 
@@ -113,7 +114,9 @@ def _as_release_0_1_0_wrote(outputs):
     """Rewrite labels and ledger without what the first release did not write: the pixel size."""
     for path in outputs.glob("*_label.tiff"):
         with tifffile.TiffFile(path) as tif:
-            description, labels = tif.pages.first.description, tif.asarray()
+            labels = tif.asarray()
+        header = read_label_header(path)
+        description = json.dumps({**header.facts, "n_cells": header.n_cells})
         tifffile.imwrite(
             path, labels, description=description, metadata=None, software="mediar-infer"
         )

@@ -61,8 +61,9 @@ def test_every_kind_of_result_is_read(tmp_path, monkeypatch, geometry):
     assert report["refused"] == {}
     assert code == 0
     assert sorted(report["images"]) == sorted(names)
-    expected = [0.00025, 0.0005] if geometry else [1.0, 1.0]
-    for image in report["images"].values():
+    unknown = {"tif": 25.4 / 72, "mha": 1.0}  # there is no way to say nothing
+    for name, image in report["images"].items():
+        expected = [0.00025, 0.0005] if geometry else [unknown[name.rpartition(".")[2]]] * 2
         assert (image["height"], image["width"], image["colour"]) == (HEIGHT, WIDTH, "GRAY")
         assert image["pixel_size_mm"] == pytest.approx(expected, rel=1e-6)
 

@@ -18,6 +18,7 @@ from folder_helpers import (
 from safetensors.torch import load_file, save_file
 
 from mediar_infer import cli, tolerance
+from mediar_infer.images.open import open_image
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.model import MediarFormer
 from mediar_infer.network.weight_files import compute_digest, write_weights_manifest
@@ -107,7 +108,38 @@ def test_pixel_size_of_the_image_goes_to_labels_and_ledger_and_a_lack_is_logged_
     with tifffile.TiffFile(tmp_path / "out" / "c_label.tiff") as tif:
         assert tif.pages.first.get_resolution("CENTIMETER") == (20000, 40000)
     lines = re.findall("^.* no pixel size.*$", capsys.readouterr().err, re.MULTILINE)
-    assert lines == ["INFO 2 of 3 images state no pixel size; their label files state 1 mm"]
+    assert lines == [
+        "INFO 2 of 3 images state no pixel size, and so do their label files; name it with"
+        " --pixel-size"
+    ]
+
+
+@pytest.mark.usefixtures("perfect_network")
+@pytest.mark.parametrize(
+    ("chosen", "expected"), [("0.5", [0.0005, 0.0005]), ("0.5,0.25", [0.0005, 0.00025])]
+)
+def test_chosen_pixel_size_goes_to_labels_and_ledger(predict, inputs, tmp_path, chosen, expected):
+    predict(inputs, tmp_path / "out", "--pixel-size", chosen)
+    records = latest_records(tmp_path / "out")
+    assert {tuple(each["pixel_size_mm"]) for each in records.values()} == {tuple(expected)}
+    with open_image(tmp_path / "out" / "a_label.tiff") as labels:
+        assert labels.pixel_size_mm == pytest.approx(tuple(expected))
+    assert predict(inputs, tmp_path / "out", "--resume", "--pixel-size", "0.7") == 0
+    records = latest_records(tmp_path / "out")
+    assert {each["status"] for each in records.values()} == {"done"}
+
+
+@pytest.mark.parametrize("chosen", ["0", "-1", "nan", "0.5,inf"])
+def test_pixel_size_that_is_none_is_wrong_use(predict, inputs, tmp_path, chosen, capsys):
+    assert predict(inputs, tmp_path / "out", f"--pixel-size={chosen}") == 2
+    assert f"found --pixel-size {chosen}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("chosen", ["", "1,2,3", "0.5,", "0.5 um"])
+def test_pixel_size_that_is_no_number_is_wrong_use(predict, inputs, tmp_path, chosen, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        predict(inputs, tmp_path / "out", f"--pixel-size={chosen}")
+    assert f"found {chosen!r}, expected µm" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("perfect_network")

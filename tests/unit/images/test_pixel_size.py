@@ -1,24 +1,37 @@
 """Pixel sizes of TIFF files: from OME or ImageJ metadata or resolution tags, or none."""
 
+import math
+
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 
+from mediar_infer.errors import UsageError
+from mediar_infer.images.limits import ReadOptions
+from mediar_infer.images.mha import write_meta_image
 from mediar_infer.images.open import open_image
+from mediar_infer.images.sources import Geometry
 
 IMAGE = np.zeros((8, 6), np.uint8)
 
 
 def spacing_of(path):
+    """Measured spacing along x and y in mm."""
     with open_image(path) as source:
-        return None if source.geometry is None else source.geometry.spacing
+        return source.pixel_size_mm and source.pixel_size_mm[::-1]
+
+
+def warnings_of(path):
+    with open_image(path) as source:
+        return source.warnings
 
 
 @pytest.mark.parametrize(
     ("unit", "resolution", "expected"),
     [
         ("CENTIMETER", (20000, 40000), (0.0005, 0.00025)),
-        ("INCH", (254, 508), (0.1, 0.05)),
+        ("INCH", (25400, 50800), (0.001, 0.0005)),
         ("NONE", (20000, 40000), None),
         ("CENTIMETER", ((0, 1), (0, 1)), None),
     ],
@@ -39,10 +52,10 @@ def _overwrite(path, offset_of, data):
 
 def test_file_without_the_unit_tag_counts_pixels_per_inch(tmp_path):
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, IMAGE, resolution=(254, 254), resolutionunit="INCH")
+    tifffile.imwrite(path, IMAGE, resolution=(25400, 25400), resolutionunit="INCH")
     unknown_tag = (60000).to_bytes(2, "little")
     _overwrite(path, lambda tags: tags["ResolutionUnit"].offset, unknown_tag)
-    assert spacing_of(path) == pytest.approx((0.1, 0.1))
+    assert spacing_of(path) == pytest.approx((0.001, 0.001))
 
 
 def test_resolution_over_zero_states_no_size(tmp_path):
@@ -118,6 +131,87 @@ def test_damaged_ome_metadata_leave_the_tags(tmp_path):
     path = tmp_path / "a.tif"
     tifffile.imwrite(
         path, IMAGE, description='<?xml version="1.0"?><OME <broken</OME>', metadata=None,
-        resolution=(100, 100), resolutionunit="CENTIMETER",
+        resolution=(10_000, 10_000), resolutionunit="CENTIMETER",
     )  # fmt: skip
-    assert spacing_of(path) == pytest.approx((0.1, 0.1))
+    assert spacing_of(path) == pytest.approx((0.001, 0.001))
+
+
+@pytest.mark.parametrize(
+    ("unit", "resolution"),
+    [("INCH", 72), ("INCH", 96), ("INCH", 300), ("INCH", 600), ("CENTIMETER", 118.11)],
+)
+def test_dots_per_inch_of_cameras_and_editors_are_no_size_but_are_kept(tmp_path, unit, resolution):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, IMAGE, resolution=(resolution, resolution), resolutionunit=unit)
+    with open_image(path) as source:
+        assert (source.pixel_size_mm, source.warnings) == (None, ())
+        mm = (25.4 if unit == "INCH" else 10) / resolution
+        assert source.geometry.spacing == pytest.approx((mm, mm))
+
+
+def test_dots_per_inch_saved_by_imagej_are_no_size(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, IMAGE, imagej=True, resolution=(300, 300), resolutionunit="INCH",
+        metadata={"unit": "inch"},
+    )  # fmt: skip
+    assert spacing_of(path) is None
+
+
+@pytest.mark.parametrize(
+    ("description", "expected"),
+    [
+        ("Aperio Image Library v11\r\n8x6|AppMag = 20|MPP = 0.4990|Left = 1", 0.000499),
+        ("Aperio Image Library v11\r\n8x6|AppMag = 20|MPP = ?", None),
+        ("Aperio Image Library v11\r\n8x6|AppMag = 20", None),
+        ("another scanner |MPP = 0.4990", None),
+    ],
+)
+def test_aperio_states_micrometres_per_pixel(tmp_path, description, expected):
+    path = tmp_path / "a.svs"
+    tifffile.imwrite(path, IMAGE, description=description, metadata=None)
+    assert spacing_of(path) == (expected and pytest.approx((expected, expected)))
+
+
+def test_contradictory_sizes_are_a_warning_and_ome_wins(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(
+        path, IMAGE, resolution=(10_000, 10_000), resolutionunit="CENTIMETER",
+        metadata={"axes": "YX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25},
+    )  # fmt: skip
+    assert spacing_of(path) == pytest.approx((0.0005, 0.00025))
+    assert warnings_of(path) == (
+        "the OME metadata state pixels of 0.25 × 0.5 µm, the resolution tags of 1 × 1 µm: the"
+        " former are used",
+    )
+
+
+def test_rounded_sizes_do_not_contradict_each_other(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(
+        path, IMAGE, resolution=(30_800, 30_800), resolutionunit="CENTIMETER",
+        metadata={"axes": "YX", "PhysicalSizeX": 0.325, "PhysicalSizeY": 0.325},
+    )  # fmt: skip
+    assert warnings_of(path) == ()
+
+
+def test_chosen_size_replaces_that_of_the_file_and_keeps_the_place(tmp_path):
+    options = ReadOptions(pixel_size_um=(0.5, 0.25))
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE, resolution=(72, 72), resolutionunit="INCH")
+    imagecodecs.imwrite(tmp_path / "b.png", IMAGE)
+    place = Geometry((1.0, 1.0, 3.0), (4.0, 5.0, 6.0), tuple(np.eye(3).ravel()), is_measured=False)
+    with (tmp_path / "c.mha").open("wb") as file:
+        write_meta_image(file, IMAGE, place)
+    for name in ("a.tif", "b.png", "c.mha"):
+        with open_image(tmp_path / name) as source:
+            assert source.pixel_size_mm is None
+        with open_image(tmp_path / name, options) as source:
+            assert source.pixel_size_mm == (0.0005, 0.00025)
+    assert source.geometry.spacing == (0.00025, 0.0005, 3.0)
+    assert source.geometry.origin == (4.0, 5.0, 6.0)
+
+
+@pytest.mark.parametrize("size", [(0.0, 1.0), (-1.0, 1.0), (float("nan"), 1.0), (1.0, math.inf)])
+def test_size_that_is_none_is_refused(size):
+    with pytest.raises(UsageError, match=r"found --pixel-size .*, expected µm above 0"):
+        ReadOptions(pixel_size_um=size)

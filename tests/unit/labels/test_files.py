@@ -79,10 +79,11 @@ def test_several_bands_are_uint32_since_the_number_of_cells_to_come_is_unknown(t
 
 
 def _resolution_of(path):
+    """Pixels per unit along x and y, and the unit."""
     with tifffile.TiffFile(path) as tif:
         tags = tif.pages.first.tags
-        assert tags["ResolutionUnit"].value.name == "CENTIMETER"
-        return [n / d for n, d in (tags["XResolution"].value, tags["YResolution"].value)]
+        along = [n / d for n, d in (tags["XResolution"].value, tags["YResolution"].value)]
+        return along, tags["ResolutionUnit"].value.name
 
 
 def _geometry(*spacing):
@@ -98,23 +99,70 @@ def test_spacing_of_the_image_becomes_pixels_per_centimetre(tmp_path, spacing):
     labels = np.ones((5, 4), np.int32)
     write_labels(path, [labels], height=5, width=4, geometry=_geometry(*spacing))
     expected = [min(10 / mm, 2**32 - 1) for mm in spacing[:2]]
-    assert _resolution_of(path) == pytest.approx(expected, rel=1e-9)
+    assert _resolution_of(path) == (pytest.approx(expected, rel=1e-9), "CENTIMETER")
     np.testing.assert_array_equal(read_labels(path), labels)
 
 
 @pytest.mark.parametrize("spacing", [None, (0.0, 1.0), (2.0, -1.0), (np.nan, 1.0), (2.0, np.inf)])
-def test_pixels_of_unknown_size_are_1_mm(tmp_path, spacing):
+def test_pixels_of_unknown_size_are_72_dpi_which_is_no_size(tmp_path, spacing):
     path = tmp_path / "a_label.tiff"
     geometry = None if spacing is None else _geometry(*spacing)
     write_labels(path, [np.ones((5, 4), "i4")], height=5, width=4, geometry=geometry)
-    assert _resolution_of(path) == [10, 10]
+    assert _resolution_of(path) == ([72, 72], "INCH")
+    assert "PhysicalSize" not in tifffile.tiffcomment(path)
 
 
 @pytest.mark.parametrize("spacing", [(1e-300, 1e300), (5e-324, 1e308), (1e-12, 1e12)])
 def test_spacing_beyond_what_tiff_can_hold_becomes_the_nearest(tmp_path, spacing):
     path = tmp_path / "a_label.tiff"
     write_labels(path, [np.ones((5, 4), "i4")], height=5, width=4, geometry=_geometry(*spacing))
-    assert _resolution_of(path) == [2**32 - 1, 1 / (2**32 - 1)]
+    assert _resolution_of(path) == ([2**32 - 1, 1 / (2**32 - 1)], "CENTIMETER")
+
+
+@pytest.mark.parametrize("dpi", [72, 96, 300, 25.4])
+def test_dots_per_inch_that_are_no_size_are_passed_on_as_such(tmp_path, dpi):
+    path = tmp_path / "a_label.tiff"
+    geometry = Geometry((25.4 / dpi, 25.4 / dpi), is_measured=False)
+    write_labels(path, [np.ones((5, 4), "i4")], height=5, width=4, geometry=geometry)
+    assert _resolution_of(path) == ([dpi, dpi], "INCH")
+    assert "PhysicalSize" not in tifffile.tiffcomment(path)
+
+
+@pytest.mark.parametrize("facts", [None, {"image": "<a & b>ä\n]]>.png"}])
+@pytest.mark.parametrize(("height", "pixel_type"), [(4, "uint16"), (8, "uint32")])
+def test_description_is_ome_xml_that_states_the_size_exactly(tmp_path, facts, height, pixel_type):
+    path = tmp_path / "a_label.tiff"
+    labels = np.ones((height, 5), np.int32)
+    geometry = _geometry(0.325e-3, 0.65e-3)
+    write_labels(
+        path, bands_of(labels, [4]), height=height, width=5, geometry=geometry, facts=facts
+    )
+    with tifffile.TiffFile(path) as tif:
+        assert tif.is_ome
+        assert (tif.series[0].axes, tif.series[0].shape) == ("YX", (height, 5))
+        pixels = tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"]["Pixels"]
+    assert (pixels["PhysicalSizeX"], pixels["PhysicalSizeY"]) == (0.325, 0.65)
+    assert (pixels["PhysicalSizeXUnit"], pixels["PhysicalSizeYUnit"]) == ("µm", "µm")
+    assert (pixels["Type"], pixels["SizeX"], pixels["SizeY"]) == (pixel_type, 5, height)
+    assert read_label_header(path).facts == (facts or {})
+    np.testing.assert_array_equal(tifffile.imread(path), labels)
+    np.testing.assert_array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[..., :], labels)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<OME>mediar-infer/provenance",
+        "<OME xmlns='mediar-infer/provenance'/>",
+        "<OME><CommentAnnotation Namespace='mediar-infer/provenance'/></OME>",
+        "<OME><CommentAnnotation Namespace='mediar-infer/provenance'><Value>[1]</Value>"
+        "</CommentAnnotation></OME>",
+    ],
+)
+def test_broken_description_gives_no_facts(tmp_path, text):
+    path = tmp_path / "a_label.tiff"
+    tifffile.imwrite(path, np.zeros((3, 4), np.uint8), description=text, metadata=None)
+    assert read_label_header(path) == LabelHeader(3, 4, None, {})
 
 
 @pytest.mark.parametrize("heights", [(1,), (7,), (300,), (1, 7, 300), (256,), (10**9,)])
