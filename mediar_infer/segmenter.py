@@ -17,6 +17,7 @@ from mediar_infer.devices import Device, available_cores, describe_device, selec
 from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.bands_ahead import BandsAhead
 from mediar_infer.engine.costs import Costs
+from mediar_infer.engine.merging import merge_channels
 from mediar_infer.engine.paced_bands import predict_paced_bands
 from mediar_infer.engine.pacing import Deadline, Pacer
 from mediar_infer.engine.plans import ladder_below
@@ -332,8 +333,9 @@ class Segmenter:
 
         Args:
             image: ``(H, W)`` or ``(H, W, C)``, any real dtype. Not modified.
-            channels: numbers of one to three channels to segment, from 0, ``"-"`` for zeros; by
-                default the first three. What is not chosen plays no part in the normalisation.
+            channels: numbers of one to three channels to segment, from 0, ``"-"`` for zeros,
+                ``"0+2"`` for the maximum of two; by default the first three. What is not chosen
+                plays no part in the normalisation.
             confidence: also measure how well the maps support each cell.
 
         Returns:
@@ -343,7 +345,7 @@ class Segmenter:
             ShapeError: if the array is not an image.
         """
         check_choice(channels)
-        source = ArraySource(image, channels=channels)
+        source = merge_channels(ArraySource(image, channels=channels))
         trace = Trace(source.warnings)
         with self.begin(source, trace) as work:
             bands = list(work.maps())

@@ -20,6 +20,7 @@ from mediar_infer import __version__
 from mediar_infer.arrays import Float32Array
 from mediar_infer.config import EngineConfig
 from mediar_infer.engine.bands import predict_bands
+from mediar_infer.engine.merging import merge_channels
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.errors import ClusterError, ExportError, UsageError
 from mediar_infer.folder.image_runner import ImageRunner
@@ -194,7 +195,8 @@ def predict_rows(
     trace = Trace()
     with _AT_WORK:
         segmenter = _prepare(job)
-        with open_image(image.path, job.options.reading_of(image)) as source:
+        with open_image(image.path, job.options.reading_of(image)) as opened:
+            source = merge_channels(opened)
             bands = predict_bands(source, scaling, segmenter.members, segmenter.config, trace, rows)
             maps = np.empty((3, rows[1] - rows[0], source.width), dtype=np.float32)
             first = 0

@@ -8,6 +8,7 @@ from itertools import zip_longest
 from typing import Protocol
 
 from mediar_infer.config import LARGE_IMAGE_PIXELS
+from mediar_infer.engine.merging import merge_channels
 from mediar_infer.folder.at_work import AtWork
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.run_image import RunImage
@@ -71,6 +72,7 @@ class ImageTask:
                 if max_pixels is not None:
                     reading = replace(reading, max_pixels=max_pixels)
                 self.source = open_image(self.image.path, reading)
+                self.source = merge_channels(self.source)
             self.trace.warn(*self.source.warnings)
         return self.source
 

@@ -10,6 +10,11 @@ from mediar_infer.errors import ImageReadError, UsageError
 
 NO_CHANNEL: Final = "-"
 """Stands for a channel of zeros in a choice of channels."""
+_MERGE: Final = "+"
+"""Stands between the channels of which the maximum is taken."""
+Picks = tuple[tuple[int, ...], ...]
+"""For each channel of the network the numbers of the channels that it is made of: none for zeros,
+several where their maximum is taken."""
 MAX_CHANNELS: Final = 3
 """Channels that the network sees."""
 
@@ -102,37 +107,34 @@ def check_choice(wanted: Sequence[str | int]) -> None:
         raise UsageError(f"found --channels {listed}, expected at least one name or number")
 
 
-def find_channels(
-    name: str, wanted: Sequence[str | int], channel_names: Sequence[str]
-) -> tuple[int | None, ...]:
+def find_channels(name: str, wanted: Sequence[str | int], channel_names: Sequence[str]) -> Picks:
     """Find the channels that a user chose in an image.
 
     Args:
         name: file name, for messages.
-        wanted: names or numbers from 0, at most three; ``NO_CHANNEL`` is a channel of zeros. Names
-            come first: ``"488"`` is a channel of that name where there is one.
+        wanted: names or numbers from 0, at most three; ``NO_CHANNEL`` is a channel of zeros, and
+            ``A+B`` the maximum of several. Names come first: ``"488"`` and ``"CD4+"`` are channels
+            of that name where there is one.
         channel_names: names of the image's channels, empty where the file states none.
 
     Returns:
-        Number of each channel; None for zeros.
+        Numbers of the channels of each.
 
     Raises:
         ImageReadError: if a channel does not exist, or several have its name.
     """
-    return tuple(_find_channel(name, str(channel), channel_names) for channel in wanted)
+    return tuple(_find_pick(name, str(channel), channel_names) for channel in wanted)
 
 
-def _find_channel(name: str, wanted: str, channel_names: Sequence[str]) -> int | None:
+def _find_pick(name: str, wanted: str, channel_names: Sequence[str]) -> tuple[int, ...]:
     if wanted == NO_CHANNEL:
-        return None
-    found = [k for k, known in enumerate(channel_names) if known == wanted]
-    found = found or [
-        k for k, known in enumerate(channel_names) if known.casefold() == wanted.casefold()
-    ]
+        return ()
+    found = _find_matches(wanted, channel_names)
     if len(found) == 1:
-        return found[0]
-    if not found and wanted.isdecimal() and int(wanted) < len(channel_names):
-        return int(wanted)
+        return (found[0],)
+    merged = _find_merge(wanted, channel_names)
+    if not found and merged:
+        return merged
     listed = ", ".join(f"{k} {known}".strip() for k, known in enumerate(channel_names))
     problem = f"{len(found)} channels" if found else "no channel"
     raise ImageReadError(
@@ -141,12 +143,52 @@ def _find_channel(name: str, wanted: str, channel_names: Sequence[str]) -> int |
     )
 
 
-def pick_channels(image: AnyArray, picked: Sequence[int | None]) -> AnyArray:
-    """Take channels of an image in any order.
+def _find_matches(wanted: str, channel_names: Sequence[str]) -> list[int]:
+    """Channels of a name or number: names as written, else in any case, else the number."""
+    found = [k for k, known in enumerate(channel_names) if known == wanted]
+    found = found or [
+        k for k, known in enumerate(channel_names) if known.casefold() == wanted.casefold()
+    ]
+    if not found and wanted.isdecimal() and int(wanted) < len(channel_names):
+        return [int(wanted)]
+    return found
+
+
+def _find_merge(wanted: str, channel_names: Sequence[str]) -> tuple[int, ...]:
+    """Channels whose names are joined by ``+``, which names may contain too; none if unknown."""
+    found = _find_matches(wanted.strip(), channel_names)
+    if len(found) == 1:
+        return (found[0],)
+    for place in (k for k, letter in reversed(list(enumerate(wanted))) if letter == _MERGE):
+        first = _find_matches(wanted[:place].strip(), channel_names)
+        rest = _find_merge(wanted[place + 1 :], channel_names) if len(first) == 1 else ()
+        if rest:
+            return tuple(dict.fromkeys((first[0], *rest)))
+    return ()
+
+
+def keep_picked(picked: Picks, n_channels: int) -> tuple[list[int], Picks]:
+    """Choose the channels that are read at all.
+
+    Args:
+        picked: from ``find_channels``.
+        n_channels: channels of the image.
+
+    Returns:
+        Numbers of the channels to read, the first three if none is picked, and the picks among
+        these.
+    """
+    kept = list(dict.fromkeys(k for pick in picked for k in pick))
+    kept = kept or list(range(n_channels))[:MAX_CHANNELS]
+    return kept, tuple(tuple(kept.index(k) for k in pick) for pick in picked)
+
+
+def pick_channels(image: AnyArray, picked: Picks) -> AnyArray:
+    """Take channels of an image in any order, or the maximum of several.
 
     Args:
         image: ``(H, W)`` or ``(H, W, C)``.
-        picked: number of each channel; None for zeros.
+        picked: numbers of the channels of each.
 
     Returns:
         ``(H, W, len(picked))`` of the same dtype, a new array.
@@ -154,7 +196,7 @@ def pick_channels(image: AnyArray, picked: Sequence[int | None]) -> AnyArray:
     if image.ndim == 2:
         image = image[:, :, None]
     result = np.zeros((*image.shape[:2], len(picked)), image.dtype)
-    for k, number in enumerate(picked):
-        if number is not None:
-            result[:, :, k] = image[:, :, number]
+    for k, numbers in enumerate(picked):
+        if numbers:
+            result[:, :, k] = image[:, :, numbers].max(axis=2)
     return result

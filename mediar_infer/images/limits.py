@@ -32,7 +32,8 @@ class ReadOptions:
     """Refuse images of more pixels before they are decoded; ``None`` is a limit per format."""
     channels: tuple[str | int, ...] = ()
     """One to three channels to segment: names from the metadata or numbers from 0, ``-`` for a
-    channel of zeros; what is not chosen plays no part in the normalisation."""
+    channel of zeros, ``A+B`` for the maximum of channels that are first normalised by themselves;
+    what is not chosen plays no part in the normalisation."""
     apply_orientation: bool = False
     """Rotate photographs according to their EXIF orientation; otherwise labels lie on the rows as
     stored, where other programs expect them."""

@@ -13,6 +13,7 @@ from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ShapeError
 from mediar_infer.images.array_likes import to_array
 from mediar_infer.images.channels import (
+    Picks,
     channel_notes,
     find_channels,
     pick_channels,
@@ -89,6 +90,8 @@ class ImageSource(ABC):
     """Place in space; None if the file states no size of its pixels."""
     channel_names: tuple[str, ...]
     """Name of each channel of ``read_channels``; empty where the file states none."""
+    picked: Picks
+    """Chosen channels of ``read_channels``; empty for the first three."""
 
     def __init__(
         self,
@@ -100,7 +103,7 @@ class ImageSource(ABC):
         warnings: Iterable[str] = (),
         geometry: Geometry | None = None,
         channel_names: Sequence[str] = ("",),
-        picked: tuple[int | None, ...] = (),
+        picked: Picks = (),
     ) -> None:
         self.name = name
         self.height = height
@@ -109,7 +112,7 @@ class ImageSource(ABC):
         self.warnings = tuple(warnings)
         self.geometry = geometry
         self.channel_names = tuple(channel_names)
-        self._picked = picked
+        self.picked = picked
 
     @property
     def pixel_size_mm(self) -> tuple[float, float] | None:
@@ -131,8 +134,8 @@ class ImageSource(ABC):
             ImageReadError: if the file is damaged there.
         """
         rows = self._read_range(top, bottom)
-        if self._picked:
-            rows = pick_channels(rows, self._picked)
+        if self.picked:
+            rows = pick_channels(rows, self.picked)
         return to_three_channels(rows).astype(self.dtype, copy=False)
 
     def read_channels(self, top: int, bottom: int) -> AnyArray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ImageReadError
-from mediar_infer.images.channels import channel_notes, find_channels
+from mediar_infer.images.channels import channel_notes, find_channels, keep_picked
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.planes import Projection, StackAxes, choose_planes
 from mediar_infer.images.sources import REAL_KINDS, Geometry, ImageSource
@@ -74,8 +74,7 @@ class StackSource(ImageSource):
         if options.all_channels:
             kept = list(range(len(stored)))
         else:
-            kept = [k for k in dict.fromkeys(picked) if k is not None]
-            kept = kept or list(range(len(stored)))[:3]
+            kept, picked = keep_picked(picked, len(stored))
         if not options.channels:
             more = [*more, *channel_notes(len(stored))]
         self._wanted = [stored[k] for k in kept]
@@ -94,7 +93,7 @@ class StackSource(ImageSource):
             warnings=(*notes, *more),
             geometry=to_geometry(layout.pixel_size_um),
             channel_names=[names[k] for k in kept],
-            picked=tuple(None if k is None else kept.index(k) for k in picked),
+            picked=picked,
         )
 
     def _read_channels(self, top: int, bottom: int) -> AnyArray:

@@ -17,8 +17,10 @@ from mediar_infer.images.channel_names import tiff_channel_names
 from mediar_infer.images.channels import (
     DROPPED_OPACITY,
     KEPT_OPACITY,
+    Picks,
     channel_notes,
     find_channels,
+    keep_picked,
 )
 from mediar_infer.images.faults import DamagedFile, reading
 from mediar_infer.images.file_bytes import FileBytes
@@ -143,7 +145,7 @@ class TiffSource(ImageSource):
         self,
         page: Any,  # noqa: ANN401
         options: ReadOptions,
-    ) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
+    ) -> tuple[tuple[str, ...], Picks]:
         """Names of the channels, and those chosen; the planes of others are not read."""
         n_channels = 3 if self._layout.colour is Colour.CMYK else len(self._layout.channels)
         if self._layout.colour is Colour.PALETTE:
@@ -152,12 +154,10 @@ class TiffSource(ImageSource):
         picked = find_channels(self._file.name, options.channels, names)
         if self._layout.colour is not Colour.AS_STORED or options.all_channels:
             return names, picked
-        kept = [k for k in dict.fromkeys(picked) if k is not None] or range(n_channels)[:3]
+        kept, picked = keep_picked(picked, n_channels)
         self._layout = replace(self._layout, channels=tuple(self._layout.channels[k] for k in kept))
         self._keep_channels(len(kept))
-        places = {k: place for place, k in enumerate(kept)}
-        chosen = tuple(None if k is None else places[k] for k in picked)
-        return tuple(names[k] for k in kept), chosen
+        return tuple(names[k] for k in kept), picked
 
     def _keep_channels(self, count: int) -> None:
         """Keep the first channels, and only the planes that they lie in."""
