@@ -22,6 +22,7 @@ IMAGE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "CZI": (".czi",),
     "LIF": (".lif", ".lof"),
     "ND2": (".nd2",),
+    "OME-Zarr": (".zarr",),
 }  # fmt: skip
 """Format → extensions, in lower case, by which files of a folder count as images of it."""
 
@@ -57,7 +58,6 @@ UNREAD_FORMATS: Final[Mapping[str, UnreadFormat]] = {
     "MIRAX slide": UnreadFormat((".mrxs",), _BIO_FORMATS),
     "Hamamatsu VMS slide": UnreadFormat((".vms",), _BIO_FORMATS),
     "DICOM": UnreadFormat((".dcm",), _BIO_FORMATS),
-    "Zarr": UnreadFormat((".zarr",), _BIO_FORMATS),
     "MRC": UnreadFormat((".mrc",), _AS_SLICES),
     "Gatan DM": UnreadFormat((".dm3", ".dm4"), _BIO_FORMATS),
     "NIfTI": UnreadFormat((".nii", ".nii.gz"), _AS_SLICES),
@@ -185,11 +185,11 @@ def _check_package(name: str, format_name: str) -> None:
 
 
 def _find_content(path: Path, expected: str) -> str:
-    """Format of a file by its first bytes; of a folder that is an image, its extension."""
+    """Format of a file by its first bytes; of a folder that is an image, OME-Zarr."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode) and is_folder_format(path):
-            return path.suffix
+            return "OME-Zarr"
         if not stat.S_ISREG(mode):
             raise ImageReadError(f"{path.name}: found no regular file, {expected}; remove it")
         with path.open("rb") as file:

@@ -34,6 +34,12 @@ def _open_nd2(path: Path, options: ReadOptions, notes: tuple[str, ...]) -> Image
     return Nd2Source(path, options, notes)
 
 
+def _open_zarr(path: Path, options: ReadOptions, notes: tuple[str, ...]) -> ImageSource:
+    from mediar_infer.images.zarr_source import ZarrSource
+
+    return ZarrSource(path, options, notes)
+
+
 FORMATS: dict[str, Opener] = {
     "TIFF": TiffSource,
     "PNG": partial(open_raster, "PNG"),
@@ -44,6 +50,7 @@ FORMATS: dict[str, Opener] = {
     "CZI": _open_czi,
     "LIF": _open_lif,
     "ND2": _open_nd2,
+    "OME-Zarr": _open_zarr,
 }
 """How to open each of ``formats.IMAGE_FORMATS``. A new format is one more entry in both."""
 

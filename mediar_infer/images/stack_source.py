@@ -78,6 +78,10 @@ class StackSource(ImageSource):
         if not options.channels:
             more = [*more, *channel_notes(len(stored))]
         self._wanted = [stored[k] for k in kept]
+        self.planes = planes
+        """Planes that are read."""
+        self.channels = tuple(dict.fromkeys(channel for channel, _ in self._wanted))
+        """Stored channels that are read."""
         self._projection = Projection(
             self._read_plane,
             planes,
@@ -101,8 +105,7 @@ class StackSource(ImageSource):
 
     def _read_plane(self, plane: int, top: int, bottom: int) -> AnyArray:
         channels = {
-            channel: self._read_channel(plane, channel, top, bottom)
-            for channel in dict.fromkeys(channel for channel, _ in self._wanted)
+            channel: self._read_channel(plane, channel, top, bottom) for channel in self.channels
         }
         parts = [
             channels[channel] if channels[channel].ndim == 2 else channels[channel][:, :, sample]
