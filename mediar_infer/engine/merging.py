@@ -65,6 +65,9 @@ class _MergedSource(ImageSource):
             picked=source.picked,
         )
 
+    def read_channels(self, top: int, bottom: int) -> AnyArray:
+        return self._source.read_channels(top, bottom)  # as stored, for measurements
+
     def _read_channels(self, top: int, bottom: int) -> AnyArray:
         rows = self._source.read_channels(top, bottom)
         levels = np.zeros(rows.shape, np.uint8)

@@ -11,6 +11,7 @@ from mediar_infer import __version__
 from mediar_infer.devices import describe_device
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.run_image import RunImage
+from mediar_infer.images.formats import count_bytes
 
 if TYPE_CHECKING:
     from mediar_infer.segmenter import Segmenter
@@ -92,7 +93,7 @@ def describe_labels(image: RunImage, provenance: Provenance) -> dict[str, Any]:
         "mediar_infer": __version__,
         "image": image.path.name,
         **({} if image.scene is None else {"scene": image.scene}),
-        "image_bytes": image.path.stat().st_size,
+        "image_bytes": count_bytes(image.path),
         "plan": dict(provenance.plan),
         "weights": dict(provenance.digests),
     }

@@ -26,10 +26,19 @@ def _list_nd2(path: Path) -> Sequence[str]:
     return list_nd2_positions(path)
 
 
+def _list_zarr(path: Path) -> Sequence[str]:
+    from mediar_infer.images.zarr_source import list_zarr_scenes
+
+    return list_zarr_scenes(path)
+
+
 _LISTS: Final[Mapping[str, Callable[[Path], Sequence[str]]]] = {
     "CZI": _list_czi,
     "LIF": _list_lif,
     "ND2": _list_nd2,
+
+
+    "OME-Zarr": _list_zarr,
 }
 """Format → the scenes of a file; files of all other formats have one."""
 

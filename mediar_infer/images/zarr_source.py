@@ -165,8 +165,16 @@ class ZarrSource(StackSource):
         return bool((values != full.fill_value).any())
 
 
-def _open_scene(path: Path, options: ReadOptions) -> tuple[Any, Any, list[str]]:
-    """The group of the image, its metadata, and sentences about what else is there."""
+def list_zarr_scenes(path: Path) -> list[str]:
+    """Name the images of a series: a number each, so their names are empty.
+
+    Raises:
+        ImageReadError: if it is no zarr group, or zarr is not installed.
+    """
+    return ["" for _ in _find_series(_open_group(path))] or [""]
+
+
+def _open_group(path: Path) -> Any:  # noqa: ANN401 (zarr is imported where needed)
     try:
         import zarr
     except ModuleNotFoundError as error:
@@ -175,27 +183,35 @@ def _open_scene(path: Path, options: ReadOptions) -> tuple[Any, Any, list[str]]:
             " 'mediar-infer[zarr]'"
         ) from error
     try:
-        group = zarr.open_group(path, mode="r")
+        return zarr.open_group(path, mode="r")
     except (FileNotFoundError, zarr.errors.NodeTypeValidationError) as error:
         raise ImageReadError(
             f"{path.name}: found no zarr group, expected an OME-Zarr image; write it again as"
             " OME-Zarr, or as TIFF"
         ) from error
+
+
+def _find_series(group: Any) -> list[str]:  # noqa: ANN401
+    """Groups of the images of a series, as converters of Bio-Formats write them."""
+    ome = find_ome_attributes(group.attrs.asdict())
+    if _SERIES not in ome or "multiscales" in ome or "plate" in ome:
+        return []
+    return sorted((name for name in group.group_keys() if name.isdecimal()), key=int)
+
+
+def _open_scene(path: Path, options: ReadOptions) -> tuple[Any, Any, list[str]]:
+    """The group of the image, its metadata, and sentences about what else is there."""
+    group = _open_group(path)
+    notes = []
+    if scenes := _find_series(group):
+        number, notes = choose_scene(path.name, ["" for _ in scenes], options)
+        group = group[scenes[number]]
     ome = find_ome_attributes(group.attrs.asdict())
     if "plate" in ome or "well" in ome:
         raise ImageReadError(
             f"{path.name}: found a {'plate' if 'plate' in ome else 'well'} (HCS), expected one"
-            " image; name a field inside it, such as A/1/0, under a name that ends with .zarr"
+            " image; give a field inside it, such as A/1/0, a name that ends with .zarr"
         )
-    more = []
-    if "multiscales" not in ome and _SERIES in ome:
-        scenes = sorted((name for name in group.group_keys() if name.isdecimal()), key=int)
-        if not scenes:
-            raise DamagedFile("no image of the series")
-        titles = ["" for _ in scenes]
-        number, more = choose_scene(path.name, titles, options)
-        group = group[scenes[number]]
-        ome = find_ome_attributes(group.attrs.asdict())
     if "multiscales" not in ome:
         held = " but labels" if _LABELS in group else ""
         raise ImageReadError(
@@ -203,11 +219,11 @@ def _open_scene(path: Path, options: ReadOptions) -> tuple[Any, Any, list[str]]:
             " OME-Zarr; write it again as OME-Zarr, or as TIFF"
         )
     if _LABELS in group:
-        more = [*more, "the labels inside the OME-Zarr are not read"]
-    return group, ome, more
+        notes = [*notes, "the labels inside the OME-Zarr are not read"]
+    return group, ome, notes
 
 
-def _open_array(group: Any, name: str) -> Any:  # noqa: ANN401 (zarr is imported where needed)
+def _open_array(group: Any, name: str) -> Any:  # noqa: ANN401
     import zarr
 
     found = group.get(name)

@@ -56,6 +56,11 @@ def test_empty_channel_adds_nothing_and_is_named(channels):
         assert any(text.startswith("channel 2: all pixels are 0") for text in source.warnings)
 
 
+def test_channels_can_be_measured_as_they_are_stored(channels):
+    with merge_channels(ArraySource(channels, channels=("0+1",))) as source:
+        np.testing.assert_array_equal(source.read_channels(3, 7), channels[3:7])
+
+
 def test_image_without_a_merge_stays_as_it_is(channels):
     source = ArraySource(channels, channels=(1, "-", 0))
     assert merge_channels(source) is source

@@ -1,14 +1,14 @@
 """OME-Zarr images: pixels, names and sizes as zarr wrote them; what is lost is an error."""
 
-import shutil
-
 import numpy as np
 import pytest
 
 from mediar_infer.errors import ImageReadError
+from mediar_infer.images.formats import count_bytes
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.listing import list_images
 from mediar_infer.images.open import open_image
+from mediar_infer.images.scenes import list_scenes
 from mediar_infer.labels.files import label_path
 
 zarr = pytest.importorskip("zarr")
@@ -140,7 +140,7 @@ def test_chunks_that_writers_leave_out_are_read_as_fill_with_a_warning(tmp_path,
 def test_lack_of_all_chunks_is_an_error(path):
     for chunk in chunks_of(path):
         chunk.unlink()
-    with pytest.raises(ImageReadError, match="found no data for .*expected a complete store"):
+    with pytest.raises(ImageReadError, match=r"found no data for .*expected a complete store"):
         open_image(path)
 
 
@@ -236,6 +236,7 @@ def test_series_of_images_are_scenes(tmp_path, image):
         open_image(tmp_path / "a.zarr")
     with open_image(tmp_path / "a.zarr", ReadOptions(scene=1)) as source:
         assert source.height == 100
+    assert list_scenes(tmp_path / "a.zarr") == ["", ""]
 
 
 def test_image_larger_than_the_limit_is_refused(path):
@@ -250,4 +251,4 @@ def test_folder_counts_as_an_image_of_its_folder(path):
     assert [file.path.name for file in skipped] == ["other"]
     assert list_images(path) == ([path], [])
     assert label_path(path.parent, path).name == "a_label.tiff"
-    shutil.rmtree(path)
+    assert count_bytes(path) == sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
