@@ -202,7 +202,7 @@ def _find_series(group: Any) -> list[str]:  # noqa: ANN401
 def _open_scene(path: Path, options: ReadOptions) -> tuple[Any, Any, list[str]]:
     """The group of the image, its metadata, and sentences about what else is there."""
     group = _open_group(path)
-    notes = []
+    notes: list[str] = []
     if scenes := _find_series(group):
         number, notes = choose_scene(path.name, ["" for _ in scenes], options)
         group = group[scenes[number]]
@@ -258,13 +258,13 @@ def _find_chunk(array: Any, index: tuple[int, ...], row: int, column: int) -> Pa
     """File of a chunk or shard, by its number along y and x."""
     sizes = array.shards or array.chunks
     outer = [k // size for k, size in zip(index, sizes, strict=False)]
-    root: Path = array.store.root / array.path
-    return root / array.metadata.encode_chunk_key((*outer, row, column))
+    key = array.metadata.encode_chunk_key((*outer, row, column))
+    return Path(array.store.root, array.path, key)
 
 
 def _is_blosc(array: Any) -> bool:  # noqa: ANN401
     """Whether files begin with a header of Blosc."""
-    compressors = array.compressors if array.shards is None else ()
+    compressors = list(array.compressors) if array.shards is None else []
     return bool(compressors) and type(compressors[-1]).__name__.startswith("Blosc")
 
 
