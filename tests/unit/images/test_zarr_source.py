@@ -9,7 +9,7 @@ from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.listing import list_images
 from mediar_infer.images.open import open_image
 from mediar_infer.images.scenes import list_scenes
-from mediar_infer.labels.files import label_path
+from mediar_infer.labels.naming import label_path
 
 zarr = pytest.importorskip("zarr")
 
