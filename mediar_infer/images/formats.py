@@ -29,6 +29,7 @@ IMAGE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
 _PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
     "LIF": ("liffile", "formats"),
     "ND2": ("nd2", "formats"),
+    "OME-Zarr": ("zarr", "zarr"),
 }
 """Format → package that reads it, and the extra that installs it."""
 

@@ -36,8 +36,6 @@ _LISTS: Final[Mapping[str, Callable[[Path], Sequence[str]]]] = {
     "CZI": _list_czi,
     "LIF": _list_lif,
     "ND2": _list_nd2,
-
-
     "OME-Zarr": _list_zarr,
 }
 """Format → the scenes of a file; files of all other formats have one."""

@@ -43,8 +43,7 @@ class ZarrSource(StackSource):
         notes: sentences to start the warnings with.
 
     Raises:
-        ImageReadError: if it is no image, damaged, incomplete, ambiguous or too large, or zarr is
-            not installed.
+        ImageReadError: if it is no image, damaged, incomplete, ambiguous or too large.
     """
 
     def __init__(self, path: Path, options: ReadOptions, notes: tuple[str, ...] = ()) -> None:
@@ -169,19 +168,14 @@ def list_zarr_scenes(path: Path) -> list[str]:
     """Name the images of a series: a number each, so their names are empty.
 
     Raises:
-        ImageReadError: if it is no zarr group, or zarr is not installed.
+        ImageReadError: if it is no zarr group.
     """
     return ["" for _ in _find_series(_open_group(path))] or [""]
 
 
 def _open_group(path: Path) -> Any:  # noqa: ANN401 (zarr is imported where needed)
-    try:
-        import zarr
-    except ModuleNotFoundError as error:
-        raise ImageReadError(
-            f"{path.name}: found OME-Zarr, expected the package zarr to read it; install"
-            " 'mediar-infer[zarr]'"
-        ) from error
+    import zarr
+
     try:
         return zarr.open_group(path, mode="r")
     except (FileNotFoundError, zarr.errors.NodeTypeValidationError) as error:
