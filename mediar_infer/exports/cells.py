@@ -94,6 +94,8 @@ def group_rings(rings: list[Int32Array], areas: list[int]) -> tuple[Part, ...]:
     Returns:
         Parts, the one with the largest shell first.
     """
+    if len(rings) == 1:
+        return (Part(rings[0], ()),)
     order = sorted(range(len(rings)), key=lambda k: -areas[k])
     shells = [rings[k] for k in order if areas[k] > 0]
     holes: list[list[Int32Array]] = [[] for _ in shells]

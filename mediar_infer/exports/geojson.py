@@ -39,12 +39,14 @@ def writing_geojson(
         OutputError: if the file cannot be written.
     """
     separators = chain(["\n"], repeat(",\n"))
+    encode = json.JSONEncoder(
+        ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+    ).encode
     with writing_output(path) as file, _compressing(file, path) as stream:
 
         def add(cell: Cell) -> None:
             feature = to_feature(cell, image, pixel_size_um)
-            text = json.dumps(feature, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-            stream.write((next(separators) + text).encode("utf-8"))
+            stream.write((next(separators) + encode(feature)).encode("utf-8"))
 
         stream.write(b'{"type":"FeatureCollection","features":[')
         yield add

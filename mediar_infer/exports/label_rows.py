@@ -50,7 +50,7 @@ class FileLabelRows:
         Raises:
             ImageReadError: if the file is damaged there or holds negative numbers.
         """
-        return _to_ids(self._source.read_rows(top, bottom)[:, :, 0], self._source.name)
+        return _to_ids(self._source.read_channels(top, bottom)[:, :, 0], self._source.name)
 
 
 @contextmanager

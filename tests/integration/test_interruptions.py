@@ -42,11 +42,12 @@ def test_resume_after_a_stop_does_only_what_is_missing(
     predict, start_predict, inputs, tmp_path, how
 ):
     outputs = tmp_path / "out"
-    process = start_predict(inputs, outputs)
+    process = start_predict(inputs, outputs, "--table", "cells.csv", "--report")
     _wait_for_second_image(process, outputs)
     process.send_signal(how)
     _, err = process.communicate(timeout=_DEADLINE_S)
 
+    assert not [*outputs.glob("*cells.csv*"), *outputs.glob("*report*")]
     assert process.returncode == (-how if how == signal.SIGKILL else 128 + how)
     assert "Traceback" not in err
     left = [name for name in names_of(outputs) if name.endswith(".part")]
