@@ -5,6 +5,7 @@ VENV := .venv
 DOCS_VENV := .venv-docs
 PLATFORM_VENV := .venv-platform
 CONSUMERS_VENV := .venv-consumers
+HOSTS_VENV := .venv-hosts
 PY := $(VENV)/bin/python
 
 # make DOCKER=podman … uses another engine.
@@ -27,7 +28,7 @@ LABELS = --label org.opencontainers.image.version=$(VERSION) \
 ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(IMAGE))))
 GC_ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(GC_IMAGE))))
 
-.PHONY: help demo smoke test consumers fuzz lint docs notebook image image-check submission gc-image gc-test gc-save clean
+.PHONY: help demo smoke test consumers hosts fuzz lint docs notebook image image-check submission gc-image gc-test gc-save clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +44,11 @@ test: $(VENV)/.ready ## run all tests
 
 consumers: $(VENV)/.ready ## check exports with the programs that read them
 	$(PY) -m pytest tests/consumers
+
+# Needs a display; xvfb-run gives one without a screen. Warnings of these programs are not errors.
+hosts: $(HOSTS_VENV)/.ready ## test the plugin in napari, and the recipes in Sopa and LazySlide
+	$(if $(DISPLAY),,xvfb-run --auto-servernum) $(HOSTS_VENV)/bin/python -m pytest -W default \
+	    tests/consumers/test_napari.py tests/consumers/test_recipes.py
 
 fuzz: $(VENV)/.ready ## read thousands of damaged files of every kind
 	$(PY) tests/fuzz/fuzz_run.py --count $(FUZZ_COUNT) --seed $(FUZZ_SEED) --folder dist/fuzz
@@ -148,5 +154,14 @@ $(CONSUMERS_VENV)/.ready: .ci/consumers-requirements.txt
 	$(CONSUMERS_VENV)/bin/python -m pip install --disable-pip-version-check --requirement $<
 	@touch $@
 
+# The engine's packages come from $(VENV); those listed here come first.
+$(HOSTS_VENV)/.ready: .ci/hosts-requirements.txt $(VENV)/.ready
+	$(VENV)/bin/python -m venv $(HOSTS_VENV)
+	cd $(HOSTS_VENV)/lib/python*/site-packages && \
+	    echo $(abspath $(VENV))/lib/python*/site-packages > zz_engine.pth
+	$(HOSTS_VENV)/bin/python -m pip install --disable-pip-version-check --requirement $<
+	$(HOSTS_VENV)/bin/python -m pip install --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
 clean: ## remove the environments, demo/ and dist/
-	rm -rf $(VENV) $(DOCS_VENV) $(PLATFORM_VENV) $(CONSUMERS_VENV) demo dist
+	rm -rf $(VENV) $(DOCS_VENV) $(PLATFORM_VENV) $(CONSUMERS_VENV) $(HOSTS_VENV) demo dist

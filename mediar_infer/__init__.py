@@ -30,6 +30,8 @@ from mediar_infer.errors import (
 )
 
 if TYPE_CHECKING:
+    from mediar_infer.hosts.patches import PatchSegmenter
+    from mediar_infer.hosts.slide_model import SlideModel
     from mediar_infer.images.open import open_image
     from mediar_infer.images.sources import ImageSource
     from mediar_infer.labels.confidence import CellConfidence
@@ -52,6 +54,7 @@ __all__ = [
     "MaskConfig",
     "MediarError",
     "OutputError",
+    "PatchSegmenter",
     "Plan",
     "PredictionError",
     "RuntimeConfig",
@@ -59,6 +62,7 @@ __all__ = [
     "Segmentation",
     "Segmenter",
     "ShapeError",
+    "SlideModel",
     "SocketError",
     "TrainingError",
     "UsageError",
@@ -74,9 +78,11 @@ _HOMES: Final = {
     "CellConfidence": "labels.confidence",
     "Evaluation": "labels.scoring",
     "ImageSource": "images.sources",
+    "PatchSegmenter": "hosts.patches",
     "Scores": "labels.metrics",
     "Segmentation": "segmenter",
     "Segmenter": "segmenter",
+    "SlideModel": "hosts.slide_model",
     "evaluate_folders": "labels.scoring",
     "evaluate_labels": "labels.metrics",
     "open_image": "images.open",

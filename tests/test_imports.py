@@ -64,10 +64,11 @@ def test_prediction_succeeds(after_predict):
     assert after_predict[0] == 0
 
 
-def test_prediction_imports_no_training_package(after_predict):
+def test_prediction_imports_neither_training_nor_adapters_to_hosts(after_predict):
     _, tops, own = after_predict
     assert NEVER & set(tops) == set()
-    assert [name for name in own if name.startswith("mediar_infer.training")] == []
+    others = ("mediar_infer.training", "mediar_infer.hosts", "mediar_infer.napari_plugin")
+    assert [name for name in own if name.startswith(others)] == []
 
 
 def test_prediction_imports_heavy_packages_only_where_needed(after_predict):

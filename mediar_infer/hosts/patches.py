@@ -1,0 +1,54 @@
+"""A method for programs that cut an image into patches and join the cells themselves, like Sopa."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mediar_infer.arrays import LabelArray
+from mediar_infer.config import EngineConfig
+from mediar_infer.hosts.models import load_segmenter
+
+
+class PatchSegmenter:
+    """A function from a patch ``(C, Y, X)`` to its labels ``(Y, X)``.
+
+    It holds settings only, so it can be sent to workers: each process loads the networks with its
+    first patch and keeps them.
+
+    Args:
+        weights: a folder, or one or two files; by default the pair that comes with the package.
+        config: settings; by default the paper's full system.
+        channels: numbers of one to three channels of a patch, from 0, ``"-"`` for zeros; by default
+            the first three.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[str | Path] | str | Path = (),
+        config: EngineConfig | None = None,
+        channels: Sequence[int | str] = (),
+    ) -> None:
+        given = [weights] if isinstance(weights, str | Path) else weights
+        self.weights = tuple(Path(path) for path in given)
+        self.config = config or EngineConfig()
+        self.channels = tuple(channels)
+
+    def __call__(self, patch: npt.ArrayLike) -> LabelArray:
+        """Segment a patch.
+
+        Args:
+            patch: ``(C, Y, X)``, any real dtype, not normalised. Not modified.
+
+        Returns:
+            ``(Y, X)`` int32 labels, 0 = background, cells 1 … n.
+
+        Raises:
+            CheckpointError: if weights are missing, damaged or of another network.
+            ImageReadError: if a channel does not exist.
+            ShapeError: if the patch is not an image.
+        """
+        image = np.moveaxis(np.asarray(patch), 0, -1)
+        segmenter = load_segmenter(self.weights, self.config)
+        return segmenter.segment(image, channels=self.channels).labels

@@ -1,0 +1,47 @@
+"""Networks stay loaded between images."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from mediar_infer.config import PLANS, EngineConfig, MaskConfig, Plan, RuntimeConfig
+from mediar_infer.errors import CheckpointError
+from mediar_infer.hosts.models import _load, load_segmenter
+
+CPU = EngineConfig(plan=PLANS["fast"], runtime=RuntimeConfig(device="cpu", threads=1))
+
+
+@pytest.fixture
+def folder(weights_dir, tmp_path):
+    _load.cache_clear()
+    shutil.copytree(weights_dir, tmp_path / "weights")
+    yield tmp_path / "weights"
+    _load.cache_clear()
+
+
+def test_networks_are_loaded_once_whatever_the_thresholds(folder):
+    first = load_segmenter([folder], CPU)
+    second = load_segmenter([folder], replace(CPU, masks=MaskConfig(flow_threshold=None)))
+    assert second.members[0] is first.members[0]
+    assert (first.config.masks.flow_threshold, second.config.masks.flow_threshold) == (0.4, None)
+    assert second.digests == first.digests
+
+
+def test_another_number_of_networks_is_loaded_again(folder):
+    one = load_segmenter([folder], CPU)
+    two = load_segmenter([folder], replace(CPU, plan=Plan(flips=("identity",))))
+    assert (len(one.members), len(two.members)) == (1, 2)
+    assert two.config.plan.flips == ("identity",)
+
+
+def test_a_file_that_was_replaced_is_loaded_again(folder):
+    first = load_segmenter([folder / "from_phase1.safetensors"], CPU)
+    (folder / "from_phase2.safetensors").replace(folder / "from_phase1.safetensors")
+    second = load_segmenter([folder / "from_phase1.safetensors"], CPU)
+    assert second.digests != first.digests
+
+
+def test_missing_weights_are_named(folder):
+    with pytest.raises(CheckpointError, match="there is no such weight file"):
+        load_segmenter([folder / "other.pth"], CPU)

@@ -1,0 +1,121 @@
+"""Planes of layers, without napari: layers here are the few attributes that are read."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mediar_infer.errors import ImageReadError, ShapeError, UsageError
+from mediar_infer.napari_plugin.layers import LayerPlane, LayerSource
+
+
+class Lazy:
+    """An array that lists the windows that were computed."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+        self.windows = []
+
+    def __getitem__(self, window):
+        self.windows.append(window)
+        return self.array[window]
+
+
+def layer(data, *, rgb=False, multiscale=False, name="cells"):
+    finest = data[0] if multiscale else data
+    ndim = len(finest.shape) - rgb
+    return SimpleNamespace(
+        data=data, rgb=rgb, multiscale=multiscale, name=name, ndim=ndim,
+        world_to_data=lambda point: np.asarray(point)[-ndim:],
+    )  # fmt: skip
+
+
+def read(data, point=(0,) * 5, channel_axis=None, channels=(), **settings):
+    source = LayerSource(LayerPlane(layer(data, **settings), point, channel_axis), channels)
+    return source.read_rows(0, source.height)
+
+
+@pytest.fixture
+def plane(rng):
+    return rng.integers(0, 1000, (6, 7), np.uint16)
+
+
+def test_grey_is_repeated(plane):
+    assert (read(plane) == plane[..., None]).all()
+
+
+def test_colours_lose_their_opacity(rng):
+    image = rng.integers(0, 255, (6, 7, 4), np.uint8)
+    assert (read(image, rgb=True) == image[..., :3]).all()
+
+
+def test_the_plane_that_is_shown_is_read(rng):
+    stack = rng.integers(0, 1000, (4, 5, 6, 7), np.uint16)
+    assert (read(stack, point=(2.4, 3.6, 0, 0))[..., 0] == stack[2, 4]).all()
+
+
+@pytest.mark.parametrize("point", [(-3, 0, 0), (99, 0, 0)])
+def test_beyond_the_stack_is_its_last_plane(rng, point):
+    stack = rng.integers(0, 1000, (4, 6, 7), np.uint16)
+    assert (read(stack, point)[..., 0] == stack[0 if point[0] < 0 else -1]).all()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_channels_lie_on_any_axis(rng, axis):
+    channels = rng.integers(0, 1000, (6, 7, 5), np.uint16)
+    data = np.moveaxis(channels, -1, axis)
+    assert (
+        read(data, channel_axis=axis, channels=("4", "-", "0"))[..., 0] == channels[..., 4]
+    ).all()
+    assert (read(data, channel_axis=axis) == channels[..., :3]).all()
+
+
+def test_channels_of_a_stack(rng):
+    data = rng.integers(0, 1000, (3, 4, 6, 7), np.uint16)
+    found = read(data, point=(2, 1, 0, 0), channel_axis=1, channels=(3,))
+    assert (found[..., 0] == data[2, 3]).all()
+
+
+def test_the_finest_level_is_read(plane):
+    assert read([plane, plane[::2, ::2]], multiscale=True).shape == (6, 7, 3)
+
+
+def test_a_lazy_array_is_computed_by_rows(rng):
+    lazy = Lazy(rng.integers(0, 1000, (2, 60, 7), np.uint16))
+    source = LayerSource(LayerPlane(layer(lazy), (1, 0, 0)))
+    rows = source.read_rows(10, 20)
+    assert (rows[..., 0] == lazy.array[1, 10:20]).all()
+    assert lazy.windows == [(1, slice(10, 20), slice(None))]
+
+
+def test_what_is_done_with_many_channels_is_said(rng):
+    data = rng.integers(0, 1000, (4, 6, 7), np.uint16)
+    plane = LayerPlane(layer(data), (0, 0, 0), 0)
+    assert LayerSource(plane).warnings == ("4 channels found: the first 3 are used",)
+    assert LayerSource(plane, (3,)).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.zeros((0, 7)), "found 0 × 7 pixels of type float64"),
+        (np.zeros((6, 7), complex), "of type complex128, expected one pixel or more of integers"),
+        (np.zeros((6, 7), object), "of type object"),
+    ],
+)
+def test_no_image_is_refused(data, message):
+    with pytest.raises(ShapeError, match=message):
+        read(data)
+
+
+def test_rows_and_columns_are_needed_beside_channels(plane):
+    with pytest.raises(ShapeError, match="cells: found a layer of 2 axes, one of them channels"):
+        read(plane, channel_axis=0)
+
+
+def test_channels_that_do_not_exist_are_named(rng):
+    data = rng.integers(0, 1000, (2, 6, 7), np.uint16)
+    with pytest.raises(ImageReadError, match="no channel '2', expected one of: 0, 1"):
+        read(data, channel_axis=0, channels=("2",))
+    with pytest.raises(UsageError, match="at most 3"):
+        read(data, channel_axis=0, channels=("0", "1", "0", "1"))
