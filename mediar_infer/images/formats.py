@@ -23,6 +23,9 @@ IMAGE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "LIF": (".lif", ".lof"),
     "ND2": (".nd2",),
     "OME-Zarr": (".zarr",),
+    "MIRAX slide": (".mrxs",),
+    "VMS slide": (".vms",),
+    "DICOM": (".dcm",),
 }  # fmt: skip
 """Format → extensions, in lower case, by which files of a folder count as images of it."""
 
@@ -30,6 +33,9 @@ _PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
     "LIF": ("liffile", "formats"),
     "ND2": ("nd2", "formats"),
     "OME-Zarr": ("zarr", "zarr"),
+    "MIRAX slide": ("openslide", "slides"),
+    "VMS slide": ("openslide", "slides"),
+    "DICOM": ("openslide", "slides"),
 }
 """Format → package that reads it, and the extra that installs it."""
 
@@ -56,9 +62,6 @@ UNREAD_FORMATS: Final[Mapping[str, UnreadFormat]] = {
     "Imaris": UnreadFormat((".ims",), _BIO_FORMATS),
     "DeltaVision": UnreadFormat((".dv", ".r3d"), _BIO_FORMATS),
     "ICS": UnreadFormat((".ics",), _BIO_FORMATS),
-    "MIRAX slide": UnreadFormat((".mrxs",), _BIO_FORMATS),
-    "Hamamatsu VMS slide": UnreadFormat((".vms",), _BIO_FORMATS),
-    "DICOM": UnreadFormat((".dcm",), _BIO_FORMATS),
     "MRC": UnreadFormat((".mrc",), _AS_SLICES),
     "Gatan DM": UnreadFormat((".dm3", ".dm4"), _BIO_FORMATS),
     "NIfTI": UnreadFormat((".nii", ".nii.gz"), _AS_SLICES),
@@ -77,8 +80,8 @@ EXTENSIONS: Final = {
 _UNREAD_EXTENSIONS: Final = {
     extension: name for name, known in UNREAD_FORMATS.items() for extension in known.extensions
 }
-_NAMED: Final = frozenset({"Olympus VSI", "MIRAX slide"})
-"""Formats whose files begin like those of another one, which holds a preview only."""
+_NAMED: Final = {".vsi": "Olympus VSI", ".mrxs": "MIRAX slide", ".vms": "VMS slide"}
+"""Extension → format whose files begin like those of another one: a preview, or text."""
 
 _MAGIC: Final[dict[bytes, str]] = {
     b"II*\0": "TIFF",
@@ -175,12 +178,14 @@ def recognise_file(path: Path) -> str:
             read, or only by a package that is not installed.
     """
     expected = f"expected an image ({', '.join(sorted(IMAGE_FORMATS))})"
-    found, named = _find_content(path, expected), _UNREAD_EXTENSIONS.get(find_extension(path) or "")
-    if found == "JPEG 2000" and path.suffix.lower() == ".nd2":  # as NIS-Elements once wrote it
+    found, extension = _find_content(path, expected), path.suffix.lower()
+    if found == "JPEG 2000" and extension == ".nd2":  # as NIS-Elements once wrote it
         found = "ND2"
-    if found in IMAGE_FORMATS and named not in _NAMED:
+    found = _NAMED.get(extension, found)
+    if found in IMAGE_FORMATS:
         _check_package(path.name, found)
         return found
+    named = _UNREAD_EXTENSIONS.get(find_extension(path) or "")
     name = found if named is None or found in UNREAD_FORMATS else named
     unread = UNREAD_FORMATS.get(name)
     remedy = "convert it or remove it" if unread is None else unread.remedy

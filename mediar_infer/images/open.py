@@ -40,6 +40,12 @@ def _open_zarr(path: Path, options: ReadOptions, notes: tuple[str, ...]) -> Imag
     return ZarrSource(path, options, notes)
 
 
+def _open_slide(path: Path, options: ReadOptions, notes: tuple[str, ...]) -> ImageSource:
+    from mediar_infer.images.slide_source import SlideSource
+
+    return SlideSource(path, options, notes)
+
+
 FORMATS: dict[str, Opener] = {
     "TIFF": TiffSource,
     "PNG": partial(open_raster, "PNG"),
@@ -51,6 +57,9 @@ FORMATS: dict[str, Opener] = {
     "LIF": _open_lif,
     "ND2": _open_nd2,
     "OME-Zarr": _open_zarr,
+    "MIRAX slide": _open_slide,
+    "VMS slide": _open_slide,
+    "DICOM": _open_slide,
 }
 """How to open each of ``formats.IMAGE_FORMATS``. A new format is one more entry in both."""
 

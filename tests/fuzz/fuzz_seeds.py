@@ -10,7 +10,10 @@ import numpy as np
 import safetensors.torch
 import tifffile
 import torch
+from czi_files import ZSTD, Tile, czi_bytes, czi_metadata
 from fakes import tiny_state_dict
+from lif_files import lif_bytes, lif_image
+from nd2_files import nd2_bytes
 
 HEIGHT, WIDTH = 48, 64
 
@@ -46,6 +49,18 @@ def _mha(fields, data):
     return "".join(f"{key} = {value}\n" for key, value in lines.items()).encode() + data
 
 
+def _mosaic():
+    """Two channels, each of an uncompressed and a compressed tile."""
+    tiles = []
+    for channel, image in enumerate((GREY16, GREY16 // 2)):
+        data = imagecodecs.zstd_encode(image.tobytes())
+        tiles += [
+            Tile(image, index={"C": channel, "M": 0}),
+            Tile(image, x=WIDTH - 9, index={"C": channel, "M": 1}, compression=ZSTD, data=data),
+        ]
+    return czi_bytes(tiles, czi_metadata(channels=["DAPI", "CD8"], pixel_um=0.325))
+
+
 def images():
     """Name → bytes of valid images."""
     grey = {"photometric": "minisblack"}
@@ -66,6 +81,10 @@ def images():
         "palette.tif": _tiff(GREY8, photometric="palette", colormap=table),
         "imagej.tif": _tiff(np.stack([GREY16] * 2), imagej=True, metadata={"axes": "CYX"}),
         "ome.ome.tif": _tiff(np.stack([GREY8] * 2), ome=True, metadata={"axes": "CYX"}, **grey),
+        "mosaic.czi": _mosaic(),
+        "colours.lif": lif_bytes(lif_image("A", RGB, "YXC", tags=(1, 2, 3), pixel_um=0.5)),
+        "packed.nd2": nd2_bytes(np.dstack([GREY16] * 2), names=["a", "b"], compress=True),
+        "plain.nd2": nd2_bytes(RGB, names=["RGB"]),
         "rgb.png": imagecodecs.png_encode(RGB),
         "grey16.png": imagecodecs.png_encode(GREY16),
         "alpha.png": imagecodecs.png_encode(np.dstack([RGB, GREY8])),

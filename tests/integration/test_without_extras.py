@@ -86,6 +86,8 @@ def test_predict_writes_labels_and_overlays(predicted):
     [
         ("a.lif", lif_bytes(lif_image("A", np.eye(9, dtype="u1"), "YX")), "liffile", "formats"),
         ("a.nd2", nd2_bytes(np.eye(9, dtype="u1")[..., None]), "nd2", "formats"),
+        ("a.mrxs", b"\xff\xd8\xff\xe0", "openslide", "slides"),
+        ("a.dcm", bytes(128) + b"DICM", "openslide", "slides"),
     ],
 )
 def test_predict_names_the_extra_that_reads_a_format(plain, tmp_path, name, data, package, extra):

@@ -49,6 +49,9 @@ FILES = {
     "CZI": czi_bytes([Tile(GREY)]),
     "LIF": lif_bytes(lif_image("A", GREY, "YX")),
     "ND2": nd2_bytes(GREY[..., None]),
+    "MIRAX slide": b"any",
+    "VMS slide": b"any",
+    "DICOM": bytes(128) + b"DICM",
 }
 
 
@@ -71,9 +74,10 @@ def test_every_reader_is_behind_the_one_place(tmp_path, monkeypatch, error):
     assert FILES.keys() == FORMATS.keys() == IMAGE_FORMATS.keys()
     for name, data in FILES.items():
         monkeypatch.setitem(FORMATS, name, fail)
-        (tmp_path / "cells.img").write_bytes(data)
-        with pytest.raises(ImageReadError, match=r"^cells\.img: .*, expected .*; \w+"):
-            open_image(tmp_path / "cells.img")
+        path = tmp_path / f"cells{IMAGE_FORMATS[name][0]}"
+        path.write_bytes(data)
+        with pytest.raises(ImageReadError, match=rf"^{path.name}: .*, expected .*; \w+"):
+            open_image(path)
 
 
 @pytest.mark.parametrize("error", FOREIGN, ids=lambda error: type(error).__name__)
