@@ -49,6 +49,7 @@ FILES = {
     "CZI": czi_bytes([Tile(GREY)]),
     "LIF": lif_bytes(lif_image("A", GREY, "YX")),
     "ND2": nd2_bytes(GREY[..., None]),
+    "OME-Zarr": None,  # a folder
     "MIRAX slide": b"any",
     "VMS slide": b"any",
     "DICOM": bytes(128) + b"DICM",
@@ -75,7 +76,7 @@ def test_every_reader_is_behind_the_one_place(tmp_path, monkeypatch, error):
     for name, data in FILES.items():
         monkeypatch.setitem(FORMATS, name, fail)
         path = tmp_path / f"cells{IMAGE_FORMATS[name][0]}"
-        path.write_bytes(data)
+        path.mkdir(exist_ok=True) if data is None else path.write_bytes(data)
         with pytest.raises(ImageReadError, match=rf"^{path.name}: .*, expected .*; \w+"):
             open_image(path)
 
