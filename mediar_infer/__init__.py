@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 from mediar_infer._version import __version__
-from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
+from mediar_infer.config import CellSize, EngineConfig, MaskConfig, Plan, RuntimeConfig
 from mediar_infer.errors import (
     CheckpointError,
     ClusterError,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CellConfidence",
+    "CellSize",
     "CheckpointError",
     "ClusterError",
     "DataError",

@@ -3,8 +3,10 @@
 The docstring under a field is also the help of the option that sets it.
 """
 
+import math
+import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from mediar_infer.errors import UsageError
 
@@ -126,6 +128,44 @@ class RuntimeConfig:
         _check(self.threads >= 0, f"found {self.threads} threads, expected 0 (all) or more")
 
 
+MIN_SCALE: Final = 0.1
+MAX_SCALE: Final = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class CellSize:
+    """Diameter of the cells of an image."""
+
+    value: float
+    """Diameter of a circle of a typical cell's area."""
+    unit: Literal["px", "um"] = "px"
+    """Pixels of the image, or micrometres, for which the image must state its pixel size."""
+
+    def __post_init__(self) -> None:
+        _check(
+            0 < self.value < math.inf and self.unit in ("px", "um"),
+            f"found cell size {self.value} {self.unit}, expected a number above 0 and px or um",
+        )
+
+    def __str__(self) -> str:
+        return f"{self.value:g} {'µm' if self.unit == 'um' else self.unit}"
+
+    @classmethod
+    def parse(cls, text: str) -> "CellSize":
+        """Read a size such as ``30``, ``30px``, ``12um`` or ``12.5 µm``.
+
+        Raises:
+            UsageError: if it is none.
+        """
+        match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(px|um|[µμ]m)?", text.strip())
+        if match is None:
+            raise UsageError(
+                f"found cell size {text!r}, expected a diameter in pixels such as 30, or in"
+                " micrometres such as 12um"
+            )
+        return cls(float(match[1]), "px" if match[2] in (None, "px") else "um")
+
+
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """All settings of one run."""
@@ -139,6 +179,12 @@ class EngineConfig:
     """Where and how the network runs."""
     roi_size: int = 512
     """Side of the windows that the network sees, in pixels; a multiple of 32."""
+    scale: float | Literal["auto"] = 1.0
+    """Size at which the networks see the image, 0.1 to 8: 2 shows cells twice as large, for cells
+    much smaller than those of the training images. ``auto`` tries several on parts of the image."""
+    cell_size: CellSize | None = None
+    """In place of a scale: typical diameter of the cells, in pixels, or in micrometres if the
+    image states its pixel size, such as ``12um``. They are shown at the median size of training."""
     fit_budget: float | None = None
     """Fraction of the time tolerance to aim at, above 0 and up to 1: cheaper plans are used where
     ``plan`` would take longer. ``None`` keeps to ``plan``, however long it takes."""
@@ -152,3 +198,17 @@ class EngineConfig:
             self.fit_budget is None or 0 < self.fit_budget <= 1,
             f"found budget scale {self.fit_budget}, expected above 0 and up to 1",
         )
+        _check(
+            self.scale == "auto"
+            or (isinstance(self.scale, int | float) and MIN_SCALE <= self.scale <= MAX_SCALE),
+            f"found scale {self.scale}, expected {MIN_SCALE} to {MAX_SCALE:g}, or auto",
+        )
+        _check(
+            self.cell_size is None or self.scale == 1,
+            f"found scale {self.scale} and cell size {self.cell_size}, expected one of them",
+        )
+
+    @property
+    def is_rescaled(self) -> bool:
+        """Whether the networks may see images at another size than their own."""
+        return self.scale != 1 or self.cell_size is not None

@@ -47,6 +47,10 @@ class Trace:
         """When the image's wall time began; a runner of several images sets it."""
         self.budget: Mapping[str, Any] | None = None
         """Under a time budget: the plan that was chosen, why, and what changed on the way."""
+        self.scale = 1.0
+        """Size at which the networks see the image; final when the first maps are there."""
+        self.scale_choice: Mapping[str, Any] | None = None
+        """If a scale was asked for: which one was chosen, and why."""
         self.flow_check: Mapping[str, Any] | None = None
         """Cells that the flow check examined and removed; None before the labels are complete."""
         self.on_progress: Callable[[float], None] = _ignore

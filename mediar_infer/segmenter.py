@@ -1,18 +1,17 @@
 """The Python API: weights and settings once, then any number of images."""
 
 import logging
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from mediar_infer.arrays import CELLPROB, FLOW_X, FLOW_Y, Float32Array, LabelArray
-from mediar_infer.config import EngineConfig, MaskConfig
+from mediar_infer.config import EngineConfig
 from mediar_infer.devices import Device, available_cores, describe_device, select_device
 from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.bands_ahead import BandsAhead
@@ -22,14 +21,14 @@ from mediar_infer.engine.paced_bands import predict_paced_bands
 from mediar_infer.engine.pacing import Deadline, Pacer
 from mediar_infer.engine.plans import ladder_below
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
+from mediar_infer.engine.resampling import resize_whole, scaled_length
 from mediar_infer.errors import CheckpointError, ImageReadError, UsageError
 from mediar_infer.image_trace import Trace
+from mediar_infer.image_work import Bands, ImageWork
 from mediar_infer.images.channels import check_choice
 from mediar_infer.images.sources import ArraySource, ImageSource
-from mediar_infer.labels.blocks import is_stitched, label_bands
+from mediar_infer.labels.blocks import is_stitched
 from mediar_infer.labels.confidence import CellConfidence, to_probability
-from mediar_infer.labels.flows import FlowCheck
-from mediar_infer.labels.kernels import LabelKernels
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.network.backends import Backend
 from mediar_infer.network.members import build_members
@@ -42,8 +41,6 @@ _ROW_BYTES_PER_PIXEL = 15
 """Of each of ``roi_size`` rows: three float32 sums, and three bytes of input."""
 _WHOLE_BYTES_PER_PIXEL = 24
 """Of an image that is labelled at once: maps, hits, basins and labels. The real need is more."""
-Bands = Generator[Float32Array, None, None] | BandsAhead
-"""Bands of merged maps ``(3, rows, W)``; ``close`` ends their computation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,100 +68,6 @@ class Segmentation:
         return int(self.labels.max(initial=0))
 
 
-class ImageWork:
-    """One image being segmented: scaling → bands of maps → labels.
-
-    Made by ``begin`` of a segmenter and used as a context manager. Leaving it ends what is under
-    way; after success, a time budget has learned from the image.
-
-    Args:
-        source: the image, open for as long as the work lasts.
-        bands: its merged maps ``(3, rows, W)`` from top to bottom, computed as they are taken.
-        masks: how labels are made.
-        kernels: what runs the loops over pixels.
-        trace: gains the stage ``labels``, and the budget at the end.
-        pacer: keeps the image inside its time tolerance, if there is a budget.
-    """
-
-    def __init__(
-        self,
-        source: ImageSource,
-        bands: Bands,
-        masks: MaskConfig,
-        kernels: LabelKernels,
-        trace: Trace,
-        pacer: Pacer | None = None,
-    ) -> None:
-        self._source, self._bands, self._trace = source, bands, trace
-        self._masks, self._kernels, self._pacer = masks, kernels, pacer
-        self._flow_check = FlowCheck()
-
-    def maps(self) -> Iterator[Float32Array]:
-        """Predict the image; to be called once.
-
-        Yields:
-            ``(3, rows, W)`` float32 from top to bottom: flow y, flow x, cell-probability logit.
-
-        Raises:
-            ImageReadError: if the file is damaged.
-            PredictionError: if the network's output is not finite.
-        """
-        return iter(self._bands)
-
-    def labels(
-        self,
-        maps: Iterable[Float32Array] | None = None,
-        *,
-        confidence: CellConfidence | None = None,
-    ) -> Iterator[LabelArray]:
-        """Label the image; the network runs as the labels are taken.
-
-        Args:
-            maps: what ``maps`` has yielded, for callers that need both.
-            confidence: gains the confidence of every cell as its rows are yielded; without one,
-                nothing is computed for it.
-
-        Yields:
-            ``(rows, W)`` int32 labels from top to bottom, ids unique in the whole image.
-
-        Raises:
-            ImageReadError: if the file is damaged.
-            PredictionError: if the network's output is not finite.
-        """
-        height, width = self._source.height, self._source.width
-        bands = self.maps() if maps is None else maps
-        return label_bands(
-            bands, height, width, self._masks, self._kernels, self._trace, self._flow_check,
-            confidence,
-        )  # fmt: skip
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc_type is None:
-            self._finish()
-        self.close()
-
-    def _finish(self) -> None:
-        if self._pacer is not None:
-            self._pacer.finish()
-        self._trace.flow_check = self._flow_check.to_dict()
-        if self._flow_check.warning is not None:
-            self._trace.warn(self._flow_check.warning)
-
-    def close(self) -> None:
-        """End what is under way, and leave what a budget decided in the trace."""
-        self._bands.close()
-        if self._pacer is not None:
-            self._trace.budget = self._pacer.report()
-
-
 class Segmenter:
     """Models on a device, ready for images; build it with :meth:`from_weights`.
 
@@ -182,9 +85,11 @@ class Segmenter:
         members: the models of the ensemble, on one device.
         config: settings.
         digests: weight file → SHA-256, for the ledger.
+        cell_diameter: median diameter in pixels of the cells that they were trained on, if known.
 
     Raises:
-        UsageError: in a process that was forked from one that held a segmenter.
+        UsageError: in a process that was forked from one that held a segmenter, or if images
+            cannot be shown at the size that ``config`` asks for.
     """
 
     def __init__(
@@ -192,9 +97,15 @@ class Segmenter:
         members: Sequence[Backend],
         config: EngineConfig | None = None,
         digests: Mapping[str, str] | None = None,
+        cell_diameter: float | None = None,
     ) -> None:
         _check_not_forked()
         self.config = config or EngineConfig()
+        self.cell_diameter = cell_diameter
+        if self.config.is_rescaled:
+            from mediar_infer.scales.choice import check_cell_size
+
+            check_cell_size(self.config, cell_diameter)
         self.members = list(members[: self.config.plan.max_members])
         self.digests = dict(digests or {})
         batch = self.config.runtime.batch or self.members[0].batch
@@ -257,7 +168,8 @@ class Segmenter:
         if len(set(names)) < len(names):
             names = [str(checkpoint.path) for checkpoint in checkpoints]
         digests = {name: c.digest for name, c in zip(names, checkpoints, strict=True)}
-        return cls(members, config, digests)
+        known = [c.cell_diameter for c in checkpoints if c.cell_diameter is not None]
+        return cls(members, config, digests, float(np.mean(known)) if known else None)
 
     def __reduce__(self) -> NoReturn:
         raise UsageError(
@@ -290,18 +202,31 @@ class Segmenter:
 
         Raises:
             ImageReadError: if the image cannot be read, has no finite value, or takes more memory
-                than this process may still use.
+                than this process may still use; with a cell size in micrometres, if the file
+                states no pixel size.
             UsageError: in a process that was forked from the one that built this segmenter.
         """
         _check_not_forked()
-        _check_memory(source, self.config)
+        self._choose_scale(source, trace)
+        _check_memory(source, self.config, trace.scale)
         with trace.stage("preprocess"):
             scaling = compute_scaling(source)
         trace.warn(*scaling.warnings)
         pacer = self._make_pacer(source, trace, later_stages)
         kernels = select_kernels(self.device, self.config.runtime.threads)
         bands = self._predict(source, scaling, trace, pacer)
-        return ImageWork(source, bands, self.config.masks, kernels, trace, pacer)
+        is_rescaled = self.config.is_rescaled
+        return ImageWork(
+            source, bands, self.config.masks, kernels, trace, pacer, is_rescaled=is_rescaled
+        )
+
+    def _choose_scale(self, source: ImageSource, trace: Trace) -> None:
+        """Note the scale of the image, as far as it does not take the network to find it."""
+        if self.config.is_rescaled:
+            from mediar_infer.scales.choice import known_scale
+
+            if choice := known_scale(source, self.config, self.cell_diameter):
+                choice.note(trace)
 
     def _make_pacer(
         self, source: ImageSource, trace: Trace, later_stages: Sequence[str]
@@ -317,9 +242,14 @@ class Segmenter:
         self, source: ImageSource, scaling: Scaling, trace: Trace, pacer: Pacer | None
     ) -> Bands:
         inputs = (source, scaling, self.members, self.config, trace)
-        if pacer is not None:
-            return predict_paced_bands(*inputs, pacer)
-        bands = predict_bands(*inputs)
+        if self.config.is_rescaled:
+            from mediar_infer.scales.prediction import predict_rescaled
+
+            bands = predict_rescaled(*inputs, pacer)
+        elif pacer is not None:
+            bands = predict_paced_bands(*inputs, pacer)
+        else:
+            bands = predict_bands(*inputs)
         return bands if self._pool is None else BandsAhead(bands, self._pool, trace)
 
     def segment(
@@ -352,6 +282,8 @@ class Segmenter:
             measured = CellConfidence() if confidence else None
             labels = np.concatenate(list(work.labels(bands, confidence=measured)))
         maps = np.concatenate(bands, axis=1)
+        if maps.shape[1:] != labels.shape:
+            maps = resize_whole(maps, *labels.shape)
         return Segmentation(
             labels=labels,
             flow=maps[[FLOW_Y, FLOW_X]],
@@ -372,11 +304,12 @@ def _check_not_forked() -> None:
         )
 
 
-def _check_memory(source: ImageSource, config: EngineConfig) -> None:
+def _check_memory(source: ImageSource, config: EngineConfig, scale: float) -> None:
     """Refuse an image that cannot fit, before a system that is out of memory ends the process."""
-    n_bytes = _ROW_BYTES_PER_PIXEL * config.roi_size * source.width
-    if not is_stitched(source.height, source.width, config.masks):
-        n_bytes += _WHOLE_BYTES_PER_PIXEL * source.height * source.width
+    height, width = (scaled_length(length, scale) for length in (source.height, source.width))
+    n_bytes = _ROW_BYTES_PER_PIXEL * config.roi_size * width
+    if not is_stitched(height, width, config.masks):
+        n_bytes += _WHOLE_BYTES_PER_PIXEL * height * width
     available_bytes = available_memory_bytes()
     if available_bytes is not None and n_bytes > available_bytes:
         raise ImageReadError(

@@ -12,7 +12,6 @@ elsewhere when its worker dies, and only the client writes the ledger.
 """
 
 import logging
-import math
 import queue
 import threading
 import time
@@ -23,16 +22,17 @@ from concurrent.futures import Future as SharedFuture
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 from mediar_infer import __version__
 from mediar_infer.arrays import Float32Array
 from mediar_infer.cluster.connection import check_workers, connected
+from mediar_infer.cluster.row_ranges import split_rows
 from mediar_infer.cluster.worker import (
     ClusterJob,
     RowMaps,
+    choose_scale,
     describe,
     import_distributed,
     predict_rows,
@@ -42,6 +42,7 @@ from mediar_infer.config import LARGE_IMAGE_PIXELS, EngineConfig
 from mediar_infer.devices import CPU, Device, select_device
 from mediar_infer.engine.bands import BAND_ROWS, list_window_rows
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
+from mediar_infer.engine.resampling import scaled_length
 from mediar_infer.errors import ClusterError, MediarError, UsageError
 from mediar_infer.folder.failures import fail_image
 from mediar_infer.folder.image_runner import (
@@ -57,10 +58,10 @@ from mediar_infer.folder.results import ImageResult, Made
 from mediar_infer.folder.run_image import RunImage
 from mediar_infer.folder.runner import FolderRun
 from mediar_infer.image_trace import Trace
+from mediar_infer.image_work import ImageWork
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.output_files import marking
-from mediar_infer.segmenter import ImageWork
 
 logger = logging.getLogger(__name__)
 
@@ -130,34 +131,6 @@ def run_on_cluster(
         # Left by workers that died or were stopped with the run; files being written are locked.
         if run is not None:
             run.remove_leftovers()
-
-
-def split_rows(
-    window_rows: Sequence[int], height: int, roi_size: int, n_workers: int, max_rows: int
-) -> list[tuple[int, int]]:
-    """Divide the rows of an image into ranges for workers of equal speed.
-
-    Windows that reach over a border are predicted on both sides of it. There are therefore only as
-    many ranges as keep all workers busy to the end and their maps small, and each begins with a
-    window.
-
-    Args:
-        window_rows: rows at which windows begin, increasing from 0.
-        height: rows of the image.
-        roi_size: side of the windows; shorter ranges would mostly repeat the work of others.
-        n_workers: number of workers.
-        max_rows: about the most rows of a range.
-
-    Returns:
-        Ranges (first row, row after the last one) from top to bottom without gaps.
-    """
-    n_ranges = n_workers * math.ceil(height / (n_workers * max_rows))
-    n_ranges = min(n_ranges, max(height // roi_size, 1))
-    inner = {
-        min(window_rows, key=lambda r: abs(r - height * i / n_ranges)) for i in range(n_ranges)
-    }
-    borders = [*sorted(inner), height]
-    return list(pairwise(borders))
 
 
 # ---- on the client -------------------------------------------------------------------------------
@@ -354,19 +327,28 @@ class _SpreadSegmenter:
         runtime = self._job.config.runtime
         kernels = select_kernels(_label_device(runtime.device), runtime.threads)
         bands = self._predict(source, scaling, trace)
-        return ImageWork(source, bands, self._job.config.masks, kernels, trace)
+        config = self._job.config
+        return ImageWork(
+            source, bands, config.masks, kernels, trace, is_rescaled=config.is_rescaled
+        )
 
     def _predict(
         self, source: ImageSource, scaling: Scaling, trace: Trace
     ) -> Generator[Float32Array, None, None]:
         config = self._job.config
+        if config.is_rescaled:
+            task = self._cluster.submit(choose_scale, self._image, scaling, priority=1)
+            with trace.stage("network"):
+                self._cluster.result_of(source.name, task).note(trace)
+        scale = trace.scale
+        height, width = scaled_length(source.height, scale), scaled_length(source.width, scale)
         ranges = deque(
             split_rows(
-                list_window_rows(source.height, source.width, config),
-                source.height,
+                list_window_rows(height, width, config),
+                height,
                 config.roi_size,
                 max(self._cluster.count_workers(), 1),
-                max(MAX_RANGE_BYTES // (12 * source.width), 1),
+                max(MAX_RANGE_BYTES // (12 * width), 1),
             )
         )
         under_way: deque[Any] = deque()
@@ -377,14 +359,14 @@ class _SpreadSegmenter:
                     rows = ranges.popleft()
                     # Before whole images: those need no order, and this one waits for its rows.
                     future = self._cluster.submit(
-                        predict_rows, self._image, scaling, rows, priority=1
+                        predict_rows, self._image, scaling, scale, rows, priority=1
                     )
                     under_way.append(future)
                 with trace.stage("network"):
                     result: RowMaps = self._cluster.result_of(source.name, under_way.popleft())
                 self.workers.add(result.worker)
                 trace.warn(*result.warnings)
-                trace.on_progress(result.bottom / source.height)
+                trace.on_progress(result.bottom / height)
                 for top in range(0, result.maps.shape[1], BAND_ROWS):
                     yield result.maps[:, top : top + BAND_ROWS]
         finally:

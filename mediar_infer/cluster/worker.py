@@ -19,9 +19,10 @@ import numpy as np
 from mediar_infer import __version__
 from mediar_infer.arrays import Float32Array
 from mediar_infer.config import EngineConfig
-from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.merging import merge_channels
 from mediar_infer.engine.preprocess import Scaling
+from mediar_infer.engine.resampling import scaled_length
+from mediar_infer.engine.scaled import predict_scaled_bands
 from mediar_infer.errors import ClusterError, ExportError, UsageError
 from mediar_infer.folder.image_runner import ImageRunner
 from mediar_infer.folder.image_task import ImageTask
@@ -32,6 +33,7 @@ from mediar_infer.folder.run_image import RunImage
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.open import open_image
 from mediar_infer.network.weight_files import compute_digest, find_weights
+from mediar_infer.scales.choice import ScaleChoice, known_scale
 from mediar_infer.segmenter import Segmenter
 
 _AT_WORK = threading.Lock()
@@ -65,7 +67,7 @@ class RowMaps:
     maps: Float32Array
     """``(3, rows, W)``, as :func:`mediar_infer.engine.bands.predict_bands` yields them."""
     bottom: int
-    """Row of the image after the last one."""
+    """Row after the last one, of the image as the networks see it."""
     worker: str
     """Its name."""
     warnings: Sequence[str]
@@ -188,17 +190,35 @@ def segment_image(job: ClusterJob, image: RunImage) -> ImageResult | None:
     return replace(result, entry=replace(result.entry, worker=str(_own_worker().name)))
 
 
+def choose_scale(job: ClusterJob, image: RunImage, scaling: Scaling) -> ScaleChoice:
+    """Task: choose the size at which the networks see a large image."""
+    with _AT_WORK:
+        segmenter = _prepare(job)
+        config, diameter = segmenter.config, segmenter.cell_diameter
+        with open_image(image.path, job.options.reading_of(image)) as opened:
+            source = merge_channels(opened)
+            choice = known_scale(source, config, diameter)
+            if choice is not None:
+                return choice
+            from mediar_infer.scales.trials import find_scale
+
+            return find_scale(source, scaling, segmenter.members[0], config, Trace())
+
+
 def predict_rows(
-    job: ClusterJob, image: RunImage, scaling: Scaling, rows: tuple[int, int]
+    job: ClusterJob, image: RunImage, scaling: Scaling, scale: float, rows: tuple[int, int]
 ) -> RowMaps:
-    """Task: predict the merged maps of a range of rows of a large image."""
+    """Task: predict the merged maps of a range of rows of a large image, seen at a scale."""
     trace = Trace()
     with _AT_WORK:
         segmenter = _prepare(job)
         with open_image(image.path, job.options.reading_of(image)) as opened:
             source = merge_channels(opened)
-            bands = predict_bands(source, scaling, segmenter.members, segmenter.config, trace, rows)
-            maps = np.empty((3, rows[1] - rows[0], source.width), dtype=np.float32)
+            bands = predict_scaled_bands(
+                source, scaling, scale, segmenter.members, segmenter.config, trace, rows=rows
+            )
+            width = scaled_length(source.width, scale)
+            maps = np.empty((3, rows[1] - rows[0], width), dtype=np.float32)
             first = 0
             for band in bands:
                 maps[:, first : first + band.shape[1]] = band

@@ -4,12 +4,13 @@ import argparse
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from mediar_infer.commands.arguments import NONE, add_option, number_or_none
 from mediar_infer.config import (
     ALL_FLIPS,
     PLANS,
+    CellSize,
     EngineConfig,
     FlipName,
     MaskConfig,
@@ -36,6 +37,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         plan, Plan, "flips", metavar="LIST", note=f"; separated by commas, or {NONE}", **plan_text
     )
     add_option(plan, Plan, "overlap", **plan_text)
+    sizes = parser.add_argument_group("size of cells")
+    add_option(sizes, EngineConfig, "scale", type=_parse_scale, metavar="X")
+    add_option(sizes, EngineConfig, "cell_size", type=_parse_cell_size, metavar="SIZE")
     runtime = parser.add_argument_group("machine (where and how fast)")
     for name in ("device", "precision", "backend", "batch", "threads"):
         add_option(runtime, RuntimeConfig, name)
@@ -146,6 +150,8 @@ def to_engine_config(args: argparse.Namespace) -> EngineConfig:
             batch=args.batch,
             threads=args.threads,
         ),
+        scale=args.scale,
+        cell_size=args.cell_size,
     )
 
 
@@ -215,6 +221,20 @@ def _parse_pixel_size(text: str) -> tuple[float, float]:
             f"found {text!r}, expected µm: one number, or height,width"
         ) from None
     return height, width_or_same
+
+
+def _parse_scale(text: str) -> float | Literal["auto"]:
+    try:
+        return "auto" if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number or auto") from None
+
+
+def _parse_cell_size(text: str) -> CellSize:
+    try:
+        return CellSize.parse(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _parse_channels(text: str) -> tuple[str, ...]:

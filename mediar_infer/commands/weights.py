@@ -8,6 +8,7 @@ from mediar_infer.commands.printing import print_result, print_summary
 from mediar_infer.network.checkpoints import Checkpoint, build_model, load_checkpoint, save_weights
 from mediar_infer.network.weight_files import (
     MANIFEST_NAME,
+    ListedWeights,
     check_targets,
     compute_digest,
     find_weights,
@@ -93,10 +94,11 @@ def _convert(paths: list[Path], output: Path) -> None:
     listed = read_weights_manifest(output)
     check_targets(weights, list(sources), listed)
     checkpoints = {target: load_checkpoint(path) for target, path in sources.items()}
-    digests: dict[str, str] = {}
+    converted: dict[str, ListedWeights] = {}
     for target, checkpoint in checkpoints.items():
         save_weights(checkpoint.state_dict, target)
-        digests[target.name] = compute_digest(target)
-        print_summary(f"{target}  SHA-256 {digests[target.name]}")
-    write_weights_manifest(output, listed | digests)
+        digest = compute_digest(target)
+        converted[target.name] = ListedWeights(digest, checkpoint.cell_diameter)
+        print_summary(f"{target}  SHA-256 {digest}")
+    write_weights_manifest(output, listed | converted)
     _export_graphs(list(sources))

@@ -254,6 +254,7 @@ class _PassRunner:
         work = Work(
             row=self._sweep.done,
             n_rows_to_read=self._height - self.read_to,
+            n_rows=self._height,
             n_windows=self._sweep.count_windows,
         )
         self._pacer.review(work)

@@ -64,9 +64,11 @@ class Work:
     """What is left to do for an image at one moment."""
 
     row: int
-    """First row whose maps are not finished."""
+    """First row whose maps are not finished, of the image as the networks see it."""
     n_rows_to_read: int
     """Rows that have not been read yet."""
+    n_rows: int
+    """Rows in all."""
     n_windows: Callable[[Plan], Sequence[int]]
     """Plan → windows per model that it would still predict."""
 
@@ -106,6 +108,8 @@ class Pacer:
     ) -> None:
         self.plan = plans[0]
         self.costs = costs
+        self.label_area = 1.0
+        """Pixels that are labelled for each pixel of the image."""
         self._plans, self._deadline, self._trace = plans, deadline, trace
         self._later_stages = later_stages
         self._scan_s: float | None = None
@@ -147,7 +151,8 @@ class Pacer:
             return
         predicted = predictions[0]
         if predicted > self._deadline.limit_s:
-            predicted = self._go_down(predictions, work.row)
+            row = work.row * self._deadline.height // work.n_rows
+            predicted = self._go_down(predictions, row)
         if predicted > self._deadline.tolerance_s:
             self._warn_too_slow(predicted)
 
@@ -227,10 +232,10 @@ class Pacer:
     def _stages_s(self, work: Work) -> float:
         """Predict the seconds that stages other than the network will still take."""
         megapixels, spent_s = self._deadline.megapixels, self._trace.stages_s
-        reading_s = (self._scan_s or 0.0) * work.n_rows_to_read / self._deadline.height
-        share_done = work.row / self._deadline.height
+        reading_s = (self._scan_s or 0.0) * work.n_rows_to_read / work.n_rows
+        share_done = work.row / work.n_rows
         rate = self.costs.stage_s_per_megapixel("labels")
-        labels_s = rate * megapixels * self._slowdown
+        labels_s = rate * megapixels * self.label_area * self._slowdown
         if spent_s.get("labels") and share_done:
             # Labels of finished rows are made while the rows below are predicted.
             measured_s = spent_s["labels"] / share_done
@@ -248,7 +253,10 @@ class Pacer:
 
     def finish(self) -> None:
         """Learn from the stages of the finished image."""
-        self.costs.learn(self._trace.stages_s, self._deadline.megapixels)
+        stages_s = self._trace.stages_s
+        if "labels" in stages_s:
+            stages_s["labels"] /= self.label_area
+        self.costs.learn(stages_s, self._deadline.megapixels)
 
     def report(self) -> dict[str, Any] | None:
         """What was chosen, predicted and changed, ready for JSON; None before a choice."""

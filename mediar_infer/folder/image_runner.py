@@ -182,6 +182,7 @@ class ImageRunner:
             "stages_s": trace.stages_s,
             "warnings": trace.warnings,
             "budget": trace.budget,
+            "scale": trace.scale_choice,
             "flow_check": trace.flow_check,
             "height": source.height if source else None,
             "width": source.width if source else None,

@@ -13,9 +13,9 @@ from mediar_infer.folder.at_work import AtWork
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.run_image import RunImage
 from mediar_infer.image_trace import Trace
+from mediar_infer.image_work import ImageWork
 from mediar_infer.images.open import open_image
 from mediar_infer.images.sources import ImageSource
-from mediar_infer.segmenter import ImageWork
 
 
 class ImageSegmenter(Protocol):

@@ -34,7 +34,7 @@ _FIELD_TYPES: Final = {
     **dict.fromkeys(("dtype", "error", "device", "worker", "output"), (str, NoneType)),
     **dict.fromkeys(("plan", "stages_s", "weights", "versions", "peak_memory_bytes"), (dict,)),
     "wall_s": (int, float),
-    **dict.fromkeys(("budget", "flow_check"), (dict, NoneType)),
+    **dict.fromkeys(("budget", "scale", "flow_check"), (dict, NoneType)),
     "warnings": (list,),
     "pixel_size_mm": (list, tuple, NoneType),
 }
@@ -67,6 +67,8 @@ class LedgerEntry:
     """Seconds from start to written labels; for the first image from the start of the process."""
     budget: Mapping[str, Any] | None = None
     """Under a time budget: the plan that was chosen, predicted seconds, why, and what changed."""
+    scale: Mapping[str, Any] | None = None
+    """With a scale or a cell size: the size at which the networks saw the image, and why."""
     n_cells: int | None = None
     """Cells in the labels; None unless done or resumed."""
     flow_check: Mapping[str, Any] | None = None

@@ -46,10 +46,21 @@ def _describe_plan(segmenter: "Segmenter", options: RunOptions) -> dict[str, Any
         "plane": reading.plane,
         **({"project": reading.project} if reading.project else {}),
         **({} if reading.scene is None else {"scene": reading.scene}),
+        **_describe_scale(segmenter),
         **({"apply_orientation": True} if reading.apply_orientation else {}),
         **({"channels": list(reading.channels)} if reading.channels else {}),
         **({"pixel_size_um": list(reading.pixel_size_um)} if reading.pixel_size_um else {}),
     }
+
+
+def _describe_scale(segmenter: "Segmenter") -> dict[str, Any]:
+    """Fields of the plan that say how large the networks see images; none if as they are."""
+    config = segmenter.config
+    if not config.is_rescaled:
+        return {}
+    if config.cell_size is not None:
+        return {"cell_size": str(config.cell_size), "cell_diameter": segmenter.cell_diameter}
+    return {"scale": config.scale}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """How well the maps of an image support each of its cells."""
 
 import numpy as np
+import numpy.typing as npt
 
 from mediar_infer.arrays import AnyArray, Float32Array, LabelArray
 from mediar_infer.labels.kernels import Float64Array
@@ -65,6 +66,12 @@ class CellConfidence:
         # One pixel after the other: the sum does not depend on how many rows come at a time.
         np.add.at(self._cellprob_sum, index, to_probability(logits[inside]))
         np.add.at(self._size, index, 1)
+
+    def take_cells(self, other: "CellConfidence", ids: npt.NDArray[np.integer]) -> None:
+        """Take over cells of labels that have been renumbered: cell ``i + 1`` was ``ids[i]``."""
+        self._n_checked = self._n_seen = len(ids)
+        self._flow_error = other._flow_error[ids - 1]
+        self._cellprob_sum, self._size = other._cellprob_sum[ids - 1], other._size[ids - 1]
 
 
 def _with_room(values: AnyArray, n: int) -> AnyArray:

@@ -21,6 +21,7 @@ from mediar_infer.network.graphs import Entries, describe_graph_entries, find_gr
 from mediar_infer.network.weight_files import (
     MANIFEST_NAME,
     MAX_MEMBERS,
+    ListedWeights,
     compute_digest,
     read_weights_manifest,
     weights_dirs,
@@ -49,6 +50,8 @@ class Checkpoint:
     """Sizes of the network, read from the shapes."""
     entries: Mapping[str, npt.NDArray[Any]]
     """Entries as stored; types that numpy lacks, such as bfloat16, as float32."""
+    cell_diameter: float | None = None
+    """Median diameter in pixels of the cells that it was trained on, if a manifest tells."""
 
     @property
     def n_parameters(self) -> int:
@@ -179,10 +182,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: if it is missing, damaged, swapped, not finite, or not of a MEDIAR-Former.
     """
     digest = compute_digest(path)
-    expected = read_weights_manifest(path.parent).get(path.name)
-    if expected not in (None, digest):
+    listed = read_weights_manifest(path.parent).get(path.name, ListedWeights(digest))
+    if listed.digest != digest:
         raise CheckpointError(
-            f"{path}: found SHA-256 {digest[:16]}…, expected {str(expected)[:16]}… of"
+            f"{path}: found SHA-256 {digest[:16]}…, expected {listed.digest[:16]}… of"
             f" {MANIFEST_NAME}; the file is damaged or was swapped; restore it, or put your own"
             " weights into another folder"
         )
@@ -192,7 +195,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise _no_network(path, entries, error) from error
     check_finite_entries(path, entries)
-    return Checkpoint(path, digest, architecture, entries)
+    return Checkpoint(path, digest, architecture, entries, listed.cell_diameter)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""Which weight files are used: folders that are searched, manifests of SHA-256 digests.
+"""Which weight files are used: folders that are searched, their manifests.
 
 A weight file is a float16 safetensors file, as shipped in ``weights/``, or a pickled state dict
 (``.pth``, ``.pt``), as published by the authors of MEDIAR.
@@ -6,10 +6,12 @@ A weight file is a float16 safetensors file, as shipped in ``weights/``, or a pi
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mediar_infer.errors import CheckpointError
 from mediar_infer.output_files import write_bytes
@@ -46,8 +48,18 @@ def compute_digest(path: Path) -> str:
         ) from error
 
 
-def read_weights_manifest(folder: Path) -> dict[str, str]:
-    """File name → SHA-256 as published with the weights; empty without a manifest.
+@dataclass(frozen=True, slots=True)
+class ListedWeights:
+    """What a manifest says of a weight file."""
+
+    digest: str
+    """SHA-256 of the file, hexadecimal."""
+    cell_diameter: float | None = None
+    """Median diameter in pixels of the cells that the network was trained on, if known."""
+
+
+def read_weights_manifest(folder: Path) -> dict[str, ListedWeights]:
+    """File name → what was published with the weights; empty without a manifest.
 
     Raises:
         CheckpointError: if the manifest cannot be read or has another structure.
@@ -55,28 +67,40 @@ def read_weights_manifest(folder: Path) -> dict[str, str]:
     path = folder / MANIFEST_NAME
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["files"]
-        return {str(name): str(entry["sha256"]) for name, entry in entries.items()}
+        return {str(name): _to_listed(entry) for name, entry in entries.items()}
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: found no readable list of files ({type(error).__name__}),"
             " expected"
-            ' {"files": {NAME: {"sha256": DIGEST}}}; restore it from the release'
+            ' {"files": {NAME: {"sha256": DIGEST}}}, perhaps with a "cell_diameter" in pixels;'
+            " restore it from the release"
         ) from error
 
 
-def write_weights_manifest(folder: Path, digests: Mapping[str, str]) -> None:
+def _to_listed(entry: Mapping[str, Any]) -> ListedWeights:
+    diameter = entry.get("cell_diameter")
+    if diameter is not None and not 0 < float(diameter) < math.inf:
+        raise ValueError("not a diameter")
+    return ListedWeights(str(entry["sha256"]), None if diameter is None else float(diameter))
+
+
+def write_weights_manifest(folder: Path, weights: Mapping[str, ListedWeights]) -> None:
     """Write the manifest of the weight files of a folder.
 
     Args:
         folder: where the files are.
-        digests: file name → SHA-256, in the order of the ensemble.
+        weights: file name → what is to be known of it, in the order of the ensemble.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    files = {name: {"sha256": digest} for name, digest in digests.items()}
+    files: dict[str, dict[str, str | float]] = {}
+    for name, listed in weights.items():
+        files[name] = {"sha256": listed.digest}
+        if listed.cell_diameter is not None:
+            files[name]["cell_diameter"] = round(listed.cell_diameter, 1)
     write_bytes(folder / MANIFEST_NAME, json.dumps({"files": files}, indent=2).encode() + b"\n")
 
 
@@ -174,7 +198,7 @@ def _weights_of_folder(folder: Path) -> list[Path]:
 def check_targets(
     weights: Sequence[Path],
     targets: Sequence[Path],
-    listed: Mapping[str, str],
+    listed: Mapping[str, ListedWeights],
     *,
     replaces: bool = False,
     advice: str = "remove it or choose another folder",

@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 from mediar_infer.config import EngineConfig
@@ -10,6 +11,7 @@ from mediar_infer.errors import UsageError
 from mediar_infer.network.checkpoints import Checkpoint, load_checkpoint, save_weights
 from mediar_infer.network.graphs import graph_name
 from mediar_infer.network.weight_files import (
+    ListedWeights,
     check_targets,
     compute_digest,
     read_weights_manifest,
@@ -59,7 +61,8 @@ def export_weights(
 
     Args:
         source: weights of a stage, or any file that the engine loads.
-        output: ``NAME.safetensors``; ``manifest.json`` of its folder gains its digest.
+        output: ``NAME.safetensors``; ``manifest.json`` of its folder gains its digest and, if the
+            run tells, the typical size of the training cells.
         replaces: overwrite a file of this name.
         has_graph: also export the graph for OpenVINO, if the folder has none of this
             architecture; takes about half a minute.
@@ -76,8 +79,9 @@ def export_weights(
     checkpoint = load_checkpoint(source)
     save_weights(checkpoint.state_dict, output)
     digest = compute_digest(output)
+    listed = ListedWeights(digest, _find_cell_diameter(checkpoint))
     write_weights_manifest(
-        output.parent, read_weights_manifest(output.parent) | {output.name: digest}
+        output.parent, read_weights_manifest(output.parent) | {output.name: listed}
     )
     card = output.with_suffix(".md")
     write_bytes(card, _describe(checkpoint, output, digest).encode())
@@ -122,3 +126,19 @@ def _describe_training(source: Path) -> str:
         told += f" Best validation ({stage['select']}): {summary['best_value']:.4f} at step"
         told += f" {summary['best_step']}."
     return told
+
+
+def _find_cell_diameter(checkpoint: Checkpoint) -> float | None:
+    """Typical size of the cells of a stage, of the stages of a blend, or of a listed file."""
+    folder = checkpoint.path.parent
+    for paths in ([folder / "summary.json"], sorted(folder.glob("*/summary.json"))):
+        found = [_read_cell_diameter(path) for path in paths if path.is_file()]
+        known = [diameter for diameter in found if diameter is not None]
+        if known:
+            return fmean(known)
+    return checkpoint.cell_diameter
+
+
+def _read_cell_diameter(summary: Path) -> float | None:
+    diameter = json.loads(summary.read_text(encoding="utf-8")).get("cell_diameter")
+    return None if diameter is None else float(diameter)

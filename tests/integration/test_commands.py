@@ -28,7 +28,12 @@ from mediar_infer.network.architecture import ENCODERS, Architecture
 from mediar_infer.network.checkpoints import load_checkpoint, save_weights
 from mediar_infer.network.graphs import graph_name
 from mediar_infer.network.model import MediarFormer
-from mediar_infer.network.weight_files import compute_digest, read_weights_manifest
+from mediar_infer.network.weight_files import (
+    ListedWeights,
+    compute_digest,
+    read_weights_manifest,
+    write_weights_manifest,
+)
 
 
 def _run(*arguments):
@@ -113,7 +118,7 @@ def test_converted_weights_are_the_same_numbers_under_a_manifest(weights_dir, tm
     graph = graph_name(TINY, 512)
     assert names_of(converted) == sorted([*files, graph, graph.replace(".xml", ".bin")])
     for name in files[:2]:
-        assert read_weights_manifest(converted)[name] == compute_digest(converted / name)
+        assert read_weights_manifest(converted)[name].digest == compute_digest(converted / name)
         was, now = (load_checkpoint(folder / name) for folder in (weights_dir, converted))
         assert all(torch.equal(was.state_dict[key], now.state_dict[key]) for key in was.state_dict)
     capsys.readouterr()
@@ -234,8 +239,18 @@ def test_convert_adds_to_the_manifest_of_a_folder(weights_dir, tmp_path):
     for path in (first, second):
         assert _run("weights", "convert", path, "-o", tmp_path) == 0
     assert read_weights_manifest(tmp_path) == {
-        path.name: compute_digest(tmp_path / path.name) for path in (first, second)
+        path.name: ListedWeights(compute_digest(tmp_path / path.name)) for path in (first, second)
     }
+
+
+def test_convert_keeps_the_size_of_the_training_cells(weights_dir, tmp_path):
+    name = "from_phase1.safetensors"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes((weights_dir / name).read_bytes())
+    listed = ListedWeights(compute_digest(weights_dir / name), 31.5)
+    write_weights_manifest(tmp_path / "in", {name: listed})
+    assert _run("weights", "convert", tmp_path / "in" / name, "-o", tmp_path / "out") == 0
+    assert read_weights_manifest(tmp_path / "out")[name].cell_diameter == 31.5
 
 
 def test_convert_writes_nothing_if_one_target_exists(weights_dir, tmp_path, capsys):

@@ -18,6 +18,7 @@ from preload_perfect_network import perfect_from_pending
 
 from mediar_infer.cluster import client, connection
 from mediar_infer.cluster import worker as cluster_worker
+from mediar_infer.cluster.row_ranges import split_rows
 from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
 from mediar_infer.exports.compiled import load_cell_kernels
 from mediar_infer.folder.options import RunOptions
@@ -181,6 +182,22 @@ def test_two_workers_give_the_label_files_of_one_process(
 
 
 @pytest.mark.usefixtures("small_ranges")
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_workers_at_another_scale_give_the_label_files_of_one_process(
+    cluster, inputs, tmp_path, weights_dir, scale
+):
+    config = replace(CONFIG, scale=scale)
+    one, two = (RunOptions(Selection((inputs,)), tmp_path / name) for name in ("one", "two"))
+    run_folder(perfect_from_pending(PendingWeights([weights_dir], config)), one)
+    records = client.run_on_cluster(
+        cluster.address, [weights_dir], config, two, spread_from=SPREAD_FROM
+    )
+    assert [record.scale["scale"] for record in records] == [scale] * 6
+    assert _label_files(two.output_dir) == _label_files(one.output_dir)
+    assert len(_label_files(one.output_dir)) == 6
+
+
+@pytest.mark.usefixtures("small_ranges")
 def test_death_of_one_of_two_workers_loses_nothing(
     slow_cluster, inputs, expected, tmp_path, weights_dir
 ):
@@ -311,7 +328,7 @@ def test_without_dask_the_option_says_what_to_install(
 )
 def test_ranges_of_rows_begin_with_windows_and_keep_workers_busy(height, n_workers, max_rows):
     window_rows = list(range(0, max(height - 40, 1), 24))
-    ranges = client.split_rows(window_rows, height, 64, n_workers, max_rows)
+    ranges = split_rows(window_rows, height, 64, n_workers, max_rows)
     assert ranges[0][0] == 0
     assert ranges[-1][1] == height
     assert all(above[1] == below[0] for above, below in pairwise(ranges))

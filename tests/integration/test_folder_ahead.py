@@ -19,8 +19,9 @@ from mediar_infer.folder.ledger import Ledger
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.runner import run_folder
 from mediar_infer.folder.selection import Selection
+from mediar_infer.image_work import ImageWork
 from mediar_infer.labels.reading import read_labels
-from mediar_infer.segmenter import ImageWork, Segmenter
+from mediar_infer.segmenter import Segmenter
 
 CONFIG = EngineConfig(plan=PLANS["single"], roi_size=64)
 

@@ -14,9 +14,9 @@ from folder_helpers import latest_records, make_read_only, names_of, noise, slid
 
 from mediar_infer.commands import predict as predict_command
 from mediar_infer.folder import options as run_options
+from mediar_infer.image_work import ImageWork
 from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.reading import read_labels
-from mediar_infer.segmenter import ImageWork
 
 pytestmark = pytest.mark.usefixtures("perfect_network")
 

@@ -12,9 +12,9 @@ from folder_helpers import latest_records, names_of, noise, read_ledger, slide, 
 from mediar_infer.folder import after_labels
 from mediar_infer.folder import options as run_options
 from mediar_infer.folder.ledger import Ledger
+from mediar_infer.image_work import ImageWork
 from mediar_infer.labels.files import read_label_header
 from mediar_infer.labels.reading import read_labels
-from mediar_infer.segmenter import ImageWork
 
 _DEADLINE_S = 120
 

@@ -21,7 +21,11 @@ from mediar_infer import cli, tolerance
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.model import MediarFormer
-from mediar_infer.network.weight_files import compute_digest, write_weights_manifest
+from mediar_infer.network.weight_files import (
+    ListedWeights,
+    compute_digest,
+    write_weights_manifest,
+)
 
 
 @pytest.fixture
@@ -349,7 +353,7 @@ def _foreign(folder):
 
 
 def _swapped(folder):
-    write_weights_manifest(folder, {"good.safetensors": "f" * 64})
+    write_weights_manifest(folder, {"good.safetensors": ListedWeights("f" * 64)})
     return folder / "good.safetensors"
 
 

@@ -1,7 +1,8 @@
 """Shape and size of labelled cells: the three measures of the paper's Figure 2(b)."""
 
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mediar_infer.errors import ShapeError
+from mediar_infer.errors import MediarError, ShapeError
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.training.data.csv_files import write_rows
 
 MEASURES: Final = ("eccentricity", "solidity", "cell_size")
@@ -108,6 +110,30 @@ def _count_convex_pixels(points: npt.NDArray[np.int32]) -> int:
     right = np.where(is_crossed, crossings, -np.inf).max(axis=0)
     counts = np.floor(right / 2 + _ROUNDING) - np.ceil(left / 2 - _ROUNDING) + 1
     return int(counts.sum())
+
+
+def median_diameter(label_paths: Iterable[Path]) -> float | None:
+    """Typical diameter of the cells of a set of images, in pixels.
+
+    The median over images of the median over their cells, as training draws images, not cells: a
+    few images with thousands of nuclei do not outweigh all others.
+
+    Args:
+        label_paths: label files; those that cannot be read are left out.
+
+    Returns:
+        Diameter of a circle of the same area; None without cells.
+    """
+    medians = []
+    for path in label_paths:
+        try:
+            areas = np.unique(read_labels(path), return_counts=True)
+        except MediarError:
+            continue
+        cells = areas[1][areas[0] > 0]
+        if cells.size:
+            medians.append(float(np.median(cells)))
+    return 2 * math.sqrt(float(np.median(medians)) / math.pi) if medians else None
 
 
 def concatenate_measures(measures: Sequence[CellMeasures]) -> dict[str, npt.NDArray[Any]]:

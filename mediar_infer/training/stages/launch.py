@@ -13,11 +13,12 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from mediar_infer.errors import TrainingError
 from mediar_infer.process import keep_large_blocks
 from mediar_infer.training.augmentation.loader import Batch, iterate_batches
+from mediar_infer.training.data.cell_statistics import median_diameter
 from mediar_infer.training.data.samples import SampleStore
 from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.stages.fabric import build_fabric, reduce_tensor
 from mediar_infer.training.stages.progress import Score, plan_stage
-from mediar_infer.training.stages.run_folder import check_same
+from mediar_infer.training.stages.run_folder import check_same, write_json
 from mediar_infer.training.stages.scoring import build_segmenter, score_image
 from mediar_infer.training.stages.stage_job import StageJob
 from mediar_infer.training.stages.start_weights import build_start
@@ -40,6 +41,7 @@ def run_stage(job: StageJob) -> None:
     if summary is not None:
         check_same(folder.summary_path, summary["description"], job.description)
         logger.info("%s: already finished", config.name)
+        _note_cell_size(job)
         return
     if folder.checkpoint_path.exists():
         logger.info("%s: resumes from %s", config.name, folder.checkpoint_path)
@@ -62,6 +64,17 @@ def run_stage(job: StageJob) -> None:
             f"process {error.error_index} ended by {error.signal_name or error.exit_code},"
             " expected it to train; check for lack of memory, then resume"
         ) from error
+    _note_cell_size(job)
+
+
+def _note_cell_size(job: StageJob) -> None:
+    """Add the typical size of the training cells to the summary of a finished stage."""
+    summary = job.folder.read_summary()
+    if summary is None or "cell_diameter" in summary:
+        return
+    paths = [job.label_paths.get(record.image_id, record.label_path) for record in job.records]
+    diameter = median_diameter(path for path in paths if path is not None)
+    write_json(job.folder.summary_path, summary | {"cell_diameter": diameter})
 
 
 def _work(fabric: Fabric, job: StageJob) -> None:

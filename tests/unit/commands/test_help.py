@@ -75,5 +75,5 @@ def test_bash_completes_a_command_an_option_and_a_choice(tmp_path):
         return done.stdout.split()
 
     assert complete("mediar-infer", "sub") == ["submission"]
-    assert complete("mediar-infer", "predict", "--cell") == ["--cellprob-threshold"]
+    assert complete("mediar-infer", "predict", "--cellp") == ["--cellprob-threshold"]
     assert complete("mediar-infer", "predict", "--backend", "op") == ["openvino"]

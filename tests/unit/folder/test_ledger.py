@@ -40,7 +40,7 @@ def test_line_holds_every_field_of_the_contract(tmp_path):
     fields = json.loads((tmp_path / "ledger.jsonl").read_text())
     expected = "file status height width dtype plan stages_s wall_s tolerance_s margin_s counted_s "
     expected += "within_tolerance n_cells warnings error weights versions device started_at output "
-    expected += "peak_memory_bytes budget worker pixel_size_mm flow_check"
+    expected += "peak_memory_bytes budget worker pixel_size_mm flow_check scale"
     assert set(fields) == set(expected.split())
 
 

@@ -15,6 +15,7 @@ from mediar_infer.network.architecture import ENCODERS, Architecture
 from mediar_infer.network.checkpoints import build_model, load_checkpoint, save_weights
 from mediar_infer.network.model import MediarFormer
 from mediar_infer.network.weight_files import (
+    ListedWeights,
     compute_digest,
     find_weights,
     write_weights_manifest,
@@ -163,7 +164,7 @@ def test_file_of_another_kind_is_refused(tmp_path, suffix, data):
 
 
 def test_flipped_bytes_are_found_by_the_manifest(weights):
-    write_weights_manifest(weights.parent, {weights.name: compute_digest(weights)})
+    write_weights_manifest(weights.parent, {weights.name: ListedWeights(compute_digest(weights))})
     load_checkpoint(weights)
     data = bytearray(weights.read_bytes())
     data[-1000] ^= 1
@@ -173,16 +174,16 @@ def test_flipped_bytes_are_found_by_the_manifest(weights):
 
 
 def test_files_that_changed_places_are_found_by_the_manifest(tmp_path):
-    digests = {}
+    listed = {}
     for seed, name in enumerate(("a.safetensors", "b.safetensors")):
         save_weights(tiny_state_dict(seed), tmp_path / name)
-        digests[name] = compute_digest(tmp_path / name)
-    write_weights_manifest(tmp_path, digests)
-    assert [path.name for path in find_weights([tmp_path])] == list(digests)
+        listed[name] = ListedWeights(compute_digest(tmp_path / name))
+    write_weights_manifest(tmp_path, listed)
+    assert [path.name for path in find_weights([tmp_path])] == list(listed)
     (tmp_path / "a.safetensors").rename(tmp_path / "c.safetensors")
     (tmp_path / "b.safetensors").rename(tmp_path / "a.safetensors")
     (tmp_path / "c.safetensors").rename(tmp_path / "b.safetensors")
-    for name in digests:
+    for name in listed:
         with pytest.raises(CheckpointError, match="swapped"):
             load_checkpoint(tmp_path / name)
 

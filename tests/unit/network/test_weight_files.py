@@ -9,6 +9,7 @@ from mediar_infer.network import weight_files
 from mediar_infer.network.weight_files import (
     MANIFEST_NAME,
     WEIGHTS_VARIABLE,
+    ListedWeights,
     default_weights_dir,
     find_weights,
     read_weights_manifest,
@@ -23,8 +24,11 @@ def touch(folder, *names):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"files": ["a"]}', '{"files": {"a": "b"}}', "\x00", "{"]
-)
+    "content",
+    ["", "[]", "{}", '{"files": ["a"]}', '{"files": {"a": "b"}}', "\x00", "{",
+     '{"files": {"a": {"sha256": "0", "cell_diameter": -1}}}',
+     '{"files": {"a": {"sha256": "0", "cell_diameter": "large"}}}'],
+)  # fmt: skip
 def test_unreadable_manifest_is_refused(tmp_path, content):
     (tmp_path / MANIFEST_NAME).write_text(content)
     with pytest.raises(CheckpointError, match=r"manifest\.json: found no readable list"):
@@ -33,10 +37,11 @@ def test_unreadable_manifest_is_refused(tmp_path, content):
 
 def test_manifest_reads_back_what_was_written(tmp_path):
     assert read_weights_manifest(tmp_path) == {}
-    write_weights_manifest(tmp_path, {"b.pth": "0" * 64, "a.pth": "1" * 64})
+    written = {"b.pth": ListedWeights("0" * 64, 31.46), "a.pth": ListedWeights("1" * 64)}
+    write_weights_manifest(tmp_path, written)
     assert list(read_weights_manifest(tmp_path).items()) == [
-        ("b.pth", "0" * 64),
-        ("a.pth", "1" * 64),
+        ("b.pth", ListedWeights("0" * 64, 31.5)),
+        ("a.pth", ListedWeights("1" * 64)),
     ]
     json.loads((tmp_path / MANIFEST_NAME).read_text())
 
@@ -86,7 +91,7 @@ def test_folder_and_file_together_are_refused(tmp_path):
 
 def test_manifest_gives_files_and_their_order(tmp_path):
     touch(tmp_path, "a.pth", "b.pth", "c.pth")
-    write_weights_manifest(tmp_path, {"c.pth": "0" * 64, "b.pth": "0" * 64})
+    write_weights_manifest(tmp_path, {name: ListedWeights("0" * 64) for name in ("c.pth", "b.pth")})
     assert [path.name for path in find_weights([tmp_path])] == ["c.pth", "b.pth"]
     (tmp_path / "b.pth").unlink()
     with pytest.raises(CheckpointError, match=r"found no b\.pth, expected all files of manifest"):

@@ -1,5 +1,7 @@
 """Exported weights: what the engine loads."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from mediar_infer.config import PLANS, EngineConfig, RuntimeConfig
 from mediar_infer.errors import CheckpointError, UsageError
-from mediar_infer.network.weight_files import compute_digest, read_weights_manifest
+from mediar_infer.network.checkpoints import load_checkpoint
+from mediar_infer.network.weight_files import ListedWeights, compute_digest, read_weights_manifest
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.training.export import export_weights
 
@@ -24,13 +27,39 @@ def test_exported_weights_load_in_the_engine(source, tmp_path):
     output = tmp_path / "out" / "mine.safetensors"
     written = export_weights(source, output, has_graph=False)
     assert [path.name for path in written] == ["mine.safetensors", "manifest.json", "mine.md"]
-    assert read_weights_manifest(output.parent) == {"mine.safetensors": compute_digest(output)}
+    assert read_weights_manifest(output.parent) == {
+        "mine.safetensors": ListedWeights(compute_digest(output))
+    }
     dtypes = {value.dtype for value in load_file(output).values()}
     assert dtypes == {torch.float16, torch.int64}
     config = EngineConfig(plan=PLANS["single"], runtime=RuntimeConfig(device="cpu", threads=1))
     segmenter = Segmenter.from_weights(output.parent, config)
     image = np.zeros((40, 50), np.uint8)
     assert segmenter.segment(image).labels.shape == image.shape
+
+
+def test_manifest_tells_the_size_of_the_cells_of_a_stage_and_of_a_blend(tmp_path):
+    blend = tmp_path / "run" / "blend.safetensors"
+    paths = [blend]
+    for name, diameter in (("first", 20.0), ("second", 31.0)):
+        paths.append(tmp_path / "run" / name / "weights.safetensors")
+        paths[-1].parent.mkdir(parents=True)
+        stage = {
+            "name": name, "start": "random", "batch_size": 1, "crop_size": 64,
+            "learning_rate": 1e-3, "final_learning_rate": 0, "precision": "32", "select": "last",
+        }  # fmt: skip
+        summary = {
+            "description": {"stage": stage, "seed": 0}, "n_steps": 1, "best_value": None,
+            "cell_diameter": diameter,
+        }  # fmt: skip
+        (paths[-1].parent / "summary.json").write_text(json.dumps(summary))
+    for path, diameter in zip(paths, (25.5, 20.0, 31.0), strict=True):
+        save_file(tiny_state_dict(), path)
+        output = tmp_path / "out" / path.parent.name / "mine.safetensors"
+        export_weights(path, output, has_graph=False)
+        listed = read_weights_manifest(output.parent)["mine.safetensors"]
+        assert listed.cell_diameter == diameter
+        assert load_checkpoint(output).cell_diameter == diameter
 
 
 def test_card_tells_architecture_and_digest(source, tmp_path):

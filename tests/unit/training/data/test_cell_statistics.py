@@ -11,7 +11,7 @@ from mediar_infer.errors import ShapeError, UsageError
 from mediar_infer.labels.files import write_labels
 from mediar_infer.training.commands import stats as stats_command
 from mediar_infer.training.data.candidates import CandidateImage, write_data_manifest
-from mediar_infer.training.data.cell_statistics import measure_cells
+from mediar_infer.training.data.cell_statistics import measure_cells, median_diameter
 from mediar_infer.training.data.index import index_folders
 from mediar_infer.training.data.table import write_table
 
@@ -133,3 +133,15 @@ def test_folder_without_cells_fails_and_grouping_needs_a_table(tmp_path, caplog)
     assert "no labelled cell" in caplog.text
     with pytest.raises(UsageError, match="expected a data table"):
         run(tmp_path, "-o", tmp_path / "out", "--group", "source")
+
+
+def test_median_diameter_counts_images_not_cells(tmp_path):
+    for name, radii in (("many.tif", [4] * 9), ("few.tif", [10, 10, 14]), ("one.tif", [20])):
+        labels = np.zeros((50, 50 * len(radii)), np.int32)
+        for number, radius in enumerate(radii, start=1):
+            labels[disk((25, 50 * number - 25), radius)] = number
+        save(tmp_path / name, labels)
+    save(tmp_path / "none.tif", np.zeros((5, 5), np.int32))
+    (tmp_path / "damaged.tif").write_bytes(b"II*")
+    assert median_diameter(sorted(tmp_path.iterdir())) == pytest.approx(20, abs=0.5)
+    assert median_diameter([tmp_path / "none.tif"]) is None

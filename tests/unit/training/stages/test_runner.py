@@ -62,6 +62,7 @@ def test_run_leaves_weights_logs_and_summary_only(finished):
         summary = json.loads((finished / name / "summary.json").read_text())
         assert summary["images_per_s"] > 0
         assert summary["peak_memory_bytes"]["host"] > 0
+        assert summary["cell_diameter"] > 0
         assert summary["description"]["seed"] == (3 if name == "pretrain_phase1" else 1003)
 
 

@@ -1,0 +1,120 @@
+"""One image being segmented: from its maps, as they are predicted, to its labels."""
+
+from collections.abc import Generator, Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from mediar_infer.arrays import Float32Array, LabelArray
+from mediar_infer.config import MaskConfig
+from mediar_infer.engine.bands_ahead import BandsAhead
+from mediar_infer.engine.pacing import Pacer
+from mediar_infer.image_trace import Trace
+from mediar_infer.images.sources import ImageSource
+from mediar_infer.labels.blocks import label_bands
+from mediar_infer.labels.confidence import CellConfidence
+from mediar_infer.labels.flows import FlowCheck
+from mediar_infer.labels.kernels import LabelKernels
+
+Bands = Generator[Float32Array, None, None] | BandsAhead
+"""Bands of merged maps ``(3, rows, W)``; ``close`` ends their computation."""
+
+
+class ImageWork:
+    """One image being segmented: scaling → bands of maps → labels.
+
+    Made by ``begin`` of a segmenter and used as a context manager. Leaving it ends what is under
+    way; after success, a time budget has learned from the image.
+
+    Args:
+        source: the image, open for as long as the work lasts.
+        bands: its merged maps ``(3, rows, W)`` from top to bottom, computed as they are taken.
+        masks: how labels are made.
+        kernels: what runs the loops over pixels.
+        trace: gains the stage ``labels``, and the budget at the end.
+        pacer: keeps the image inside its time tolerance, if there is a budget.
+        is_rescaled: the networks may see the image at another size.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        bands: Bands,
+        masks: MaskConfig,
+        kernels: LabelKernels,
+        trace: Trace,
+        pacer: Pacer | None = None,
+        *,
+        is_rescaled: bool = False,
+    ) -> None:
+        self._source, self._bands, self._trace = source, bands, trace
+        self._is_rescaled = is_rescaled
+        self._masks, self._kernels, self._pacer = masks, kernels, pacer
+        self._flow_check = FlowCheck()
+
+    def maps(self) -> Iterator[Float32Array]:
+        """Predict the image; to be called once.
+
+        Yields:
+            ``(3, rows, W)`` float32 from top to bottom: flow y, flow x, cell-probability logit, of
+            the image as the networks see it.
+
+        Raises:
+            ImageReadError: if the file is damaged.
+            PredictionError: if the network's output is not finite.
+        """
+        return iter(self._bands)
+
+    def labels(
+        self,
+        maps: Iterable[Float32Array] | None = None,
+        *,
+        confidence: CellConfidence | None = None,
+    ) -> Iterator[LabelArray]:
+        """Label the image; the network runs as the labels are taken.
+
+        Args:
+            maps: what ``maps`` has yielded, for callers that need both.
+            confidence: gains the confidence of every cell as its rows are yielded; without one,
+                nothing is computed for it.
+
+        Yields:
+            ``(rows, W)`` int32 labels from top to bottom, ids unique in the whole image.
+
+        Raises:
+            ImageReadError: if the file is damaged.
+            PredictionError: if the network's output is not finite.
+        """
+        height, width = self._source.height, self._source.width
+        bands = self.maps() if maps is None else maps
+        means = self._masks, self._kernels, self._trace, self._flow_check, confidence
+        if self._is_rescaled:
+            from mediar_infer.scales.labelling import label_rescaled
+
+            return label_rescaled(bands, height, width, *means)
+        return label_bands(bands, height, width, *means)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc_type is None:
+            self._finish()
+        self.close()
+
+    def _finish(self) -> None:
+        if self._pacer is not None:
+            self._pacer.finish()
+        self._trace.flow_check = self._flow_check.to_dict()
+        if self._flow_check.warning is not None:
+            self._trace.warn(self._flow_check.warning)
+
+    def close(self) -> None:
+        """End what is under way, and leave what a budget decided in the trace."""
+        self._bands.close()
+        if self._pacer is not None:
+            self._trace.budget = self._pacer.report()

@@ -1,0 +1,207 @@
+"""The scale at which a network knows an image best, found by trying several on parts of it.
+
+One model, without flips, looks at a few windows at each scale. Where cells have a size that it
+knows, it is sure of them: the flow is long, it agrees with the cells that follow from it, most
+of the foreground belongs to such cells, and few pixels are undecided. Elsewhere it runs cells
+together or takes their texture apart. How these measures are combined was chosen on training
+images that had been resized; see ``benchmarks/NOTES.md``.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from mediar_infer.arrays import CELLPROB, FLOW_SCALE, FLOW_X, FLOW_Y, AnyArray
+from mediar_infer.config import EngineConfig, Plan
+from mediar_infer.engine.bands import predict_bands
+from mediar_infer.engine.preprocess import Scaling
+from mediar_infer.engine.resampling import resize_whole, scaled_length
+from mediar_infer.engine.scaled import NORMALISED
+from mediar_infer.image_trace import Trace
+from mediar_infer.images.sources import ArraySource, ImageSource
+from mediar_infer.labels.flows import compute_flow_errors
+from mediar_infer.labels.kernels.choice import select_kernels
+from mediar_infer.labels.masks import compute_labels
+from mediar_infer.network.backends import Backend
+from mediar_infer.scales.choice import ScaleChoice
+from mediar_infer.scales.places import choose_places, read_part
+
+logger = logging.getLogger(__name__)
+
+SCALES: Final = (1.0, 0.25, 0.35, 0.5, 0.71, 1.41, 2.0, 2.83, 4.0)
+"""Scales that are tried, the image's own first."""
+_FLOW_THRESHOLD: Final = 0.4
+_UNDECIDED_LOGIT: Final = 2.0
+_FEW_CELLS: Final = 8
+"""Fewer cells prove nothing: a colony that is taken for one giant cell looks perfect."""
+_N_PLACES: Final = 2
+_SMALLEST: Final = 48
+"""Longest side in pixels below which an image is not shrunk."""
+_CONVINCING: Final = 0.6
+_CERTAIN: Final = 0.1
+"""Certainty below which nothing is decided."""
+_EXPLAINED: Final = 0.25
+"""How much it counts that more of the image is explained."""
+_CLEARLY: Final = 1.5
+"""How many times better than as it is a scale must be."""
+_PLAN: Final = Plan("trial", 1, ("identity",), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a network makes of some windows at one scale."""
+
+    scale: float
+    n_cells: int
+    """Cells that pass the flow check."""
+    kept: float
+    """Fraction of the area of all cells that belongs to those."""
+    flow_length: float
+    """Mean length of the flow in the foreground; 1 where the network is sure."""
+    undecided: float
+    """Fraction of the pixels whose cell probability is between 0.12 and 0.88."""
+    foreground: float
+    """Fraction of the pixels in the foreground."""
+    diameter: float
+    """Median diameter, in pixels that the network sees, of the cells that pass; 0 without any."""
+
+    @property
+    def certainty(self) -> float:
+        """How sure the network is of what it has found, 0 to 1."""
+        return self.kept * min(self.flow_length, 1.0) * (1 - self.undecided)
+
+    def score(self, most: float) -> float:
+        """Certainty, less where less is found than the ``most`` foreground at any scale."""
+        return self.certainty * float((self.foreground / most) ** _EXPLAINED)
+
+    @property
+    def is_convincing(self) -> bool:
+        """Whether no other scale need be tried."""
+        return self.n_cells >= _FEW_CELLS and self.certainty >= _CONVINCING
+
+    def __str__(self) -> str:
+        return f"{self.n_cells} cells with certainty {self.certainty:.2f}"
+
+    def to_plain(self) -> dict[str, Any]:
+        """Give the trial as the ledger has it."""
+        return {
+            "scale": self.scale,
+            "n_cells": self.n_cells,
+            "cell_diameter": round(self.diameter, 1),
+            "certainty": round(self.certainty, 3),
+        }
+
+
+def find_scale(
+    source: ImageSource,
+    scaling: Scaling,
+    member: Backend,
+    config: EngineConfig,
+    trace: Trace,
+) -> ScaleChoice:
+    """Find the scale at which a network knows the cells of an image.
+
+    Args:
+        source: the image.
+        scaling: its normalisation constants.
+        member: the model that looks.
+        config: window size and thresholds.
+        trace: gains the stage ``scale``.
+
+    Returns:
+        The scale and what was tried; 1 if nothing is clearly better.
+    """
+    with trace.stage("scale"):
+        places = choose_places(source, scaling, config.roi_size, _N_PLACES)
+        trier = _Trier(source, scaling, member, config, places)
+        trials = [trier.try_at(1.0)]
+        if not trials[0].is_convincing:
+            longest = max(source.height, source.width)
+            trials += [
+                trier.try_at(scale)
+                for scale in SCALES[1:]
+                if scaled_length(longest, scale) >= _SMALLEST
+            ]
+        choice = judge(trials)
+    logger.info("%s: seen at %g times its size: %s", source.name, choice.scale, choice.reason)
+    return choice
+
+
+def judge(trials: Sequence[Trial]) -> ScaleChoice:
+    """Choose among trials, of which the first is the image as it is.
+
+    Of two scales at which the network is equally sure, the one that explains more of the image is
+    better: texture inside cells makes many certain specks.
+    """
+    own = trials[0]
+    plain = [trial.to_plain() for trial in sorted(trials, key=lambda trial: trial.scale)]
+    able = [trial for trial in trials if trial.n_cells >= _FEW_CELLS]
+    most = max((trial.foreground for trial in (own, *able)), default=0.0) or 1.0
+    best = max(able, key=lambda trial: trial.score(most), default=own)
+    if len(trials) == 1 or max(best.certainty, own.certainty) >= _CERTAIN:
+        if best.score(most) >= _CLEARLY * own.score(most) and best is not own:
+            return ScaleChoice(best.scale, f"{best}, as it is {own}", plain)
+        return ScaleChoice(1.0, f"{own}, nothing is clearly better", plain)
+    return ScaleChoice(
+        1.0,
+        "undecided",
+        plain,
+        "found no scale at which the network is sure of its cells, so the image is seen as it is;"
+        " look at the result, and give --cell-size if cells are not 15 to 90 px across",
+    )
+
+
+class _Trier:
+    """Looks at some places of an image at any scale."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        scaling: Scaling,
+        member: Backend,
+        config: EngineConfig,
+        places: Sequence[tuple[int, int]],
+    ) -> None:
+        self._source, self._scaling, self._member, self._places = source, scaling, member, places
+        self._config = replace(config, plan=_PLAN, fit_budget=None)
+        self._masks = replace(config.masks, flow_threshold=None)
+        self._kernels = select_kernels(member.device, config.runtime.threads)
+
+    def try_at(self, scale: float) -> Trial:
+        """Look at all places at one scale."""
+        looks = [self._look(place, scale) for place in self._places]
+        logits, lengths, areas, errors = (np.concatenate(each) for each in zip(*looks, strict=True))
+        is_kept = errors <= _FLOW_THRESHOLD
+        inside = logits > 0
+        kept_areas = areas[is_kept]
+        return Trial(
+            scale=scale,
+            n_cells=len(kept_areas),
+            kept=float(kept_areas.sum() / max(areas.sum(), 1)),
+            flow_length=float(lengths[inside].mean()) if inside.any() else 0.0,
+            undecided=float((np.abs(logits) < _UNDECIDED_LOGIT).mean()),
+            foreground=float(inside.mean()),
+            diameter=2 * math.sqrt(float(np.median(kept_areas)) / math.pi)
+            if len(kept_areas)
+            else 0.0,
+        )
+
+    def _look(self, place: tuple[int, int], scale: float) -> tuple[AnyArray, ...]:
+        """Logits and flow lengths of all pixels; areas and flow errors of all cells."""
+        size = self._config.roi_size
+        part = read_part(self._source, self._scaling, place, math.ceil(size / scale))
+        shape = (min(scaled_length(length, scale), size) for length in part.shape[1:])
+        shown = resize_whole(part, *shape, is_cubic=True).clip(0, 255).round().astype(np.uint8)
+        image = ArraySource(shown.transpose(1, 2, 0), self._source.name)
+        bands = predict_bands(image, NORMALISED, [self._member], self._config, Trace())
+        maps = np.concatenate(list(bands), axis=1)
+        labels, n_cells = compute_labels(maps, self._masks, self._kernels)
+        areas = np.bincount(labels.ravel(), minlength=n_cells + 1)[1:]
+        flow = np.ascontiguousarray(maps[:CELLPROB])
+        errors = compute_flow_errors(labels, flow, self._kernels)
+        lengths = np.hypot(maps[FLOW_Y], maps[FLOW_X]) / FLOW_SCALE
+        return maps[CELLPROB].ravel(), lengths.ravel(), areas, errors
