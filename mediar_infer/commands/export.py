@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import get_args
 
 from mediar_infer.commands.arguments import add_examples
 from mediar_infer.commands.options import (
@@ -21,7 +22,7 @@ from mediar_infer.images.listing import list_images
 from mediar_infer.images.open import open_image
 from mediar_infer.images.scenes import list_scenes
 from mediar_infer.images.sources import ImageSource
-from mediar_infer.labels.naming import group_label_files, label_path
+from mediar_infer.labels.naming import LabelNames, group_label_files, label_path
 from mediar_infer.labels.scoring import list_label_files
 from mediar_infer.output_files import remove_stale_parts
 
@@ -127,24 +128,22 @@ def _list_files(labels: Path) -> list[tuple[str, Path]]:
     return files
 
 
-def _find_images(
-    folder: Path | None, options: ExportOptions
-) -> dict[str, tuple[Path, ReadOptions]]:
-    """Name in the label file → image and how it is read; empty unless intensities are asked for."""
+def _find_images(folder: Path | None, options: ExportOptions) -> dict[str, dict[Path, ReadOptions]]:
+    """Name in the label file → images that it may be of, and how each is read.
+
+    An image's labels may be named by either rule. Empty unless intensities are asked for.
+    """
     if folder is None:
         return {}
     if options.table is None:
         raise UsageError("found --images without --table, expected both; add --table cells.csv")
-    found: dict[str, tuple[Path, ReadOptions]] = {}
+    found: dict[str, dict[Path, ReadOptions]] = {}
     for path in list_images(folder)[0]:
         for scene in (None, *range(_count_scenes(path))):
-            (name,) = group_label_files([label_path(Path(), path, scene)])
-            if name in found:
-                raise DataError(
-                    f"{folder}: found {found[name][0].name} and {path.name}, expected one"
-                    f" image for the labels {name}; move one"
-                )
-            found[name] = path, ReadOptions(all_channels=True, scene=scene)
+            reading = ReadOptions(all_channels=True, scene=scene)
+            for names in get_args(LabelNames):
+                (name,) = group_label_files([label_path(Path(), path, scene, names)])
+                found.setdefault(name, {})[path] = reading
     return found
 
 
@@ -158,7 +157,7 @@ def _count_scenes(path: Path) -> int:
 
 
 def _open_image(
-    images: Mapping[str, tuple[Path, ReadOptions]], name: str
+    images: Mapping[str, Mapping[Path, ReadOptions]], name: str
 ) -> AbstractContextManager[ImageSource | None]:
     """The image of a label file, or nothing where no images are given."""
     if not images:
@@ -167,4 +166,10 @@ def _open_image(
         raise DataError(
             f"{name}: found labels without an image, expected an image of that name in --images"
         )
-    return open_image(*images[name])
+    if len(images[name]) > 1:
+        paths = " and ".join(path.name for path in images[name])
+        raise DataError(
+            f"{name}: found labels for {paths}, expected one image of that name; move one"
+        )
+    [(path, reading)] = images[name].items()
+    return open_image(path, reading)

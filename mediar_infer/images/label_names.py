@@ -27,12 +27,13 @@ def explain_label_files(paths: Iterable[Path]) -> Mapping[Path, str]:
     """
     listed = list(paths)
     images = {path.name.partition(".")[0]: path.name for path in listed}
+    images |= {path.stem: path.name for path in listed}  # names with dots, kept in full
     reasons: dict[Path, str] = {}
     for path in listed:
         name = path.stem.partition(".")[0] if path.stem.endswith(_SUFFIX) else None
         if name is None:
             continue
-        image = images.get(name.removesuffix(_SUFFIX))
+        image = images.get(path.stem.removesuffix(_SUFFIX), images.get(name.removesuffix(_SUFFIX)))
         if image is not None and image != path.name:
             reasons[path] = f"label file of {image} by its name; rename it to segment it"
         elif _is_own_work(path):

@@ -41,6 +41,15 @@ def test_label_file_is_recognised_by_the_image_beside_it(tmp_path, name):
     assert list(skipped) == [name]
 
 
+def test_label_file_of_a_name_with_dots_is_recognised_by_its_own_image(tmp_path):
+    for name in ("exp.w1.tif", "exp.w2.tif", "exp.w1_label.png"):
+        (tmp_path / name).touch()
+    images, skipped = _skipped(tmp_path)
+    assert images == ["exp.w1.tif", "exp.w2.tif"]
+    reason = "label file of exp.w1.tif by its name; rename it to segment it"
+    assert skipped == {"exp.w1_label.png": reason}
+
+
 def test_label_file_without_its_image_is_recognised_by_what_made_it(tmp_path):
     write_labels(tmp_path / "a_label.tiff", [LABELS], height=40, width=50)
     assert _skipped(tmp_path) == (

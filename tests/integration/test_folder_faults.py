@@ -186,7 +186,7 @@ def test_inputs_of_one_output_name_fail_together_and_nothing_is_overwritten(
     assert set(failed) == {"a.b.tif", "a.c.tif"}
     assert failed["a.b.tif"] == (
         "a.b.tif: maps to a_label.tiff, and so does a.c.tif; expected one image per name up to the"
-        " first dot; rename one of them"
+        " first dot; rename one of them, or keep the dots in results with --names full"
     )
     assert not (tmp_path / "out" / "a_label.tiff").exists()
     assert _is_done(tmp_path / "out", "ab.tif")

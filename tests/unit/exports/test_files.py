@@ -203,3 +203,24 @@ def test_image_of_another_size_fails_by_name_and_the_others_are_exported(tmp_pat
     assert main([*arguments, "--images", str(tmp_path / "images")]) == 1
     rows = (tmp_path / "out" / "c.csv").read_text().splitlines()
     assert [row[0] for row in rows[1:]] == ["a", "a"]
+
+
+def test_images_are_found_by_names_with_dots_kept(tmp_path, capsys):
+    from mediar_infer.cli import main
+
+    labels = np.zeros((8, 8), np.uint16)
+    labels[2:5, 2:5] = 1
+    for value, name in enumerate(("exp.w1", "exp.w2"), start=7):
+        write_labels(tmp_path / f"{name}_label.tiff", [labels], height=8, width=8)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / "images" / f"{name}.tif", np.full((8, 8), value, np.uint8))
+    options = ["--table", "c.csv", "--images", str(tmp_path / "images")]
+    assert main(["export", str(tmp_path), "-o", str(tmp_path / "out"), *options]) == 0
+    rows = (tmp_path / "out" / "c.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["exp.w1", "exp.w2"]
+    assert [row.rpartition(",")[2] for row in rows[1:]] == ["7.0", "8.0"]
+    write_labels(tmp_path / "exp_label.tiff", [labels], height=8, width=8)
+    assert main(["export", str(tmp_path), "-o", str(tmp_path / "out"), *options]) == 1
+    assert "exp: found labels for exp.w1.tif and exp.w2.tif, expected one image" in (
+        capsys.readouterr().err
+    )
