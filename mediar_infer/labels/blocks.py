@@ -88,27 +88,34 @@ def label_bands(
         flow_check: gains the cells that the flow check examined and removed.
         confidence: gains the confidence of every cell, if it is wanted.
 
-    Yields:
-        ``(rows, W)`` int32 arrays that cover the image from top to bottom. Ids are unique in the
-        whole image and, taken together, 1 … n.
+    Returns:
+        An iterator over ``(rows, W)`` int32 arrays that cover the image from top to bottom. Ids are
+        unique in the whole image and, taken together, 1 … n.
     """
     logits = RowBuffer((width,), np.float32)
     if confidence is not None:
         bands = _keep_logits(bands, logits)
     found = _find_cells(bands, height, width, config, kernels, trace, flow_check, confidence)
-    for labels in fill_holes(found, height, trace) if config.fill_holes else found:
-        if confidence is not None:
-            with trace.stage("labels"):
-                bottom = logits.top + len(labels)
-                confidence.add_pixels(labels, logits.rows(logits.top, bottom))
-                logits.drop_above(bottom)
-        yield labels
+    labels = fill_holes(found, height, trace) if config.fill_holes else found
+    return labels if confidence is None else _measure(labels, logits, confidence, trace)
 
 
 def _keep_logits(bands: Iterable[Float32Array], logits: RowBuffer) -> Iterator[Float32Array]:
     for maps in bands:
         logits.append(maps[CELLPROB])
         yield maps
+
+
+def _measure(
+    bands: Iterable[LabelArray], logits: RowBuffer, confidence: CellConfidence, trace: Trace
+) -> Iterator[LabelArray]:
+    """Add the pixels of final labels to the confidence of their cells."""
+    for labels in bands:
+        with trace.stage("labels"):
+            bottom = logits.top + len(labels)
+            confidence.add_pixels(labels, logits.rows(logits.top, bottom))
+            logits.drop_above(bottom)
+        yield labels
 
 
 def _find_cells(
