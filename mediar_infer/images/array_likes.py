@@ -1,5 +1,6 @@
 """Arrays, tensors and Pillow images as plain numpy arrays, or an error that says why not."""
 
+import math
 import sys
 from typing import Any
 
@@ -11,13 +12,68 @@ from mediar_infer.errors import MediarError, ShapeError
 _PLAIN_MODES = frozenset({"1", "L", "RGB", "RGBA", "LA", "I", "F", "I;16", "I;16B", "I;16L"})
 """Modes of Pillow whose numbers are intensities (and opacity)."""
 _ALPHA_MODES = frozenset({"RGBA", "LA"})
+_ROWS_AT_ONCE = 64
+"""Of an array-like that does not say how it is divided."""
 
 
-def to_array(image: Any, name: str) -> tuple[AnyArray, bool, tuple[str, ...]]:  # noqa: ANN401
-    """Convert an image of any common kind to a numpy array.
+class LazyArray:
+    """Rows of an array that is stored or computed in chunks, such as those of zarr, dask or HDF5.
 
     Args:
-        image: an array, a torch tensor on any device, a Pillow image, a nested list.
+        array: has ``shape``, ``dtype`` and slices that numpy can read; ``chunks`` if it has any.
+    """
+
+    def __init__(self, array: Any) -> None:  # noqa: ANN401
+        self._array = array
+        self.shape = tuple(int(size) for size in array.shape)
+        self.ndim, self.size = len(self.shape), math.prod(self.shape)
+        self.dtype = np.dtype(array.dtype)
+        self._step = _find_chunk_rows(array)
+        self._kept: tuple[int, AnyArray] | None = None
+
+    def __getitem__(self, rows: slice) -> AnyArray:
+        """Consecutive rows, of which whole chunks are computed; the last of these are kept."""
+        top, bottom, _ = rows.indices(self.shape[0])
+        first, last = top // self._step, max(bottom - 1, top) // self._step
+        parts = []
+        for number in range(first, last + 1):
+            start = number * self._step
+            parts.append(self._block(number)[max(top - start, 0) : bottom - start])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _block(self, number: int) -> AnyArray:
+        if self._kept is None or self._kept[0] != number:
+            block = self._array[number * self._step : (number + 1) * self._step]
+            self._kept = number, np.asarray(block)
+        return self._kept[1]
+
+
+def _find_chunk_rows(array: Any) -> int:  # noqa: ANN401
+    """Rows of a chunk: zarr and h5py name them once, dask for every chunk."""
+    rows = (getattr(array, "chunks", None) or [_ROWS_AT_ONCE])[0]
+    return max(1, int(rows if isinstance(rows, int) else max(rows)))
+
+
+def _is_lazy(image: Any) -> bool:  # noqa: ANN401
+    """Whether it is an array-like that is read by slices; what numpy holds already is not."""
+    if isinstance(image, np.ndarray | np.generic):
+        return False
+    try:
+        np.dtype(image.dtype)
+        return len(image.shape) > 0 and callable(image.__getitem__)
+    except (AttributeError, TypeError):
+        return False
+
+
+def to_array(
+    image: Any,  # noqa: ANN401
+    name: str,
+) -> tuple[AnyArray | LazyArray, bool, tuple[str, ...]]:
+    """Convert an image of any common kind to a numpy array, or to one that is read by rows.
+
+    Args:
+        image: an array, an array-like with shape, dtype and slices (of zarr, dask, HDF5), a torch
+            tensor on any device, a Pillow image, a nested list.
         name: for messages.
 
     Returns:
@@ -34,7 +90,7 @@ def to_array(image: Any, name: str) -> tuple[AnyArray, bool, tuple[str, ...]]:  
             return _from_pillow(image)
         if isinstance(image, np.ma.MaskedArray):
             return _from_masked(image, name), False, ()
-        return np.asarray(image), False, ()
+        return LazyArray(image) if _is_lazy(image) else np.asarray(image), False, ()
     except MediarError:
         raise
     except Exception as exc:

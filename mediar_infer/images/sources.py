@@ -5,13 +5,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 
 from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ShapeError
-from mediar_infer.images.array_likes import to_array
+from mediar_infer.images.array_likes import LazyArray, to_array
 from mediar_infer.images.channels import (
     Picks,
     channel_notes,
@@ -25,6 +25,7 @@ from mediar_infer.images.faults import reading
 REAL_KINDS = "biuf"
 """Kinds of ``numpy.dtype`` that hold intensities: bool, integers, floats."""
 _MAX_ITEM_BYTES = 8
+_Array = TypeVar("_Array", bound=AnyArray | LazyArray)
 
 
 UM_PER_MM: Final = 1000.0
@@ -203,7 +204,7 @@ class ArraySource(ImageSource):
 
         Args:
             array: ``(H, W)`` or ``(H, W, C)``, bool, integer or float of up to 64 bits: a numpy
-                array, a tensor, a Pillow image or nested lists.
+                array, an array-like that is read by rows, a tensor, a Pillow image or nested lists.
             name: name for messages.
             has_alpha: the last channel is marked as opacity.
             warnings: sentences to start the warnings with.
@@ -219,7 +220,7 @@ class ArraySource(ImageSource):
         image = _checked_image(image, name)
         notes = [*warnings, *converted]
         if image.ndim == 3:
-            if has_alpha or is_last_alpha:
+            if (has_alpha or is_last_alpha) and isinstance(image, np.ndarray):
                 image, more = without_opacity(image)
                 notes += more
             notes += [] if channels else channel_notes(image.shape[2])
@@ -241,7 +242,7 @@ class ArraySource(ImageSource):
         return self._image[top:bottom]
 
 
-def _checked_image(image: AnyArray, name: str) -> AnyArray:
+def _checked_image(image: _Array, name: str) -> _Array:
     found = f"{name}: found an array of shape {image.shape} and dtype {image.dtype}"
     if image.ndim not in (2, 3):
         raise ShapeError(f"{found}, expected (H, W) or (H, W, C); pass one 2-D image")
