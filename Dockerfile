@@ -27,7 +27,8 @@ RUN apt-get update \
 WORKDIR /build
 COPY pyproject.toml ./
 COPY mediar_infer/_version.py mediar_infer/
-COPY mediar_infer/labels/kernels/*.c mediar_infer/labels/kernels/
+COPY mediar_infer/labels/kernels/label_kernels.c mediar_infer/labels/kernels/
+COPY mediar_infer/labels/kernels/holes.c mediar_infer/labels/kernels/
 COPY mediar_infer/exports/cell_kernels.c mediar_infer/exports/
 # Empty stand-ins: pyproject.toml names these files, whose changes need no compiler.
 RUN touch LICENSE README.md mediar_infer/__init__.py \

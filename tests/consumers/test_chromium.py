@@ -14,6 +14,7 @@ from mediar_infer.folder.ledger import LedgerEntry
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance
 from mediar_infer.folder.report import RunReport
+from mediar_infer.folder.selection import Selection
 from mediar_infer.images.sources import ArraySource
 from mediar_infer.labels.files import write_labels
 from mediar_infer.report.figures import draw_figures
@@ -62,7 +63,7 @@ def chromium():
 def report(tmp_path_factory):
     """The report of a run with two images and one that failed."""
     folder = tmp_path_factory.mktemp("run")
-    report = RunReport(RunOptions(folder / "in", folder, report=True))
+    report = RunReport(RunOptions(Selection((folder / "in",)), folder, report=True))
     entries = []
     for name, pitch in (("few.tif", 60), ("many.tif", 20)):
         y, x = np.indices((300, 400))

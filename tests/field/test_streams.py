@@ -108,7 +108,7 @@ def test_control_characters_of_a_name_are_escaped(weights_dir, tmp_path, capsys,
     assert cli.main(["predict", *map(str, folders), "--plan", "fast", "--threads", "1"]) == 1
     out, err = capsys.readouterr()
     escaped = name.encode("unicode_escape").decode()
-    assert f"INFO {escaped}: 40x50" in err
+    assert f"INFO {escaped}: 40×50" in err
     assert f"damaged{escaped}: " in err
     assert all(line.startswith(("INFO ", "WARNING ", "ERROR ")) for line in err.splitlines())
     assert not [line for line in err.splitlines() if line.startswith("ERROR forged")]

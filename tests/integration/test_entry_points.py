@@ -133,11 +133,11 @@ def test_image_holds_the_compiled_loops_but_no_compiler():
     (kernels,) = (stage for stage in stages if "AS kernels" in stage)
     modules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     for module in modules["ext-modules"]:
-        (source,) = module["sources"]
-        folder = source.rpartition("/")[0]
-        is_needed = not source.startswith("mediar_infer/training/")
-        assert (f"COPY {source} {folder}/" in kernels) == is_needed
-        assert (f" {folder}/*.so" in kernels) == is_needed
+        for source in module["sources"]:
+            folder = source.rpartition("/")[0]
+            is_needed = not source.startswith("mediar_infer/training/")
+            assert (f"COPY {source} {folder}/" in kernels) == is_needed
+            assert (f" {folder}/*.so" in kernels) == is_needed
 
 
 def test_python_of_the_images_ignores_working_folder_and_environment():

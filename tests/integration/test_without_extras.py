@@ -215,3 +215,11 @@ def test_export_writes_table_and_outlines(plain, predicted, tmp_path):
     done = plain("export", predicted / "true" / "a_label.tiff", "-o", tmp_path / "out", *options)
     assert done.returncode == 0, done.stderr
     assert "cells.csv" in names_of(tmp_path / "out")
+
+
+def test_ledger_puts_parts_together(plain, predicted, tmp_path):
+    options = ("--part", "1/1", "--plan", "fast", "--threads", "1")
+    done = plain("predict", "-i", predicted / "in", "-o", tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
+    merged = plain("ledger", "merge", tmp_path / "out")
+    assert (merged.returncode, merged.stdout) == (0, "1 parts, complete: 1 done\n"), merged.stderr

@@ -1,6 +1,7 @@
 """Lightning Fabric as training uses it: device, processes, precision, sums over processes."""
 
 import logging
+import warnings
 from typing import Any, Literal
 
 import torch
@@ -35,12 +36,15 @@ def build_fabric(device: str, n_processes: int, precision: str) -> Fabric:
             f" {n_processes} processes"
         )
     is_one_gpu = chosen.type == "cuda" and n_processes == 1
-    return Fabric(
-        accelerator=chosen.type,
-        devices=[chosen.index or 0] if is_one_gpu else n_processes,
-        strategy="auto" if n_processes == 1 else "ddp_spawn",
-        plugins=_build_precision(precision, chosen.type),
-    )
+    with warnings.catch_warnings():
+        # A machine that belongs to a cluster is no reason to start every run through its scheduler.
+        warnings.filterwarnings("ignore", message="The `srun` command is available")
+        return Fabric(
+            accelerator=chosen.type,
+            devices=[chosen.index or 0] if is_one_gpu else n_processes,
+            strategy="auto" if n_processes == 1 else "ddp_spawn",
+            plugins=_build_precision(precision, chosen.type),
+        )
 
 
 def reduce_tensor(fabric: Fabric, values: Tensor, operation: Literal["mean", "sum"]) -> Tensor:

@@ -126,12 +126,12 @@ def test_other_forms_are_not_mentioned_where_labels_are_found(tmp_path):
 
 
 def test_folder_without_images_is_described(tmp_path):
-    touch(tmp_path, "raw/x/a.tif", "slides/a.czi", "slides/b.czi", "slides/b.txt", "notes.txt")
+    touch(tmp_path, "raw/x/a.tif", "slides/a.vsi", "slides/b.vsi", "slides/b.txt", "notes.txt")
 
     _, problems = find_candidates(tmp_path)
 
     assert [each.kind.name for each in problems] == ["no image"]
-    assert problems[0].found == "raw/ (1 sub-folders); slides/ (2 × .czi, 1 × .txt); 1 × .txt"
+    assert problems[0].found == "raw/ (1 sub-folders); slides/ (2 × .vsi, 1 × .txt); 1 × .txt"
 
 
 def test_labels_are_never_taken_for_images(tmp_path):
@@ -141,12 +141,12 @@ def test_labels_are_never_taken_for_images(tmp_path):
 
 
 def test_index_says_what_it_saw(tmp_path, capsys):
-    touch(tmp_path / "in", "slides/a.czi")
+    touch(tmp_path / "in", "slides/a.vsi")
 
     assert main(["index", str(tmp_path / "in"), "-o", str(tmp_path / "table.csv")]) == 1
 
     assert (
-        "in: no image: found slides/ (1 × .czi); expected images/ and labels/"
+        "in: no image: found slides/ (1 × .vsi); expected images/ and labels/"
         in capsys.readouterr().err
     )
 
