@@ -28,7 +28,11 @@ FLAGS = (
 PROBE = """
 <script>
 addEventListener("error", (event) => { document.title = `ERROR ${event.message}`; });
-addEventListener("load", () => setTimeout(() => {
+// Thumbnails are drawn when the browser finds that they are in view.
+const isDrawn = () => document.querySelectorAll(".thumb img").length > 0;
+const probe = (tries) => isDrawn() || tries === 0 ? look() : setTimeout(probe, 100, tries - 1);
+addEventListener("load", () => setTimeout(probe, 100, 60));
+function look() {
   const texts = () => [...document.querySelectorAll(".pin-name")].map((each) => each.textContent);
   const click = (name) => [...document.querySelectorAll("thead button")]
     .find((each) => each.textContent === name).click();
@@ -47,7 +51,7 @@ addEventListener("load", () => setTimeout(() => {
   };
   document.body.append(Object.assign(document.createElement("pre"), {
     id: "probe", textContent: JSON.stringify(found) }));
-}, 500));
+}
 </script>
 """
 
