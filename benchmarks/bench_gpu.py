@@ -6,7 +6,7 @@ r"""Everything that is to be proven on a GPU, in one command and within ten minu
 Each part runs in a process of its own with a limit of time; if it fails, that is recorded, and the
 next one runs. Figures go to ``--output`` after each part, and a table to standard output. Needs the
 packages of ``requirements.txt`` and nothing from the network. A trial of the code without a GPU,
-whose figures mean nothing, takes a minute:
+whose figures mean nothing, takes a minute or two:
 
     python benchmarks/bench_gpu.py --device cpu --quick --output /tmp/gpu.json
 """
@@ -55,7 +55,8 @@ def run_here(args: argparse.Namespace) -> None:
 
     module = import_module(f"gpu_{args.run}")
     figures, rows = module.measure(Settings(args.device, args.quick, args.images))
-    args.output.write_text(json.dumps({"figures": figures, "rows": [asdict(row) for row in rows]}))
+    report = {"figures": figures, "rows": [asdict(row) for row in rows]}
+    args.output.write_text(json.dumps(report, default=lambda value: value.item()))  # of numpy
 
 
 def run_apart(part: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -116,7 +117,8 @@ def run_all(args: argparse.Namespace) -> int:
     print(f"\n{sum(each['seconds'] for each in results.values()):.0f} s; figures: {args.output}")
     rows = [row for each in results.values() for row in each["rows"]]
     is_bad = any("failed" in each for each in results.values())
-    return int(is_bad or any(row["holds"] is False for row in rows))
+    has_missed = not args.quick and any(row["holds"] is False for row in rows)
+    return int(is_bad or has_missed)
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from bench_slide import compare, write_slide
 from gpu_settings import PUBLISHED, SHIPPED, Row, Settings
 from slides import SlideScene, decode_scene
 
-from mediar_infer.config import EngineConfig
+from mediar_infer.config import PLANS, EngineConfig, Plan
 from mediar_infer.engine.bands import count_windows
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.open import open_image
@@ -52,7 +52,8 @@ def run_slide(
 ) -> tuple[dict[str, Any], list[Row]]:
     """Time the paper plan; peak memory of the device and of the process."""
     network = settings.members(settings.networks(size), settings.half)
-    config = EngineConfig(roi_size=settings.roi)
+    plan = PLANS["fast"] if settings.quick else Plan()
+    config = EngineConfig(plan=plan, roi_size=settings.roi)
     segmenter, trace = Segmenter([SlideBackend(each) for each in network], config), Trace()
     settings.reset_peak()
     started = time.perf_counter()

@@ -11,9 +11,9 @@ Bands come without gaps, so their place in the image follows from their order.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import lru_cache
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,6 @@ from mediar_infer.images.sources import ImageSource
 from mediar_infer.network.backends import Backend
 
 logger = logging.getLogger(__name__)
-
-_Item = TypeVar("_Item")
 
 BAND_ROWS: Final = 64
 """Most rows of a band: what is computed from one is held next to the rows that wait."""
@@ -196,27 +194,7 @@ def predict_bands(
     """
     start, stop = rows or (0, source.height)
     ensemble = Ensemble(members, config, trace)
-    started = _start_bands(source, scaling, ensemble, config, trace, (start, stop))
-    row = start
-    for finish in _hold_back(started, ensemble.ops.bands_in_flight):
-        with trace.stage("network"):
-            maps = finish()
-        check_finite(maps, source.name, row)
-        row += maps.shape[1]
-        trace.on_progress((row - start) / (stop - start))
-        yield maps
-
-
-def _start_bands(
-    source: ImageSource,
-    scaling: Scaling,
-    ensemble: Ensemble,
-    config: EngineConfig,
-    trace: Trace,
-    rows: tuple[int, int],
-) -> Iterator[Callable[[], Float32Array]]:
-    """Predict bands of merged maps, and start to bring each to the host."""
-    height, width, (start, stop) = source.height, source.width, rows
+    height, width = source.height, source.width
     weights = NormalisedWeights(ensemble.ops)
     ring = RingOfRows(config.roi_size, height, width, ensemble.ops)
     by_top = {
@@ -224,11 +202,12 @@ def _start_bands(
         for top, windows in _windows_by_top(height, width, config).items()
         if top < stop and top + config.roi_size > start
     }
-    n_windows = count_windows(height, width, config, ensemble.n_members)
+    n_windows = count_windows(height, width, config, len(members))
     logger.debug("%s: %dx%d, %d windows in all", source.name, height, width, n_windows)
-    n_passes = ensemble.n_members * len(config.plan.flips)
+    n_passes = len(members) * len(config.plan.flips)
     tops = [max(top, 0) for top in by_top]
-    done = tops[0]
+    done, row = tops[0], start
+    waiting: deque[Callable[[], Float32Array]] = deque()
     inputs = InputRows(source, scaling, trace, done)
     for (top, windows), end in zip(by_top.items(), [*tops[1:], stop], strict=True):
         inputs.move_to(max(top, 0), min(top + config.roi_size, height))
@@ -238,22 +217,20 @@ def _start_bands(
         while done < end:
             bottom = min(done + BAND_ROWS, end)
             with trace.stage("network"):
-                maps = ring.take(done, bottom)[:, max(start - done, 0) :]
-                maps /= n_passes
-                finish = ensemble.ops.start_to_host(maps)
+                sums = ring.take(done, bottom)[:, max(start - done, 0) :]
+                sums /= n_passes
+                if sums.shape[1]:
+                    waiting.append(ensemble.ops.start_to_host(sums))
             done = bottom
-            if maps.shape[1]:
-                yield finish
-
-
-def _hold_back(items: Iterable[_Item], n: int) -> Iterator[_Item]:
-    """Yield items in their order, each once the ``n`` after it have been made."""
-    held: deque[_Item] = deque()
-    for item in items:
-        held.append(item)
-        if len(held) > n:
-            yield held.popleft()
-    yield from held
+            # No windows follow the last bands.
+            n_held = ensemble.ops.bands_in_flight if done < stop else 0
+            while len(waiting) > n_held:
+                with trace.stage("network"):
+                    maps = waiting.popleft()()
+                check_finite(maps, source.name, row)
+                row += maps.shape[1]
+                trace.on_progress((row - start) / (stop - start))
+                yield maps
 
 
 def check_finite(maps: npt.NDArray[np.float32], name: str, top: int) -> None:

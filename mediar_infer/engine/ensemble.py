@@ -1,6 +1,6 @@
 """The models on one device: windows of an image in, logits out, in batches that fit."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,8 +80,6 @@ class Ensemble:
         """Windows per call; halved when device memory is full."""
         self.n_predicted = 0
         """Windows that went through the network; the others were of a single, known colour."""
-        self.n_members = len(members)
-        """Number of models."""
         self._members, self._trace = members, trace
         self._blank: dict[_WindowKey, DeviceArray] = {}
 
@@ -105,39 +103,48 @@ class Ensemble:
         first = 0
         while first < len(windows):
             group = windows[first : first + self.batch]
+            crops = [rows.crop(window) for window in group]
+            # Windows of a single colour are the same to the network wherever they lie and however
+            # they are flipped: each colour is predicted once. All others are known by their place.
+            keys: list[_WindowKey] = [_only_colour(crop) or i for i, crop in enumerate(crops)]
+            fresh = {key: keys.index(key) for key in keys if key not in self._blank}
+            inputs, running = None, []
             try:
-                outputs = self._predict_group(group, rows)
+                if fresh:
+                    inputs = self._to_inputs(crops, group, list(fresh.values()))
+                    # All are started before the first is waited for, so that no core is idle.
+                    running = [member.start(inputs) for member in self._members]
+                outputs = self._collect(group, keys, fresh, running)
             except self.ops.out_of_memory:
-                # Once the error is gone, nothing refers to the arrays of this attempt: its memory
-                # is there for the smaller batch.
                 if len(group) == 1:
                     raise
                 self.batch = len(group) // 2
                 self._trace.warn(f"device memory is full; batch is now {self.batch}")
                 continue
+            finally:
+                # Device memory for the next batch, or for half of this one.
+                del inputs, running
+            self.n_predicted += len(fresh)
             first += len(group)
             yield from zip(group, outputs, strict=True)
-            del outputs  # before the next batch is computed
+            del outputs
 
-    def _predict_group(self, group: Sequence[Window], rows: InputRows) -> list[DeviceArray]:
-        """Predict one batch: the summed logits of each window, unflipped."""
-        crops = [rows.crop(window) for window in group]
-        # Windows of a single colour are the same to the network wherever they lie and however they
-        # are flipped: each colour is predicted once. All others are known by their place.
-        keys: list[_WindowKey] = [_only_colour(crop) or i for i, crop in enumerate(crops)]
-        fresh = {key: keys.index(key) for key in keys if key not in self._blank}
+    def _collect(
+        self,
+        group: Sequence[Window],
+        keys: Sequence[_WindowKey],
+        fresh: Iterable[_WindowKey],
+        running: Sequence[Callable[[], DeviceArray]],
+    ) -> list[DeviceArray]:
+        """Wait for the members, and give each window its summed logits, unflipped."""
         logits = self._blank.copy()
-        if fresh:
-            inputs = self._to_inputs(crops, group, list(fresh.values()))
-            # All are started before the first is waited for, so that no core is idle.
-            sums = _wait_for_sum([member.start(inputs) for member in self._members])
-            logits.update(zip(fresh, sums, strict=True))
+        if running:
+            logits.update(zip(fresh, _wait_for_sum(running), strict=True))
         outputs = [
             unflip_logits(logits[key], window.flip, self.ops)
             for key, window in zip(keys, group, strict=True)
         ]
         self._keep_blank({key: logits[key] for key in fresh if isinstance(key, tuple)})
-        self.n_predicted += len(fresh)
         return outputs
 
     def _to_inputs(

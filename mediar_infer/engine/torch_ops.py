@@ -50,7 +50,7 @@ class TorchOps:
         on_host.copy_(array, non_blocking=True)
         # On the stream of this device, which need not be the thread's current one; blocking, so
         # that the core is free for the label stage meanwhile.
-        arrived = torch.cuda.Event(blocking=True)
+        arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         arrived.record(torch.cuda.current_stream(self._device))
 
         def finish() -> Float32Array:

@@ -27,8 +27,9 @@ def fold_norms(model: nn.Module) -> nn.Module:
             continue
         for i, (conv, norm) in enumerate(pairwise(list(block))):
             # The very types: what is derived from them may compute something else.
-            is_pair = type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d
-            if is_pair and norm.running_mean is not None:
+            if type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d:
+                continue
+            if norm.running_mean is not None:
                 block[i], block[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return folded
 
