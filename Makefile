@@ -28,7 +28,7 @@ LABELS = --label org.opencontainers.image.version=$(VERSION) \
 ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(IMAGE))))
 GC_ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(GC_IMAGE))))
 
-.PHONY: help demo smoke test consumers hosts fuzz lint docs notebook image image-check submission gc-image gc-test gc-save clean
+.PHONY: help demo smoke test consumers hosts gpu fuzz lint docs notebook image image-check submission gc-image gc-test gc-save clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ consumers: $(VENV)/.ready ## check exports with the programs that read them
 hosts: $(HOSTS_VENV)/.ready ## test the plugin in napari, and the recipes in Sopa and LazySlide
 	$(if $(DISPLAY),,xvfb-run --auto-servernum) $(HOSTS_VENV)/bin/python -m pytest -W default \
 	    tests/consumers/test_napari.py tests/consumers/test_recipes.py
+
+gpu: $(VENV)/.ready ## prove parity and speed on a GPU, in ten minutes
+	$(PY) benchmarks/bench_gpu.py
 
 fuzz: $(VENV)/.ready ## read thousands of damaged files of every kind
 	$(PY) tests/fuzz/fuzz_run.py --count $(FUZZ_COUNT) --seed $(FUZZ_SEED) --folder dist/fuzz

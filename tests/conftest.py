@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_cuda import pretend_cuda
 from fakes import tiny_state_dict
 
 from mediar_infer.labels.kernels.compiled import CompiledKernels, load_library
@@ -51,6 +52,12 @@ def _restore_process_state():
 @pytest.fixture
 def rng():
     return np.random.default_rng(19940817)
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """A CUDA device whose tensors lie on the CPU."""
+    return pretend_cuda(monkeypatch)
 
 
 @pytest.fixture(scope="session")

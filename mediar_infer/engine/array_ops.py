@@ -1,6 +1,6 @@
 """What the engine does with arrays on the device: numpy on the CPU, torch on accelerators."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -17,6 +17,11 @@ class ArrayOps(Protocol):
     """The operations in which numpy and torch differ, for arrays on one device."""
 
     @property
+    def bands_in_flight(self) -> int:
+        """Bands that may be on their way to the host while windows below them are predicted."""
+        ...
+
+    @property
     def out_of_memory(self) -> tuple[type[Exception], ...]:
         """What is raised when memory of the device is full; nothing on the CPU."""
         ...
@@ -29,8 +34,12 @@ class ArrayOps(Protocol):
         """Bring an array to the device; it may share its memory."""
         ...
 
-    def to_host(self, array: DeviceArray) -> Float32Array:
-        """Bring an array to the host; it may share its memory."""
+    def start_to_host(self, array: DeviceArray) -> Callable[[], Float32Array]:
+        """Start to bring an array, which nothing modifies from here on, to the host.
+
+        Returns:
+            A function that waits for the array on the host and returns it, to be called once.
+        """
         ...
 
     def to_inputs(self, crops: Sequence[AnyArray]) -> DeviceArray:
@@ -41,8 +50,8 @@ class ArrayOps(Protocol):
         """Stack arrays of one shape along a new first axis."""
         ...
 
-    def concatenate(self, arrays: Sequence[DeviceArray]) -> DeviceArray:
-        """Join arrays along their first axis."""
+    def concatenate(self, arrays: Sequence[DeviceArray], axis: int = 0) -> DeviceArray:
+        """Join arrays along an axis: a new array, even of a single one."""
         ...
 
     def flip(self, array: DeviceArray, axis: int) -> DeviceArray:
@@ -61,6 +70,7 @@ class ArrayOps(Protocol):
 class HostOps:
     """Implements :class:`ArrayOps` on numpy arrays."""
 
+    bands_in_flight = 0
     out_of_memory: tuple[type[Exception], ...] = ()
 
     def zeros(self, *shape: int) -> Float32Array:
@@ -71,9 +81,9 @@ class HostOps:
         """See :meth:`ArrayOps.from_host`."""
         return array
 
-    def to_host(self, array: Float32Array) -> Float32Array:
-        """See :meth:`ArrayOps.to_host`."""
-        return array
+    def start_to_host(self, array: Float32Array) -> Callable[[], Float32Array]:
+        """See :meth:`ArrayOps.start_to_host`."""
+        return lambda: array
 
     def to_inputs(self, crops: Sequence[AnyArray]) -> Float32Array:
         """See :meth:`ArrayOps.to_inputs`."""
@@ -85,9 +95,9 @@ class HostOps:
         """See :meth:`ArrayOps.stack`."""
         return np.stack(arrays)
 
-    def concatenate(self, arrays: Sequence[Float32Array]) -> Float32Array:
+    def concatenate(self, arrays: Sequence[Float32Array], axis: int = 0) -> Float32Array:
         """See :meth:`ArrayOps.concatenate`."""
-        return np.concatenate(arrays)
+        return np.concatenate(arrays, axis)
 
     def flip(self, array: Float32Array, axis: int) -> Float32Array:
         """See :meth:`ArrayOps.flip`."""

@@ -13,19 +13,11 @@ bytes in all.
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from mediar_infer.arrays import Float32Array
 from mediar_infer.config import EngineConfig, FlipName, Plan
 from mediar_infer.engine.array_ops import ArrayOps, DeviceArray, select_array_ops
-from mediar_infer.engine.bands import (
-    BAND_ROWS,
-    Ensemble,
-    InputRows,
-    RingOfRows,
-    Window,
-    check_finite,
-)
+from mediar_infer.engine.bands import BAND_ROWS, RingOfRows, check_finite
+from mediar_infer.engine.ensemble import Ensemble, InputRows, Window
 from mediar_infer.engine.pacing import Pacer, Work
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.engine.windows import WindowGrid, continued_starts, importance_map
@@ -151,13 +143,13 @@ class _Sweep:
     def take_rows(self) -> Float32Array:
         """Take merged maps ``(3, rows, W)`` of rows that are finished and not taken yet."""
         end = min(self.done + BAND_ROWS, self.finished_to)
-        merged = np.zeros((_N_MAPS, end - self.done, self._width), dtype=np.float32)
+        merged = self._ops.zeros(_N_MAPS, end - self.done, self._width)
         for image_pass in self.passes:
             sums = image_pass.ring.take(self.done, end)
             merged += sums[:_N_MAPS] / sums[_N_MAPS]
         merged /= len(self.passes)
         self.done = end
-        return merged
+        return self._ops.start_to_host(merged)()
 
 
 def _uses(plan: Plan, image_pass: _Pass) -> bool:

@@ -1,5 +1,7 @@
 """The streaming engine with fake networks: what is merged, read, retried and refused."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,12 @@ from fakes import FunctionBackend
 
 from mediar_infer.arrays import CELLPROB, FLOW_X, FLOW_Y
 from mediar_infer.config import ALL_FLIPS, EngineConfig, Plan, RuntimeConfig
-from mediar_infer.engine import bands as engine
+from mediar_infer.devices import Device
+from mediar_infer.engine import bands as bands_module
+from mediar_infer.engine import ensemble as engine
 from mediar_infer.engine.bands import count_windows, list_window_rows, predict_bands
 from mediar_infer.engine.preprocess import Scaling
+from mediar_infer.engine.torch_ops import TorchOps
 from mediar_infer.errors import PredictionError
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ArraySource
@@ -133,7 +138,7 @@ def test_every_row_is_read_once_and_no_earlier_than_needed(image):
 
 @pytest.mark.parametrize("rows", [(0, 101), (13, 60)])
 def test_bands_are_low_and_leave_no_row_out(monkeypatch, image, rows):
-    monkeypatch.setattr(engine, "BAND_ROWS", 5)
+    monkeypatch.setattr(bands_module, "BAND_ROWS", 5)
     bands = list(
         predict_bands(
             ArraySource(image), BYTES, [FunctionBackend(identity)], config_of(), Trace(), rows
@@ -336,3 +341,58 @@ def test_rows_between_two_starts_of_windows_share_the_fewest_windows(image):
     list(predict_bands(ArraySource(image), BYTES, [backend], config, Trace(), rows=(32, 64)))
     # Windows at 16, 32 and 48; four in each row of windows.
     assert backend.n_windows == 3 * 4
+
+
+class ReleasedBackend(FunctionBackend):
+    """Full at the first call; says what is left of it at the next."""
+
+    def __init__(self, function):
+        super().__init__(function, batch=8)
+        self.first, self.left = None, []
+
+    def start(self, inputs):
+        if self.first is None:
+            activations = inputs.clone()
+            self.first = [weakref.ref(inputs), weakref.ref(activations)]
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        self.left += [each() for each in self.first]
+        return super().start(inputs)
+
+
+@pytest.mark.usefixtures("as_accelerator")
+def test_nothing_of_a_batch_that_did_not_fit_is_held_while_half_of_it_is_tried(image):
+    backend = ReleasedBackend(identity)
+    maps_of(image, [backend], config_of())
+    assert set(backend.left) == {None}
+
+
+@pytest.mark.parametrize("flips", [("identity",), ALL_FLIPS])
+@pytest.mark.parametrize("overlap", [0.0, 0.6, 0.9])
+def test_bands_that_arrive_late_from_a_device_are_the_same(image, flips, overlap, request):
+    config, member = config_of(flips, overlap), FunctionBackend(equivariant)
+    of_host = maps_of(image, [member], config)
+    seen = request.getfixturevalue("fake_cuda")
+    member.device = Device("cuda", 0)
+    np.testing.assert_array_equal(maps_of(image, [member], config), of_host)
+    assert seen.n_late_copies > 3
+
+
+def test_windows_below_are_predicted_before_a_band_of_a_device_is_waited_for(fake_cuda):
+    image = np.random.default_rng(0).integers(0, 256, (400, 40, 3), dtype=np.uint8)
+    member = FunctionBackend(identity)
+    member.device = Device("cuda", 0)
+    bands = predict_bands(ArraySource(image), BYTES, [member], config_of(), Trace())
+    next(bands)
+    assert 0 < member.n_windows < count_windows(400, 40, config_of(), 1)
+    assert fake_cuda.n_late_copies == TorchOps.bands_in_flight + 1
+    bands.close()
+
+
+def test_rows_in_the_middle_arrive_from_a_device_too(image, fake_cuda):
+    member = FunctionBackend(equivariant)
+    inputs = ArraySource(image, "cells.png"), BYTES, [member], config_of(ALL_FLIPS), Trace()
+    whole = np.concatenate(list(predict_bands(*inputs)), axis=1)
+    member.device = Device("cuda", 0)
+    part = np.concatenate(list(predict_bands(*inputs, rows=(40, 90))), axis=1)
+    np.testing.assert_array_equal(part, whole[:, 40:90])
+    assert fake_cuda.n_late_copies

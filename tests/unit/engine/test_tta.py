@@ -28,7 +28,7 @@ def batch(ops):
 
 @pytest.mark.parametrize("flip", ["horizontal", "vertical"])
 def test_windows_are_flipped_as_ttach_does(batch, ops, flip):
-    flipped = ops.to_host(flip_windows(batch, flip, ops))
+    flipped = ops.start_to_host(flip_windows(batch, flip, ops))()
     expected = TTACH[flip].apply_aug_image(torch.from_numpy(BATCH), apply=True)
     np.testing.assert_array_equal(flipped, expected.numpy())
     assert flipped.flags.c_contiguous
@@ -44,14 +44,14 @@ def test_unflipping_puts_pixels_back_and_reverses_the_mirrored_flow_only(batch, 
     restored = unflip_logits(flip_windows(batch, flip, ops), flip, ops)
     sign = np.ones((3, 1, 1), np.float32)
     sign[channel] = -1
-    np.testing.assert_array_equal(ops.to_host(restored), BATCH * sign)
+    np.testing.assert_array_equal(ops.start_to_host(restored)(), BATCH * sign)
 
 
 @pytest.mark.parametrize("flip", ALL_FLIPS)
 def test_augmenting_maps_and_undoing_it_is_the_identity(batch, ops, flip):
     # A mirrored image has mirrored maps in which the mirrored flow points the other way.
     once = unflip_logits(ops.copy(batch), flip, ops)
-    np.testing.assert_array_equal(ops.to_host(unflip_logits(once, flip, ops)), BATCH)
+    np.testing.assert_array_equal(ops.start_to_host(unflip_logits(once, flip, ops))(), BATCH)
 
 
 @pytest.mark.parametrize("flip", ["horizontal", "vertical"])
@@ -59,11 +59,11 @@ def test_arguments_are_not_modified(batch, ops, flip):
     flipped = flip_windows(batch, flip, ops)
     flipped += 1
     unflip_logits(batch, flip, ops)
-    np.testing.assert_array_equal(ops.to_host(batch), BATCH)
+    np.testing.assert_array_equal(ops.start_to_host(batch)(), BATCH)
 
 
 def test_a_vector_to_the_right_points_right_again_after_flip_and_unflip(ops):
     maps = np.zeros((3, 1, 3), np.float32)
     maps[FLOW_X, 0] = [-7, 0, 2]
-    restored = ops.to_host(unflip_logits(ops.from_host(maps), "horizontal", ops))
+    restored = ops.start_to_host(unflip_logits(ops.from_host(maps), "horizontal", ops))()
     assert restored[FLOW_X, 0].tolist() == [-2, 0, 7]

@@ -9,6 +9,7 @@ import torch
 from fakes import draw_cells, draw_ellipses, maps_of_labels
 
 from mediar_infer.arrays import FLOW_SCALE, FLOW_X, FLOW_Y
+from mediar_infer.devices import CPU, Device
 from mediar_infer.labels import kernels as kernels_package
 from mediar_infer.labels.flows import compute_unit_flow
 from mediar_infer.labels.kernels import Frame, Region, choice
@@ -328,6 +329,21 @@ def test_without_the_library_torch_runs_and_says_so(monkeypatch, caplog):
     finally:
         choice.select_kernels.cache_clear()
     assert "C compiler" in caplog.text
+
+
+@pytest.mark.usefixtures("fake_cuda")
+def test_the_compiled_loops_run_beside_a_gpu_and_leave_a_core_to_it(monkeypatch):
+    monkeypatch.setattr(choice, "usable_cores", lambda: 16)
+    choice.select_kernels.cache_clear()
+    try:
+        kernels = [choice.select_kernels(device) for device in (CPU, Device("cuda", 0))]
+        if choice.load_library() is not None:
+            assert [each._n_threads for each in kernels] == [16, 15]
+        monkeypatch.setattr(choice, "load_library", lambda: None)
+        choice.select_kernels.cache_clear()
+        assert isinstance(choice.select_kernels(Device("cuda", 0)), TorchKernels)
+    finally:
+        choice.select_kernels.cache_clear()
 
 
 def test_both_loops_grow_basins_equally_often():

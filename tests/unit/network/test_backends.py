@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from mediar_infer.devices import CPU
+from mediar_infer.devices import CPU, Device
 from mediar_infer.errors import CheckpointError, UsageError
 from mediar_infer.network.architecture import Architecture
 from mediar_infer.network.backends.openvino_backend import OpenVinoBackend
 from mediar_infer.network.backends.openvino_export import export_graph
 from mediar_infer.network.backends.openvino_graph import compile_graph, read_graph
 from mediar_infer.network.backends.torch_backend import TorchBackend
+from mediar_infer.network.backends.torch_network import fold_norms, halve_weights
 from mediar_infer.network.checkpoints import (
     build_model,
     check_entries,
@@ -194,3 +195,62 @@ def test_members_may_be_started_before_the_first_is_waited_for(checkpoint, graph
     started = [member.start(inputs) for member in members]
     first, second = (finish() for finish in started)
     np.testing.assert_array_equal(first, second)
+
+
+# What accelerators compute
+
+
+def test_folded_norms_change_logits_by_rounding_only(checkpoint, inputs):
+    model = build_model(checkpoint).eval()
+    n_norms = sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
+    folded = fold_norms(model)
+    # Only the norms of the two heads are left: convolutions with padding follow them.
+    assert sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules()) == 2 < n_norms
+    with torch.no_grad():
+        expected, found = (net(torch.from_numpy(inputs)) for net in (model, folded))
+    assert 0 < (found - expected).abs().max() <= 2e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_weights_cast_once_give_the_bits_of_weights_cast_at_every_call(
+    checkpoint, inputs, precision
+):
+    model = build_model(checkpoint).eval()
+    with torch.no_grad(), torch.autocast("cpu", precision):
+        expected, found = (
+            net(torch.from_numpy(inputs[:1])) for net in (model, halve_weights(model, precision))
+        )
+    assert torch.equal(found, expected)
+    assert all(weight.dtype == torch.float32 for weight in model.parameters())
+
+
+@pytest.mark.usefixtures("fake_cuda")
+def test_float32_on_cuda_is_not_rounded_to_tf32_and_other_work_keeps_its_settings(
+    checkpoint, inputs, monkeypatch
+):
+    cudnn, products, seen = torch.backends.cudnn, torch.backends.cuda.matmul, []
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    backend = TorchBackend(build_model(checkpoint), Device("cuda", 0), "float32")
+    forward = MediarFormer.forward
+
+    def watched(self, windows):
+        seen.append((cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark))
+        return forward(self, windows)
+
+    monkeypatch.setattr(MediarFormer, "forward", watched)
+    found = backend.start(torch.from_numpy(inputs))()
+    assert seen == [(False, False, False)]
+    assert (cudnn.allow_tf32, cudnn.benchmark) == (True, True)
+    expected = TorchBackend(build_model(checkpoint), CPU, "float32").start(inputs)()
+    assert np.abs(found.numpy() - expected).max() <= 2e-6 * np.abs(expected).max()
+
+
+@pytest.mark.usefixtures("fake_cuda")
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_half_types_on_cuda_stay_near_float32(checkpoint, inputs, precision):
+    inputs = inputs[:1]
+    exact = TorchBackend(build_model(checkpoint), CPU, "float32").start(inputs)()
+    backend = TorchBackend(build_model(checkpoint), Device("cuda", 0), precision)
+    rounded = backend.start(torch.from_numpy(inputs))()
+    assert rounded.dtype == torch.float32
+    assert 0 < np.abs(rounded.numpy() - exact).mean() <= 0.05 * np.abs(exact).mean()
