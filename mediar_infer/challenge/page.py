@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from mediar_infer.challenge.checks import Finding
 from mediar_infer.challenge.protocol import LABELS_DIR
 from mediar_infer.challenge.records import (
     ChallengeRecord,
@@ -85,7 +86,7 @@ def write_verdict(
     write_page(folder / PAGE_NAME, page, rows, sections)
 
 
-def _finding_text(finding: Any) -> str:  # noqa: ANN401
+def _finding_text(finding: Finding) -> str:
     return f"{finding.aspect}: found {finding.found}, expected {finding.expected}"
 
 

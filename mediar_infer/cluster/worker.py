@@ -19,19 +19,17 @@ import numpy as np
 from mediar_infer import __version__
 from mediar_infer.arrays import Float32Array
 from mediar_infer.config import EngineConfig
-from mediar_infer.engine.merging import merge_channels
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.engine.resampling import scaled_length
 from mediar_infer.engine.scaled import predict_scaled_bands
 from mediar_infer.errors import ClusterError, ExportError, UsageError
 from mediar_infer.folder.image_runner import ImageRunner
-from mediar_infer.folder.image_task import ImageTask
+from mediar_infer.folder.image_task import ImageTask, open_input
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance
 from mediar_infer.folder.results import ImageResult
 from mediar_infer.folder.run_image import RunImage
 from mediar_infer.image_trace import Trace
-from mediar_infer.images.open import open_image
 from mediar_infer.network.weight_files import compute_digest, find_weights
 from mediar_infer.scales.choice import ScaleChoice, known_scale
 from mediar_infer.segmenter import Segmenter
@@ -195,8 +193,7 @@ def choose_scale(job: ClusterJob, image: RunImage, scaling: Scaling) -> ScaleCho
     with _AT_WORK:
         segmenter = _prepare(job)
         config, diameter = segmenter.config, segmenter.cell_diameter
-        with open_image(image.path, job.options.reading_of(image)) as opened:
-            source = merge_channels(opened)
+        with open_input(image, job.options) as source:
             choice = known_scale(source, config, diameter)
             if choice is not None:
                 return choice
@@ -212,8 +209,7 @@ def predict_rows(
     trace = Trace()
     with _AT_WORK:
         segmenter = _prepare(job)
-        with open_image(image.path, job.options.reading_of(image)) as opened:
-            source = merge_channels(opened)
+        with open_input(image, job.options) as source:
             bands = predict_scaled_bands(
                 source, scaling, scale, segmenter.members, segmenter.config, trace, rows=rows
             )

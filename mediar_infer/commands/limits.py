@@ -28,13 +28,12 @@ def explain_limits(error: BaseException) -> str | None:
     Returns:
         What was found, what was expected and what to do; ``None`` if no limit explains it.
     """
-    is_about_threads = isinstance(error, RuntimeError) and any(
-        text in str(error) for text in _THREAD_FAILURES
-    )
-    if is_about_threads or isinstance(error, KeyboardInterrupt):
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in _THREAD_FAILURES):
+        return _describe_threads(0)  # by now one may have ended
+    if isinstance(error, KeyboardInterrupt):
         n_cores = usable_cores()
         n_started = count_startable_threads(n_cores)
-        return _describe_threads(n_started) if is_about_threads or n_started < n_cores else None
+        return _describe_threads(n_started) if n_started < n_cores else None
     limit = address_limit_bytes()
     is_about_memory = isinstance(error, MemoryError | SystemError | ImportError)
     if limit is None or not is_about_memory or isinstance(error, ModuleNotFoundError):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from mediar_infer.arrays import Float32Array
 from mediar_infer.config import EngineConfig, FlipName, Plan
-from mediar_infer.engine.array_ops import ArrayOps, DeviceArray, select_array_ops
+from mediar_infer.engine.array_ops import ArrayOps, DeviceArray
 from mediar_infer.engine.bands import BAND_ROWS, RingOfRows, check_finite
 from mediar_infer.engine.ensemble import Ensemble, InputRows, Window
 from mediar_infer.engine.pacing import Pacer, Work
@@ -183,10 +183,8 @@ def predict_paced_bands(
         PredictionError: if the network's output is not finite.
     """
     rows = InputRows(source, scaling, trace)
-    sweep = _Sweep(
-        source.height, source.width, config, pacer.plan, select_array_ops(members[0].device)
-    )
     ensembles = [Ensemble([member], config, trace) for member in members]
+    sweep = _Sweep(source.height, source.width, config, pacer.plan, ensembles[0].ops)
     runner = _PassRunner(source.height, ensembles, rows, sweep, pacer)
     while (top := sweep.top) is not None:
         rows.move_to(max(top, 0), min(top + config.roi_size, source.height))

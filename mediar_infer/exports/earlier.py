@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from mediar_infer.exports.options import geojson_path, roi_path, zarr_path
+from mediar_infer.exports.options import list_export_files, zarr_path
 from mediar_infer.output_files import remove_result, to_output_error
 
 _OURS: Final = {"zarr.json", "labels", "cells", ".cells.part"}
@@ -21,11 +21,7 @@ def remove_exports(folder: Path, name: str) -> None:
     Raises:
         OutputError: if something cannot be removed.
     """
-    for path in (
-        roi_path(folder, name),
-        geojson_path(folder, name, is_packed=False),
-        geojson_path(folder, name, is_packed=True),
-    ):
+    for path in list_export_files(folder, name):
         remove_result(path)
     group = zarr_path(folder, name)
     try:

@@ -30,6 +30,12 @@ def zarr_path(folder: Path, name: str) -> Path:
     return folder / ZARR_DIR / f"{name}.ome.zarr"
 
 
+def list_export_files(folder: Path, name: str) -> list[Path]:
+    """Files that an image may have been exported to; its OME-Zarr is a folder."""
+    packed = (geojson_path(folder, name, is_packed=is_packed) for is_packed in (False, True))
+    return [roi_path(folder, name), *packed]
+
+
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
     """What to make of label files."""

@@ -40,6 +40,28 @@ class ImageSegmenter(Protocol):
         ...
 
 
+def open_input(image: RunImage, options: RunOptions, max_pixels: int | None = None) -> ImageSource:
+    """Open an image of a run, its channels merged as the options say.
+
+    Args:
+        image: the image.
+        options: how it is read.
+        max_pixels: largest image that is accepted; by default the limit of the options.
+
+    Raises:
+        ImageReadError: if it cannot be read as one image, or is too large.
+    """
+    reading = options.reading_of(image)
+    if max_pixels is not None:
+        reading = replace(reading, max_pixels=max_pixels)
+    source = open_image(image.path, reading)
+    try:
+        return merge_channels(source)
+    except BaseException:
+        source.close()
+        raise
+
+
 class ImageTask:
     """One image file of a run, from its opening to its closing.
 
@@ -68,11 +90,7 @@ class ImageTask:
         """
         if self.source is None:
             with self.trace.stage("open"):
-                reading = self._options.reading_of(self.image)
-                if max_pixels is not None:
-                    reading = replace(reading, max_pixels=max_pixels)
-                self.source = open_image(self.image.path, reading)
-                self.source = merge_channels(self.source)
+                self.source = open_input(self.image, self._options, max_pixels)
             self.trace.warn(*self.source.warnings)
         return self.source
 

@@ -8,8 +8,7 @@ from mediar_infer.exports.options import (
     GEOJSON_DIR,
     ROI_DIR,
     ExportOptions,
-    geojson_path,
-    roi_path,
+    list_export_files,
 )
 from mediar_infer.folder.run_image import OVERLAY_DIR, RunImage
 from mediar_infer.folder.selection import Selection
@@ -90,9 +89,8 @@ class RunOptions:
 
     def list_results(self, image: RunImage) -> list[Path]:
         """Files that an image may get."""
-        folder, name = self.output_dir, image.export_name
-        packed = [geojson_path(folder, name, is_packed=is_packed) for is_packed in (False, True)]
-        return [self.label_path(image), self.overlay_path(image), roi_path(folder, name), *packed]
+        exports = list_export_files(self.output_dir, image.export_name)
+        return [self.label_path(image), self.overlay_path(image), *exports]
 
     def overlay_path(self, image: RunImage) -> Path:
         """Where the overlay of an image goes."""

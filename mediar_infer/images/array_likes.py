@@ -8,6 +8,7 @@ import numpy as np
 
 from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import MediarError, ShapeError
+from mediar_infer.images.row_blocks import RowBlocks
 
 _PLAIN_MODES = frozenset({"1", "L", "RGB", "RGBA", "LA", "I", "F", "I;16", "I;16B", "I;16L"})
 """Modes of Pillow whose numbers are intensities (and opacity)."""
@@ -28,24 +29,16 @@ class LazyArray:
         self.shape = tuple(int(size) for size in array.shape)
         self.ndim, self.size = len(self.shape), math.prod(self.shape)
         self.dtype = np.dtype(array.dtype)
-        self._step = _find_chunk_rows(array)
-        self._kept: tuple[int, AnyArray] | None = None
+        self._blocks = RowBlocks(self._compute, _find_chunk_rows(array))
 
     def __getitem__(self, rows: slice) -> AnyArray:
         """Consecutive rows, of which whole chunks are computed; the last of these are kept."""
         top, bottom, _ = rows.indices(self.shape[0])
-        first, last = top // self._step, max(bottom - 1, top) // self._step
-        parts = []
-        for number in range(first, last + 1):
-            start = number * self._step
-            parts.append(self._block(number)[max(top - start, 0) : bottom - start])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return self._blocks.rows(top, bottom)
 
-    def _block(self, number: int) -> AnyArray:
-        if self._kept is None or self._kept[0] != number:
-            block = self._array[number * self._step : (number + 1) * self._step]
-            self._kept = number, np.asarray(block)
-        return self._kept[1]
+    def _compute(self, number: int) -> AnyArray:
+        step = self._blocks.step
+        return np.asarray(self._array[number * step : (number + 1) * step])
 
 
 def _find_chunk_rows(array: Any) -> int:  # noqa: ANN401

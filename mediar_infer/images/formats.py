@@ -9,6 +9,8 @@ from typing import Final
 
 from mediar_infer.errors import ImageReadError
 
+_OME_ZARR: Final = "OME-Zarr"
+
 IMAGE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "TIFF": (
         ".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk", ".flex",
@@ -22,7 +24,7 @@ IMAGE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
     "CZI": (".czi",),
     "LIF": (".lif", ".lof"),
     "ND2": (".nd2",),
-    "OME-Zarr": (".zarr",),
+    _OME_ZARR: (".zarr",),
     "MIRAX slide": (".mrxs",),
     "VMS slide": (".vms",),
     "DICOM": (".dcm",),
@@ -32,7 +34,7 @@ IMAGE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = {
 _PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
     "LIF": ("liffile", "formats"),
     "ND2": ("nd2", "formats"),
-    "OME-Zarr": ("zarr", "zarr"),
+    _OME_ZARR: ("zarr", "zarr"),
     "MIRAX slide": ("openslide", "slides"),
     "VMS slide": ("openslide", "slides"),
     "DICOM": ("openslide", "slides"),
@@ -150,7 +152,7 @@ def find_extension(path: Path) -> str | None:
 
 def is_folder_format(path: Path) -> bool:
     """Whether a folder is an image of its own by its name."""
-    return path.suffix.lower() == ".zarr"
+    return path.suffix.lower() in IMAGE_FORMATS[_OME_ZARR]
 
 
 def count_bytes(path: Path) -> int:
@@ -206,7 +208,7 @@ def _find_content(path: Path, expected: str) -> str:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode) and is_folder_format(path):
-            return "OME-Zarr"
+            return _OME_ZARR
         if not stat.S_ISREG(mode):
             raise ImageReadError(f"{path.name}: found no regular file, {expected}; remove it")
         with path.open("rb") as file:

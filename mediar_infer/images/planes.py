@@ -8,6 +8,7 @@ import numpy as np
 from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.limits import ReadOptions
+from mediar_infer.images.row_blocks import RowBlocks
 
 StackAxes = Sequence[tuple[str, int]]
 """Letter and size of each axis of a stack apart from rows, columns and channels, slowest first."""
@@ -137,28 +138,19 @@ class Projection:
         step: int = 1,
     ) -> None:
         self._read, self._planes, self._height = read, planes, height
-        self._step = step * max(1, _PROJECTED_BYTES // (step * row_bytes))
-        self._kept: tuple[int, AnyArray] | None = None
+        n_together = max(1, _PROJECTED_BYTES // (step * row_bytes))
+        self._blocks = RowBlocks(self._project, step * n_together)
 
     def rows(self, top: int, bottom: int) -> AnyArray:
         """Rows ``top`` … ``bottom - 1``; what is not a number counts only where nothing else is."""
         if len(self._planes) == 1:
             return self._read(self._planes[0], top, bottom)
-        first, last = top // self._step, max(bottom - 1, top) // self._step
-        parts = []
-        for number in range(first, last + 1):
-            start = number * self._step
-            block = self._block(number)
-            parts.append(block[max(top - start, 0) : bottom - start])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return self._blocks.rows(top, bottom)
 
-    def _block(self, number: int) -> AnyArray:
-        if self._kept is not None and self._kept[0] == number:
-            return self._kept[1]
-        start = number * self._step
-        stop = min(start + self._step, self._height)
+    def _project(self, number: int) -> AnyArray:
+        start = number * self._blocks.step
+        stop = min(start + self._blocks.step, self._height)
         block = self._read(self._planes[0], start, stop).copy()
         for plane in self._planes[1:]:
             np.fmax(block, self._read(plane, start, stop), out=block)
-        self._kept = number, block
         return block

@@ -130,7 +130,7 @@ def to_geometry(pixel_size_um: tuple[float, float] | None) -> Geometry | None:
     if pixel_size_um is None or not all(0 < size < np.inf for size in pixel_size_um):
         return None
     x, y = pixel_size_um
-    return Geometry((x / 1000, y / 1000), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+    return Geometry.of_size((y, x))
 
 
 def _check_dtype(name: str, dtype: np.dtype[Any]) -> None:

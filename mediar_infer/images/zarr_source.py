@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ from mediar_infer.images.faults import DamagedFile, reading
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.ngff import NgffImage, find_ome_attributes, parse_image
 from mediar_infer.images.planes import choose_scene
+from mediar_infer.images.row_blocks import RowBlocks
 from mediar_infer.images.stack_source import StackLayout, StackSource
 
 _LABELS: Final = "labels"
@@ -62,7 +64,8 @@ class ZarrSource(StackSource):
         n_bytes = step * width * array.dtype.itemsize
         options.check_decoded(path.name, step, width, n_bytes, where="in one row of chunks")
         self._is_blosc = _is_blosc(array)
-        self._kept: dict[int, tuple[int, int, AnyArray]] = {}
+        self._blocks: dict[int, tuple[int, RowBlocks]] = {}
+        """Channel → the plane that was read last, and its rows of chunks."""
         super().__init__(
             path.name,
             StackLayout(
@@ -95,25 +98,19 @@ class ZarrSource(StackSource):
         return tuple(channel if letter == "c" else int(next(places)) for letter in self._axes[:-2])
 
     def _read_channel(self, plane: int, channel: int, top: int, bottom: int) -> AnyArray:
-        step, parts = int(self._array.chunks[-2]), []
-        for number in range(top // step, max(bottom - 1, top) // step + 1):
-            block = self._read_block(plane, channel, number)
-            parts.append(block[max(top - number * step, 0) : bottom - number * step])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        last_plane, blocks = self._blocks.get(channel, (None, None))
+        if blocks is None or last_plane != plane:
+            read = partial(self._read_chunks, self._index(plane, channel))
+            blocks = RowBlocks(read, int(self._array.chunks[-2]))
+            self._blocks[channel] = plane, blocks
+        return blocks.rows(top, bottom)
 
-    def _read_block(self, plane: int, channel: int, number: int) -> AnyArray:
-        """A row of chunks, which is kept for the next read of this channel."""
-        kept = self._kept.get(channel)
-        if kept is not None and kept[:2] == (plane, number):
-            return kept[2]
+    def _read_chunks(self, index: tuple[int, ...], number: int) -> AnyArray:
+        """A row of chunks of one channel of one plane."""
         step = int(self._array.chunks[-2])
-        index = self._index(plane, channel)
         if self._is_blosc:
             _check_blosc(self._array, index, number * step)
-        place = (*index, slice(number * step, (number + 1) * step))
-        block = np.asarray(self._array[place])
-        self._kept[channel] = plane, number, block
-        return block
+        return np.asarray(self._array[(*index, slice(number * step, (number + 1) * step))])
 
     def _judge_missing(self, missing: list[_Chunk]) -> tuple[str, ...]:
         """Say that chunks are not stored; an error if something must have been in one of them."""

@@ -17,7 +17,7 @@ def to_probability(logits: Float32Array) -> Float32Array:
 class CellConfidence:
     """Two numbers per cell that say how sure the network is of it; low and high, in this order.
 
-    Give one to :meth:`mediar_infer.segmenter.ImageWork.labels`: it is filled as the labels are
+    Give one to :meth:`mediar_infer.image_work.ImageWork.labels`: it is filled as the labels are
     taken. The values of a cell are final once the band with the cell's last row has been yielded.
     Values of cell ``i`` have index ``i - 1``.
     """

@@ -7,7 +7,7 @@ References:
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 from xml.etree import ElementTree
 
@@ -39,7 +39,7 @@ class LabelDescription:
     """uint16 or uint32."""
     pixel_size_mm: tuple[float, float] | None = None
     """Height and width of a pixel; None if unknown, and nothing is said of it."""
-    facts: Mapping[str, Any] | None = field(default=None)
+    facts: Mapping[str, Any] | None = None
     """Provenance of the labels, ready for JSON."""
 
     def to_bytes(self, n_cells: int | None) -> bytes:

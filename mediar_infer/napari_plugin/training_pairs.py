@@ -67,7 +67,7 @@ def save_training_pair(
     geometry = None
     if pixel_size_um is not None:
         height_um, width_um = pixel_size_um
-        geometry = Geometry((width_um / 1000, height_um / 1000), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+        geometry = Geometry.of_size((height_um, width_um))
     write_labels(target, [labels], height=source.height, width=source.width, geometry=geometry)
     return image_path, target
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from mediar_infer.config import MAX_SCALE, MIN_SCALE, CellSize, EngineConfig
 from mediar_infer.errors import ImageReadError, UsageError
 from mediar_infer.image_trace import Trace
-from mediar_infer.images.sources import ImageSource
+from mediar_infer.images.sources import UM_PER_MM, ImageSource
 
 _NEARLY_SAME: Final = 1.1
 """Cells that differ less from the training images are shown as they are: resizing blurs."""
@@ -83,13 +83,13 @@ def known_scale(
 
 
 def _to_pixels(source: ImageSource, size: CellSize, training_diameter: float) -> float:
-    size_mm = None if source.geometry is None else source.geometry.pixel_size_mm
+    size_mm = source.pixel_size_mm
     if size_mm is None:
         raise ImageReadError(
             f"{source.name}: found no pixel size, expected one for --cell-size {size}; give the"
             " size in pixels, such as --cell-size 30, or the size of a pixel with --pixel-size"
         )
-    height_um, width_um = (1000 * side for side in size_mm)
+    height_um, width_um = (UM_PER_MM * side for side in size_mm)
     pixels = size.value / math.sqrt(height_um * width_um)
     low, high = training_diameter / MAX_SCALE, training_diameter / MIN_SCALE
     if not low <= pixels <= high:

@@ -8,5 +8,4 @@ from mediar_infer.engine.torch_ops import TorchOps
 @pytest.fixture
 def as_accelerator(monkeypatch):
     """Let the engine compute in torch, as on an accelerator, though tensors lie on the CPU."""
-    for module in ("ensemble", "paced_bands"):
-        monkeypatch.setattr(f"mediar_infer.engine.{module}.select_array_ops", TorchOps)
+    monkeypatch.setattr("mediar_infer.engine.ensemble.select_array_ops", TorchOps)
