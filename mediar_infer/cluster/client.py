@@ -51,6 +51,7 @@ from mediar_infer.folder.image_runner import (
     describe_unexpected,
 )
 from mediar_infer.folder.image_task import ImageTask
+from mediar_infer.folder.inputs import RunInputs
 from mediar_infer.folder.ledger import LedgerEntry
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance
@@ -79,6 +80,7 @@ def run_on_cluster(
     config: EngineConfig,
     options: RunOptions,
     *,
+    found: RunInputs | None = None,
     spread_from: int = LARGE_IMAGE_PIXELS,
 ) -> list[LedgerEntry]:
     """Segment every image of a folder on the workers of a Dask cluster; the ledger is kept here.
@@ -88,6 +90,7 @@ def run_on_cluster(
         weights: a folder, or one or two files; without any, each worker's default folder.
         config: settings; no time budget.
         options: folders and switches.
+        found: the images, if they have been looked for already.
         spread_from: images of this many pixels or more are spread over the workers.
 
     Returns:
@@ -121,7 +124,7 @@ def run_on_cluster(
             job = ClusterJob(paths, config, options, mark, spread_from, __version__)
             check_workers(client, job)
             cluster = _Cluster(client, job)
-            with FolderRun(cluster.provenance, options) as run:
+            with FolderRun(cluster.provenance, options, found) as run:
                 run.add_known()
                 with closing(cluster.run_all(run.to_do, run.show_progress)) as results:
                     for result in results:

@@ -24,7 +24,7 @@ from mediar_infer.commands.options import (
 from mediar_infer.commands.printing import print_summary
 from mediar_infer.commands.start import load_for_process
 from mediar_infer.errors import UsageError
-from mediar_infer.folder.inputs import RunInputs, find_inputs
+from mediar_infer.folder.inputs import RunInputs
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.parts import RunPart
 from mediar_infer.folder.run_image import RunImage
@@ -109,24 +109,24 @@ def run(args: argparse.Namespace) -> int:
     config = replace(to_engine_config(args), fit_budget=to_budget_scale(args))
     options = _to_run_options(args)
     options.check_packages()
-    found = find_inputs(options.selection, options.reading, options.list_result_dirs())
+    found = options.find_inputs()
     images = options.selection.choose(found.images)
     errors = find_unreadable(image.path for image in images)
     if errors is not None and not (args.resume and _has_labels(options, images)):
         from mediar_infer.folder.runner import fail_folder
 
-        return _finish(fail_folder(errors, options), found, args, options)
+        return _finish(fail_folder(errors, options, found), found, args, options)
     segmenter = load_for_process(args.weights, config) if args.dask is None else None
     if segmenter is None:
         from mediar_infer.cluster.client import run_on_cluster
 
-        entries = run_on_cluster(args.dask, args.weights, config, options)
+        entries = run_on_cluster(args.dask, args.weights, config, options, found=found)
         return _finish(entries, found, args, options)
     from mediar_infer.folder.runner import run_folder
 
     for name, digest in segmenter.digests.items():
         logger.info("weights %s, SHA-256 %s", name, digest[:16])
-    return _finish(run_folder(segmenter, options), found, args, options)
+    return _finish(run_folder(segmenter, options, found), found, args, options)
 
 
 def _has_labels(options: RunOptions, images: Iterable[RunImage]) -> bool:

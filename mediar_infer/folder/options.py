@@ -10,6 +10,7 @@ from mediar_infer.exports.options import (
     ExportOptions,
     list_export_files,
 )
+from mediar_infer.folder.inputs import RunInputs, find_inputs
 from mediar_infer.folder.run_image import OVERLAY_DIR, RunImage
 from mediar_infer.folder.selection import Selection
 from mediar_infer.images.limits import ReadOptions
@@ -51,6 +52,14 @@ class RunOptions:
         # Cells are measured in channels that the network does not see.
         reading = replace(self.reading, all_channels=self.exports.table is not None)
         return reading if image.scene is None else replace(reading, scene=image.scene)
+
+    def find_inputs(self) -> RunInputs:
+        """Find the images of the run, those of other parts too.
+
+        Raises:
+            UsageError: if an input does not exist or cannot be read.
+        """
+        return find_inputs(self.selection, self.reading, self.list_result_dirs())
 
     def list_result_dirs(self) -> list[Path]:
         """Folders that this run writes to, which hold no inputs."""

@@ -16,7 +16,7 @@ from mediar_infer.folder.clashes import explain_clashes
 from mediar_infer.folder.console import log_entry, log_skipped, log_unknown_pixel_sizes
 from mediar_infer.folder.failures import fail_image
 from mediar_infer.folder.gathering import Gathering
-from mediar_infer.folder.inputs import RunInputs, find_inputs
+from mediar_infer.folder.inputs import RunInputs
 from mediar_infer.folder.ledger import (
     Ledger,
     LedgerEntry,
@@ -41,12 +41,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def run_folder(segmenter: "Segmenter", options: RunOptions) -> list[LedgerEntry]:
+def run_folder(
+    segmenter: "Segmenter", options: RunOptions, found: RunInputs | None = None
+) -> list[LedgerEntry]:
     """Segment every image of a folder and keep a ledger of it.
 
     Args:
         segmenter: models and settings.
         options: folders and switches.
+        found: the images, if they have been looked for already.
 
     Returns:
         One entry per file of the folder.
@@ -60,7 +63,7 @@ def run_folder(segmenter: "Segmenter", options: RunOptions) -> list[LedgerEntry]
     provenance = Provenance.of(segmenter, options)
     # The first image is charged with the start of the process, as the challenge does.
     runner = ImageRunner(segmenter, provenance, options, process_start_s())
-    with FolderRun(provenance, options) as run:
+    with FolderRun(provenance, options, found) as run:
         run.add_known()
         with closing(runner.run_all(run.to_do, run.show_progress, run.at_work)) as results:
             for result in results:
@@ -68,12 +71,15 @@ def run_folder(segmenter: "Segmenter", options: RunOptions) -> list[LedgerEntry]
         return run.finish()
 
 
-def fail_folder(errors: Mapping[Path, str], options: RunOptions) -> list[LedgerEntry]:
+def fail_folder(
+    errors: Mapping[Path, str], options: RunOptions, found: RunInputs
+) -> list[LedgerEntry]:
     """Keep the ledger of a run in which no image can be read, so that it needs no models.
 
     Args:
         errors: image → why it cannot be read.
         options: folders and switches.
+        found: the images.
 
     Returns:
         One entry per file of the folder.
@@ -82,7 +88,7 @@ def fail_folder(errors: Mapping[Path, str], options: RunOptions) -> list[LedgerE
         OutputError: if the ledger cannot be written.
     """
     provenance = Provenance({}, {}, None)
-    with FolderRun(provenance, options) as run:
+    with FolderRun(provenance, options, found) as run:
         run.add_known()
         for image in run.to_do:
             entry = fail_image(image, errors[image.path], provenance, options)
@@ -119,20 +125,23 @@ class FolderRun:
     Args:
         provenance: models and settings of this run.
         options: folders and switches.
+        found: the images, if they have been looked for already.
 
     Raises:
         UsageError: if the input folder does not exist, or is the output folder.
         OutputError: if the ledger cannot be written.
     """
 
-    def __init__(self, provenance: Provenance, options: RunOptions) -> None:
+    def __init__(
+        self, provenance: Provenance, options: RunOptions, found: RunInputs | None = None
+    ) -> None:
         self._provenance, self._options, part = provenance, options, options.selection.part
-        self._found = find_inputs(options.selection, options.reading, options.list_result_dirs())
+        self._found = found or options.find_inputs()
         log_skipped(options.selection, self._found.skipped)
         _check_folders(options, self._found)
-        found = self._found.images
-        clashes = explain_clashes(found, options.output_dir, options.selection.names)
-        self._images = options.selection.choose(found)
+        images = self._found.images
+        clashes = explain_clashes(images, options.output_dir, options.selection.names)
+        self._images = options.selection.choose(images)
         self.remove_leftovers()
         self._ledger = None if options.ledger_dir is None else Ledger(options.ledger_dir, part)
         self._ledger_start = self._ledger.size if self._ledger else 0
