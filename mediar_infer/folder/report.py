@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any, Final
 
 from mediar_infer.folder.ledger import LedgerEntry
-from mediar_infer.folder.options import REPORT_NAME, RunOptions
+from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance, package_versions
 from mediar_infer.output_files import Spool
 from mediar_infer.report.figures import ImageFigures
@@ -41,8 +41,8 @@ class RunReport:
     """
 
     def __init__(self, options: RunOptions) -> None:
-        self._options = options
-        self._path = options.output_dir / REPORT_NAME
+        assert options.report_path is not None
+        self._options, self._path = options, options.report_path
         self._spool = Spool(self._path)
         self._places: dict[str, int] = {}
         self._sizes: dict[str, SizeSummary] = {}
@@ -61,7 +61,7 @@ class RunReport:
         self._spool.close()
 
     def write(self, entries: Sequence[LedgerEntry], provenance: Provenance) -> None:
-        """Write ``report.html``.
+        """Write the page.
 
         Args:
             entries: all files of the run, in the order in which they are shown.

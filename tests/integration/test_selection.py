@@ -159,6 +159,14 @@ def test_parts_together_do_what_one_run_does(predict, plate, tmp_path, capsys):
     assert (out / "ledger.jsonl").read_bytes() == before
 
 
+def test_each_part_has_a_report_of_its_own(predict, plate, tmp_path):
+    out = tmp_path / "out"
+    for number in (1, 2):
+        assert predict(plate, out, "-r", "--part", f"{number}/2", "--report") == 0
+    reports = [name for name in names_of(out) if name.endswith(".html")]
+    assert reports == ["report.1of2.html", "report.2of2.html"]
+
+
 def test_parts_leave_each_others_files_alone(predict, plate, tmp_path):
     out = tmp_path / "out"
     mine, other = out / "p1" / "w1", out / "p1" / "w2"
