@@ -1,6 +1,7 @@
 """Limits that libraries do not survive (``ulimit -v``, ``--pids-limit``) end in one line."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -86,7 +87,8 @@ def test_too_few_processes_are_named(tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("ERROR found room for 0 more threads, expected ")
+    # Which library meets the limit, and whether one of its threads has ended by then, varies.
+    assert re.match(r"ERROR found room for [01] more threads, expected \d+; raise", last)
     assert "docker --pids-limit" in last
 
 
