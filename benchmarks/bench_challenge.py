@@ -17,7 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import tifffile
-from bench_val_f1 import read_val_rows
+from bench_val_f1 import read_rows
 
 from mediar_infer.demo.scenes import SceneKind, make_scene
 from mediar_infer.labels.files import write_labels
@@ -44,7 +44,7 @@ def make_inputs(data: Path, work: Path, n_images: int) -> None:
     images, truth = work / "images", work / "truth"
     images.mkdir()
     truth.mkdir()
-    for row in choose(read_val_rows(data), n_images):
+    for row in choose(read_rows(data), n_images):
         shutil.copy(data / row["image"], images)
         shutil.copy(data / row["label"], truth)
     for seed, (name, (kind, height, width)) in enumerate(LARGE.items()):

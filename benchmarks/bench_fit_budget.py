@@ -27,7 +27,7 @@ from pathlib import Path
 import common
 import numpy as np
 import tifffile
-from bench_val_f1 import labels_of, read_val_rows, score_methods
+from bench_val_f1 import labels_of, read_rows, score_methods
 
 from mediar_infer import EngineConfig, Plan, Segmenter
 from mediar_infer.demo.scenes import make_scene
@@ -61,7 +61,7 @@ def to_size(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def generate_images(n_images: int, data: Path | None) -> Iterator[np.ndarray]:
     """Images of the listed sizes: generated scenes, or parts of labelled images in ``data``."""
-    rows = read_val_rows(data) if data else []
+    rows = read_rows(data) if data else []
     for i, (height, width) in enumerate(list_sizes(n_images)):
         if data:
             with open_image(data / rows[i % len(rows)]["image"]) as source:
@@ -167,7 +167,7 @@ def run_steps(args: argparse.Namespace) -> None:
         plan.name: labels_of(Segmenter(members, EngineConfig(plan=plan)))
         for plan in ladder_below(Plan(), len(members))
     }
-    results, per_image = score_methods(methods, args.data, read_val_rows(args.data, args.limit))
+    results, per_image = score_methods(methods, args.data, read_rows(args.data, limit=args.limit))
     best = results[LADDER[0].name]["groups"]["all"]["mean_f1"]
     for result in results.values():
         result["f1_given_up"] = best - result["groups"]["all"]["mean_f1"]

@@ -20,7 +20,7 @@ import common
 import numpy as np
 import tifffile
 from bench_labels import make_maps
-from bench_val_f1 import read_val_rows, summarise
+from bench_val_f1 import read_rows, summarise
 
 from mediar_infer import EngineConfig, MaskConfig, Segmenter
 from mediar_infer.config import BlockMode
@@ -114,7 +114,7 @@ def main() -> None:
     args.maps.mkdir(parents=True, exist_ok=True)
     segmenter = Segmenter.from_weights(config=EngineConfig())
     results = {
-        data.name: score(segmenter, data, args.maps, read_val_rows(data, args.limit))
+        data.name: score(segmenter, data, args.maps, read_rows(data, limit=args.limit))
         for data in args.data
     }
     speed = {mode: time_bands(mode) for mode in ("auto", "stitched")}

@@ -101,10 +101,10 @@ def summarise(f1s: dict[str, list[list[float]]]) -> dict[str, dict[str, object]]
     }
 
 
-def read_val_rows(data: Path, limit: int | None = None) -> list[dict[str, str]]:
-    """Rows of the manifest for images that were not used in training."""
+def read_rows(data: Path, split: str = "val", limit: int | None = None) -> list[dict[str, str]]:
+    """Rows of the manifest, by default those of images that were not used in training."""
     with (data / "manifest.csv").open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["split"] == "val"][:limit]
+        return [row for row in csv.DictReader(file) if row["split"] == split][:limit]
 
 
 def score_methods(
@@ -146,7 +146,7 @@ def main() -> None:
     results, per_image = score_methods(
         {name: methods[name] for name in args.rows or methods},
         args.data,
-        read_val_rows(args.data, args.limit),
+        read_rows(args.data, limit=args.limit),
     )
     digests = {path.name: compute_digest(path) for path in args.weights}
     before = {path.name: compute_digest(path) for path in args.before}

@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--with-images", action="store_true")
     args = parser.parse_args()
-    rows = {row["id"]: row for row in bench_val_f1.read_val_rows(args.data)}
+    rows = {row["id"]: row for row in bench_val_f1.read_rows(args.data)}
     scores = json.loads(args.scores.read_text())
     images = scores["images"]
     f1 = {name: images[name]["ensemble, flips"] for name in rows}

@@ -1,0 +1,129 @@
+r"""Whether the confidence of cells says which of them are right, on labelled images.
+
+A found cell is right if it overlaps a true one by an IoU of 0.5. Cells are grouped by their mean
+cell probability and by their flow error; each group has its share of right ones. The area under the
+ROC curve tells how often a right cell has the better value of two, a right and a wrong one.
+
+    python benchmarks/bench_calibration.py --data DIR [DIR …] \
+        --output benchmarks/results/calibration.json --plot benchmarks/results/calibration.png
+"""
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+import common
+import numpy as np
+from bench_val_f1 import read_rows
+from scipy.stats import rankdata
+
+from mediar_infer import EngineConfig, Segmenter, open_image, read_labels
+from mediar_infer.config import PLANS
+
+IOU = 0.5
+CELLPROB_EDGES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
+FLOW_ERROR_EDGES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
+
+
+def find_right(true: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """``(n,)`` bool for the found cells 1 … n: whether one true cell has IoU 0.5 with it."""
+    n_true, n_found = int(true.max(initial=0)), int(found.max(initial=0))
+    pairs, overlaps = np.unique(true.astype(np.int64) * (n_found + 1) + found, return_counts=True)
+    true_ids, found_ids = np.divmod(pairs, n_found + 1)
+    areas = np.bincount(true.ravel(), minlength=n_true + 1)[true_ids]
+    areas = areas + np.bincount(found.ravel(), minlength=n_found + 1)[found_ids]
+    ious = overlaps / (areas - overlaps)
+    is_right = np.zeros(n_found + 1, bool)
+    is_right[found_ids[(true_ids > 0) & (ious >= IOU)]] = True
+    return is_right[1:]
+
+
+def group(values: np.ndarray, is_right: np.ndarray, edges: tuple[float, ...]) -> dict[str, object]:
+    """Share of right cells between neighbouring edges, and the area under the ROC curve."""
+    places = np.digitize(values, edges[1:-1])
+    groups = []
+    for place, (low, high) in enumerate(itertools.pairwise(edges)):
+        inside = places == place
+        groups.append({
+            "from": low,
+            "to": high,
+            "n_cells": int(inside.sum()),
+            "mean": float(values[inside].mean()) if inside.any() else None,
+            "right": float(is_right[inside].mean()) if inside.any() else None,
+        })  # fmt: skip
+    n_right, n_wrong = int(is_right.sum()), int((~is_right).sum())
+    above = rankdata(values)[is_right].sum() - n_right * (n_right + 1) / 2
+    return {"groups": groups, "roc_area": float(above / max(n_right * n_wrong, 1))}
+
+
+def measure(segmenter: Segmenter, folders: list[Path], split: str) -> dict[str, object]:
+    """Confidence against truth for all cells of all images."""
+    cellprobs, errors, rights = [], [], []
+    for folder in folders:
+        for row in read_rows(folder, split):
+            with open_image(folder / row["image"]) as source:
+                image = source.read_rows(0, source.height)
+            result = segmenter.segment(image, confidence=True)
+            cellprobs.append(result.confidence.mean_cellprob)
+            errors.append(result.confidence.flow_error)
+            rights.append(find_right(read_labels(folder / row["label"]), result.labels))
+    cellprob, error, is_right = (np.concatenate(each) for each in (cellprobs, errors, rights))
+    return {
+        "n_images": len(rights),
+        "n_cells": len(is_right),
+        "right": float(is_right.mean()),
+        # Its gap to the share of right cells, weighted by cells.
+        "mean_gap_cellprob": expected_gap(cellprob, is_right),
+        "mean_cellprob": group(cellprob, is_right, CELLPROB_EDGES),
+        "flow_error": group(-error, is_right, tuple(-edge for edge in FLOW_ERROR_EDGES[::-1])),
+    }
+
+
+def expected_gap(values: np.ndarray, is_right: np.ndarray) -> float:
+    """Expected calibration error over groups of mean cell probability."""
+    groups = group(values, is_right, CELLPROB_EDGES)["groups"]
+    gaps = [each["n_cells"] * abs(each["mean"] - each["right"]) for each in groups if each["mean"]]
+    return float(sum(gaps) / max(len(values), 1))
+
+
+def plot(results: dict[str, object], path: Path) -> None:
+    """Share of right cells over each measure, with the number of cells as bars."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
+    for axes, name in zip(panels, ("mean_cellprob", "flow_error"), strict=True):
+        shown = [each for each in results[name]["groups"] if each["n_cells"]]
+        sign = -1 if name == "flow_error" else 1
+        middles = [sign * (each["from"] + each["to"]) / 2 for each in shown]
+        widths = [abs(each["to"] - each["from"]) * 0.9 for each in shown]
+        share = [each["n_cells"] / results["n_cells"] for each in shown]
+        axes.bar(middles, share, widths, color="0.85", label="share of cells")
+        axes.plot(middles, [each["right"] for each in shown], "o-", label="right (IoU ≥ 0.5)")
+        area = results[name]["roc_area"]
+        axes.set(xlabel=name.replace("_", " "), ylim=(0, 1), title=f"area under ROC {area:.2f}")
+    panels[0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="with manifest.csv")
+    parser.add_argument("--weights", type=Path, nargs="+", default=[])
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--plan", default="paper", choices=PLANS)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--plot", type=Path)
+    args = parser.parse_args()
+    segmenter = Segmenter.from_weights(args.weights, EngineConfig(plan=PLANS[args.plan]))
+    results = measure(segmenter, args.data, args.split)
+    metadata = common.metadata(split=args.split, plan=args.plan, weights=segmenter.digests)
+    common.write_report(args.output, metadata, results)
+    if args.plot:
+        plot(results, args.plot)
+    print(json.dumps({key: results[key] for key in ("n_cells", "right", "mean_gap_cellprob")}))
+
+
+if __name__ == "__main__":
+    main()
