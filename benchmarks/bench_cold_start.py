@@ -34,9 +34,10 @@ WATCHED_CALLS = {
     "mediar_infer.network.backends.openvino_graph": ("read_graph", "compile_graph"),
     "mediar_infer.segmenter": ("compute_scaling",),
     "mediar_infer.folder.runner": ("run_folder",),
-    "mediar_infer.folder.image_runner": ("open_image", "write_labels", "package_versions"),
+    "mediar_infer.folder.image_task": ("open_input",),
+    "mediar_infer.folder.image_runner": ("write_labels", "describe_labels"),
 }
-TARGET_RATIO = 1.3
+TARGET_RATIO = 0.5
 
 
 class Timeline(importlib.abc.MetaPathFinder):

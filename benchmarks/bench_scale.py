@@ -114,6 +114,10 @@ def main() -> None:
     started = time.perf_counter()
     segmenter = Segmenter.from_weights(args.weights, EngineConfig(plan=PLANS[args.plan]))
     images = json.loads(args.output.read_text())["images"] if args.output.exists() else {}
+    metadata = common.metadata(
+        split=args.split, plan=args.plan, side=args.side, every=args.every,
+        weights=segmenter.digests, cell_diameter=segmenter.cell_diameter,
+    )  # fmt: skip
     for folder in args.data:
         with (folder / "manifest.csv").open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["split"] == args.split]
@@ -124,12 +128,8 @@ def main() -> None:
                     continue
                 image, true = load(row, folder, factor, args.side)
                 images[key] = score_image(segmenter, image, true, factor)
-    metadata = common.metadata(
-        split=args.split, plan=args.plan, side=args.side, every=args.every,
-        weights=segmenter.digests, cell_diameter=segmenter.cell_diameter,
-    )  # fmt: skip
-    results = {"metadata": metadata, "results": summarise(images), "images": images}
-    args.output.write_text(json.dumps(results, indent=1) + "\n")
+                results = {"metadata": metadata, "results": summarise(images), "images": images}
+                args.output.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
