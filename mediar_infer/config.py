@@ -130,6 +130,20 @@ class RuntimeConfig:
 
 MIN_SCALE: Final = 0.1
 MAX_SCALE: Final = 8.0
+Scale = float | Literal["auto"]
+"""Size at which the networks see an image, relative to its own, or that it is to be found."""
+
+
+def parse_scale(text: str) -> Scale:
+    """Read a scale such as ``2``, ``0.5`` or ``auto``.
+
+    Raises:
+        UsageError: if it is neither a number nor ``auto``.
+    """
+    try:
+        return "auto" if text.strip() == "auto" else float(text)
+    except ValueError:
+        raise UsageError(f"found scale {text!r}, expected a number or auto") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +193,7 @@ class EngineConfig:
     """Where and how the network runs."""
     roi_size: int = 512
     """Side of the windows that the network sees, in pixels; a multiple of 32."""
-    scale: float | Literal["auto"] = 1.0
+    scale: Scale = 1.0
     """Size at which the networks see the image, 0.1 to 8: 2 shows cells twice as large, for cells
     much smaller than those of the training images. ``auto`` tries several on parts of the image."""
     cell_size: CellSize | None = None

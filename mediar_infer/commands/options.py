@@ -2,9 +2,10 @@
 
 import argparse
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, TypeVar
 
 from mediar_infer.commands.arguments import NONE, add_option, number_or_none
 from mediar_infer.config import (
@@ -16,11 +17,14 @@ from mediar_infer.config import (
     MaskConfig,
     Plan,
     RuntimeConfig,
+    parse_scale,
 )
 from mediar_infer.errors import UsageError
 from mediar_infer.exports.options import ExportOptions
 from mediar_infer.folder.ledger import LEDGER_VARIABLE, NO_LEDGER
 from mediar_infer.images.limits import ReadOptions
+
+_Value = TypeVar("_Value")
 
 BUDGET_SCALE: Final = 0.85
 """Fraction of the time tolerance that ``--fit-budget`` aims at."""
@@ -38,8 +42,8 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_option(plan, Plan, "overlap", **plan_text)
     sizes = parser.add_argument_group("size of cells")
-    add_option(sizes, EngineConfig, "scale", type=_parse_scale, metavar="X")
-    add_option(sizes, EngineConfig, "cell_size", type=_parse_cell_size, metavar="SIZE")
+    add_option(sizes, EngineConfig, "scale", type=_as_argument(parse_scale), metavar="X")
+    add_option(sizes, EngineConfig, "cell_size", type=_as_argument(CellSize.parse), metavar="SIZE")
     runtime = parser.add_argument_group("machine (where and how fast)")
     for name in ("device", "precision", "backend", "batch", "threads"):
         add_option(runtime, RuntimeConfig, name)
@@ -223,18 +227,16 @@ def _parse_pixel_size(text: str) -> tuple[float, float]:
     return height, width_or_same
 
 
-def _parse_scale(text: str) -> float | Literal["auto"]:
-    try:
-        return "auto" if text == "auto" else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number or auto") from None
+def _as_argument(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
+    """A parser of values as argparse wants one, which says itself which option is at fault."""
 
+    def parse_argument(text: str) -> _Value:
+        try:
+            return parse(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-def _parse_cell_size(text: str) -> CellSize:
-    try:
-        return CellSize.parse(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return parse_argument
 
 
 def _parse_channels(text: str) -> tuple[str, ...]:

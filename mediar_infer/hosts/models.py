@@ -28,7 +28,7 @@ def load_segmenter(weights: Sequence[Path], config: EngineConfig) -> Segmenter:
     )
     files = tuple((path.resolve(), path.stat().st_mtime_ns) for path in paths)
     loaded = _load(files, loading)
-    return Segmenter(loaded.members, config, loaded.digests)
+    return Segmenter(loaded.members, config, loaded.digests, loaded.cell_diameter)
 
 
 @lru_cache(maxsize=1)

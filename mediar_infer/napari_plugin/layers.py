@@ -9,9 +9,10 @@ import numpy.typing as npt
 from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ShapeError
 from mediar_infer.images.channels import channel_notes, check_choice, find_channels
-from mediar_infer.images.sources import REAL_KINDS, ImageSource
+from mediar_infer.images.sources import REAL_KINDS, Geometry, ImageSource
 
 _RGB_CHANNELS: Final = 3
+_UM_PER_UNIT: Final = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3}
 
 
 class LayerPlane:
@@ -62,6 +63,18 @@ class LayerPlane:
         if self.is_rgb:
             return _RGB_CHANNELS
         return 1 if self.channel_axis is None else int(self.data.shape[self.channel_axis])
+
+    @property
+    def pixel_size_um(self) -> tuple[float, float] | None:
+        """Height and width of a pixel; None if the layer states no unit of length."""
+        units = [str(self.layer.units[axis]) for axis in (self.rows, self.columns)]
+        if not _UM_PER_UNIT.keys() >= set(units):
+            return None
+        height, width = (
+            abs(float(self.layer.scale[axis])) * _UM_PER_UNIT[unit]
+            for axis, unit in zip((self.rows, self.columns), units, strict=True)
+        )
+        return height, width
 
     def read_rows(self, top: int, bottom: int) -> AnyArray:
         """Rows ``top`` … ``bottom - 1`` as ``(rows, W)`` or ``(rows, W, C)``."""
@@ -141,12 +154,14 @@ class LayerSource(ImageSource):
                 " more of integers or floats; convert the layer first"
             )
         channel_names = ("",) * plane.n_channels
+        size_um = plane.pixel_size_um
         super().__init__(
             name,
             height=height,
             width=width,
             dtype=dtype,
             warnings=[] if channels else channel_notes(plane.n_channels),
+            geometry=None if size_um is None else Geometry.of_size(size_um),
             channel_names=channel_names,
             picked=find_channels(name, channels, channel_names),
         )

@@ -1,9 +1,7 @@
 """The widget that saves an image and its corrected labels for training."""
 
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 from magicgui.widgets import (
     CheckBox,
     Container,
@@ -19,8 +17,6 @@ from mediar_infer.errors import MediarError, UsageError
 from mediar_infer.napari_plugin.image_choice import NO_LABEL, ImageChoice
 from mediar_infer.napari_plugin.layers import LayerPlane
 from mediar_infer.napari_plugin.training_pairs import save_training_pair
-
-_UM_PER_UNIT: Final = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3}
 
 
 class PairWidget(Container):  # type: ignore[misc]  # napari's packages have no types here
@@ -70,7 +66,7 @@ class PairWidget(Container):  # type: ignore[misc]  # napari's packages have no 
                 self.pair_name.value.strip() or _default_name(plane),
                 source,
                 drawn.read_rows(0, drawn.shape[0]),
-                _pixel_size_um(plane),
+                plane.pixel_size_um,
                 replaces=self.replaces.value,
             )
         except MediarError as error:
@@ -82,14 +78,3 @@ class PairWidget(Container):  # type: ignore[misc]  # napari's packages have no 
 
 def _default_name(plane: LayerPlane) -> str:
     return "_".join([plane.layer.name, *map(str, plane.index.values())])
-
-
-def _pixel_size_um(plane: LayerPlane) -> Sequence[float] | None:
-    """Height and width of a pixel in µm, if the layer states a unit of length."""
-    size = []
-    for axis in (plane.rows, plane.columns):
-        factor = _UM_PER_UNIT.get(str(plane.layer.units[axis]))
-        if factor is None:
-            return None
-        size.append(float(np.asarray(plane.layer.scale)[axis]) * factor)
-    return size

@@ -9,6 +9,7 @@ from magicgui.widgets import (
     FileEdit,
     FloatSpinBox,
     Label,
+    LineEdit,
     ProgressBar,
     PushButton,
 )
@@ -16,8 +17,8 @@ from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_warning
 
 from mediar_infer.commands.arguments import read_field_docs
-from mediar_infer.config import PLANS, EngineConfig, MaskConfig
-from mediar_infer.errors import MediarError
+from mediar_infer.config import PLANS, CellSize, EngineConfig, MaskConfig, parse_scale
+from mediar_infer.errors import MediarError, UsageError
 from mediar_infer.napari_plugin.image_choice import NO_LABEL, ImageChoice
 from mediar_infer.napari_plugin.layers import LayerPlane
 from mediar_infer.napari_plugin.steps import SegmentedPlane, segment_in_steps
@@ -35,7 +36,7 @@ class SegmentWidget(Container):  # type: ignore[misc]  # napari's packages have 
 
     def __init__(self, napari_viewer: Any) -> None:  # noqa: ANN401
         self._viewer, self._worker = napari_viewer, None
-        masks, help_of = MaskConfig(), read_field_docs(MaskConfig)
+        masks, help_of = MaskConfig(), read_field_docs(MaskConfig) | read_field_docs(EngineConfig)
         self.choice = ImageChoice(napari_viewer)
         self.weights = FileEdit(
             name="weights", label="Weights", mode="d", nullable=True,
@@ -43,8 +44,15 @@ class SegmentWidget(Container):  # type: ignore[misc]  # napari's packages have 
         )  # fmt: skip
         self.plan = ComboBox(
             name="plan", label="Plan", choices=list(PLANS),
-            tooltip=read_field_docs(EngineConfig).get("plan", ""),
+            tooltip=help_of.get("plan", ""),
         )  # fmt: skip
+        self.scale = LineEdit(
+            name="scale", label="Scale", value=f"{EngineConfig().scale:g}",
+            tooltip=help_of.get("scale", ""),
+        )  # fmt: skip
+        self.cell_size = LineEdit(
+            name="cell_size", label="Cell size", tooltip=help_of.get("cell_size", "")
+        )
         self.cellprob_threshold = FloatSpinBox(
             name="cellprob_threshold", label="Cell probability", min=0.01, max=0.99, step=0.05,
             value=masks.cellprob_threshold, tooltip=help_of.get("cellprob_threshold", ""),
@@ -58,14 +66,18 @@ class SegmentWidget(Container):  # type: ignore[misc]  # napari's packages have 
             value=masks.flow_threshold or _DEFAULT_FLOW_THRESHOLD,
             tooltip="Flow error above which a cell is removed",
         )  # fmt: skip
+        self.fill_holes = CheckBox(
+            name="fill_holes", label=NO_LABEL, text="Fill holes of cells", value=masks.fill_holes,
+            tooltip=help_of.get("fill_holes", ""),
+        )  # fmt: skip
         self.segment = PushButton(name="segment", text="Segment")
         self.cancel = PushButton(name="cancel", text="Cancel", enabled=False)
         self.progress = ProgressBar(name="progress", label=NO_LABEL, min=0, max=_PERCENT, value=0)
         self.result = Label(name="result", label=NO_LABEL, value="")
         super().__init__(
             widgets=[
-                *self.choice.widgets, self.weights, self.plan, self.cellprob_threshold,
-                self.checks_flow, self.flow_threshold,
+                *self.choice.widgets, self.weights, self.plan, self.scale, self.cell_size,
+                self.cellprob_threshold, self.checks_flow, self.flow_threshold, self.fill_holes,
                 Container(
                     widgets=[self.segment, self.cancel], layout="horizontal", labels=False,
                     label=NO_LABEL,
@@ -84,19 +96,27 @@ class SegmentWidget(Container):  # type: ignore[misc]  # napari's packages have 
         """Settings of the engine as they are chosen.
 
         Raises:
-            UsageError: if a value is out of its range.
+            UsageError: if a value is out of its range, or no scale or size.
         """
+        cell_size = self.cell_size.value.strip()
         masks = MaskConfig(
             cellprob_threshold=self.cellprob_threshold.value,
             flow_threshold=self.flow_threshold.value if self.checks_flow.value else None,
+            fill_holes=self.fill_holes.value,
         )
-        return EngineConfig(plan=PLANS[self.plan.value], masks=masks)
+        return EngineConfig(
+            plan=PLANS[self.plan.value],
+            masks=masks,
+            scale=parse_scale(self.scale.value),
+            cell_size=CellSize.parse(cell_size) if cell_size else None,
+        )
 
     def _start(self) -> None:
         """Segment the chosen plane in a thread."""
         try:
             plane, source = self.choice.open()
             config = self.to_config()
+            _check_unit(plane, config.cell_size)
         except MediarError as error:
             show_error(str(error))
             return
@@ -138,6 +158,15 @@ class SegmentWidget(Container):  # type: ignore[misc]  # napari's packages have 
         labels, settings = plane.place_labels(found.labels)
         place = "".join(f" {index}" for index in plane.index.values())
         self._viewer.add_labels(labels, name=f"{plane.layer.name}{place} cells", **settings)
-        self._show_result(f"{found.n_cells} cells in {found.seconds:.1f} s")
+        seen = "" if found.scale == 1 else f", seen at scale {found.scale:.3g}"
+        self._show_result(f"{found.n_cells} cells in {found.seconds:.1f} s{seen}")
         for warning in found.warnings:
             show_warning(f"{plane.layer.name}: {warning}")
+
+
+def _check_unit(plane: LayerPlane, size: CellSize | None) -> None:
+    if size is not None and size.unit == "um" and plane.pixel_size_um is None:
+        raise UsageError(
+            f"{plane.layer.name}: found no unit of length, expected one for cells of {size}; give"
+            " the layer its scale and the unit µm, or the cell size in pixels, such as 30"
+        )

@@ -2,12 +2,14 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from mediar_infer.arrays import LabelArray
 from mediar_infer.config import EngineConfig
+from mediar_infer.engine.resampling import scaled_length
 from mediar_infer.hosts.models import load_segmenter
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ImageSource
@@ -22,6 +24,8 @@ class SegmentedPlane:
     """``(H, W)`` int32, 0 = background, cells 1 … n."""
     seconds: float
     """Wall time, without the loading of networks."""
+    scale: float
+    """Size at which the networks saw the plane."""
     warnings: Sequence[str]
     """What may make the result differ from what a user expects."""
 
@@ -54,20 +58,24 @@ def segment_in_steps(
     segmenter = load_segmenter(weights, config)
     yield 0.0
     trace = Trace(source.warnings)
-    height, n_done = source.height, 0
+    n_done = 0
     with segmenter.begin(source, trace) as work:
         parts: list[LabelArray] = []
-        if is_stitched(height, source.width, config.masks):
-            for rows in work.labels():
+        maps = work.maps()
+        first = next(maps)  # once it is there, the scale is known
+        height, width = (scaled_length(n, trace.scale) for n in (source.height, source.width))
+        maps = chain([first], maps)
+        if is_stitched(height, width, config.masks):
+            for rows in work.labels(maps):
                 parts.append(rows)
                 n_done += len(rows)
-                yield n_done / height
+                yield n_done / source.height
         else:
             bands = []
-            for band in work.maps():
+            for band in maps:
                 bands.append(band)
                 n_done += band.shape[1]
                 yield n_done / height
             parts += work.labels(bands)
     labels = np.concatenate(parts)
-    return SegmentedPlane(labels, trace.now() - trace.started_s, trace.warnings)
+    return SegmentedPlane(labels, trace.now() - trace.started_s, trace.scale, trace.warnings)

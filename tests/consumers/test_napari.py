@@ -9,10 +9,11 @@ import os
 import numpy as np
 import pytest
 import tifffile
-from fakes import FunctionBackend
+from fakes import FunctionBackend, draw_discs, know_cells_of
 from folder_helpers import slide
 from slides import decode_scene
 
+from mediar_infer.config import EngineConfig
 from mediar_infer.demo.scenes import make_scene
 from mediar_infer.images.sources import Geometry
 from mediar_infer.labels.files import write_labels
@@ -46,11 +47,21 @@ def network(monkeypatch):
 
     def load(weights, config):
         asked.append((weights, config))
-        return Segmenter([member], config)
+        return Segmenter([member], config, {}, 20.0)
 
     monkeypatch.setattr(steps, "load_segmenter", load)
     member.asked = asked
     return member
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Texts of the notifications."""
+    from napari.utils.notifications import notification_manager
+
+    texts = []
+    monkeypatch.setattr(notification_manager, "dispatch", lambda note: texts.append(note.message))
+    return texts
 
 
 def dock(viewer, name):
@@ -182,20 +193,53 @@ def test_channels_of_a_stack_lie_at_its_plane(viewer, qtbot, network):
 
 def test_settings_reach_the_engine(viewer, qtbot, network, tmp_path):
     layer = viewer.add_image(slide()[0])
-    segment(viewer, qtbot, layer, weights=tmp_path, checks_flow=False, cellprob_threshold=0.3)
+    segment(
+        viewer, qtbot, layer, weights=tmp_path, checks_flow=False, cellprob_threshold=0.3,
+        scale="1.5", fill_holes=False,
+    )  # fmt: skip
     ((weights, config),) = network.asked
     assert (weights, config.plan.name) == ((tmp_path,), "fast")
     assert (config.masks.cellprob_threshold, config.masks.flow_threshold) == (0.3, None)
+    assert (config.scale, config.masks.fill_holes) == (1.5, False)
 
 
-@pytest.fixture
-def shown(monkeypatch):
-    """Texts of the notifications."""
-    from napari.utils.notifications import notification_manager
+def test_untouched_settings_are_those_of_predict(viewer, qtbot, network):
+    segment(viewer, qtbot, viewer.add_image(slide()[0]), plan="paper")
+    assert network.asked[0][1] == EngineConfig()
 
-    texts = []
-    monkeypatch.setattr(notification_manager, "dispatch", lambda note: texts.append(note.message))
-    return texts
+
+@pytest.mark.parametrize(
+    ("settings", "seen"),
+    [({"scale": "2"}, 2), ({"scale": "auto"}, 2), ({"cell_size": "8"}, 2.5),
+     ({"cell_size": "4 µm"}, 2.5)],
+)  # fmt: skip
+def test_small_cells_are_shown_larger(viewer, qtbot, network, settings, seen):
+    network.function = know_cells_of(13, 30)
+    picture, true = draw_discs(110, 110, 8)
+    layer = viewer.add_image(picture, scale=(0.5, 0.5), units=("um", "um"))
+    found = segment(viewer, qtbot, layer, **settings)
+    assert found.data.shape == true.shape
+    assert f1(true, found.data) > 0.99
+    widget = viewer.window.dock_widgets["Segment cells (mediar-infer)"]
+    assert float(widget.result.value.split()[-1]) == pytest.approx(seen, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"scale": "twice"}, "found scale 'twice', expected a number or auto"),
+     ({"scale": "99"}, "found scale 99.0, expected 0.1 to 8, or auto"),
+     ({"cell_size": "large"}, "found cell size 'large', expected a diameter in pixels"),
+     ({"scale": "2", "cell_size": "9"}, "found scale 2.0 and cell size 9 px, expected one"),
+     ({"cell_size": "9um"}, "plain: found no unit of length, expected one for cells of 9 µm")],
+)  # fmt: skip
+def test_sizes_that_cannot_be_are_notifications(viewer, qtbot, network, shown, settings, message):
+    viewer.add_image(slide()[0], name="plain")
+    widget = dock(viewer, "Segment cells")
+    for name, value in settings.items():
+        getattr(widget, name).value = value
+    widget.segment.changed.emit(True)
+    assert shown[-1].startswith(message)
+    assert widget.segment.enabled
 
 
 def test_errors_are_notifications(viewer, qtbot, shown, tmp_path):

@@ -11,6 +11,7 @@ from mediar_infer.config import (
     MaskConfig,
     Plan,
     RuntimeConfig,
+    parse_scale,
 )
 from mediar_infer.errors import UsageError
 
@@ -123,3 +124,14 @@ def test_settings_cannot_be_changed_or_misspelt():
         Plan().overlap = 0.5
     with pytest.raises(TypeError):
         MaskConfig(min_sise=3)
+
+
+@pytest.mark.parametrize(("text", "scale"), [("2", 2), (" 0.5 ", 0.5), ("auto", "auto")])
+def test_scales_are_read(text, scale):
+    assert parse_scale(text) == scale
+
+
+@pytest.mark.parametrize("text", ["", "twice", "2x"])
+def test_no_scale_is_refused(text):
+    with pytest.raises(UsageError, match=f"found scale {text!r}, expected a number or auto"):
+        parse_scale(text)

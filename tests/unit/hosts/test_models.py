@@ -5,9 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from mediar_infer.config import PLANS, EngineConfig, MaskConfig, Plan, RuntimeConfig
+from mediar_infer.config import PLANS, CellSize, EngineConfig, MaskConfig, Plan, RuntimeConfig
 from mediar_infer.errors import CheckpointError
 from mediar_infer.hosts.models import _load, load_segmenter
+from mediar_infer.network.weight_files import (
+    ListedWeights,
+    compute_digest,
+    write_weights_manifest,
+)
 
 CPU = EngineConfig(plan=PLANS["fast"], runtime=RuntimeConfig(device="cpu", threads=1))
 
@@ -45,3 +50,11 @@ def test_a_file_that_was_replaced_is_loaded_again(folder):
 def test_missing_weights_are_named(folder):
     with pytest.raises(CheckpointError, match="there is no such weight file"):
         load_segmenter([folder / "other.pth"], CPU)
+
+
+def test_the_size_of_training_cells_is_kept(folder):
+    weights = sorted(folder.glob("*.safetensors"))
+    listed = [ListedWeights(compute_digest(path), 31.5) for path in weights]
+    write_weights_manifest(folder, dict(zip((w.name for w in weights), listed, strict=True)))
+    config = replace(CPU, cell_size=CellSize(12))
+    assert load_segmenter([folder], config).cell_diameter == 31.5

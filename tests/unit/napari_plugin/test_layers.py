@@ -21,10 +21,11 @@ class Lazy:
         return self.array[window]
 
 
-def layer(data, *, rgb=False, multiscale=False, name="cells"):
+def layer(data, *, rgb=False, multiscale=False, name="cells", scale=None, unit="pixel"):
     finest = data[0] if multiscale else data
     ndim = len(finest.shape) - rgb
     return SimpleNamespace(
+        scale=(1.0,) * ndim if scale is None else scale, units=(unit,) * ndim,
         data=data, rgb=rgb, multiscale=multiscale, name=name, ndim=ndim,
         world_to_data=lambda point: np.asarray(point)[-ndim:],
     )  # fmt: skip
@@ -119,3 +120,26 @@ def test_channels_that_do_not_exist_are_named(rng):
         read(data, channel_axis=0, channels=("2",))
     with pytest.raises(UsageError, match="at most 3"):
         read(data, channel_axis=0, channels=("0", "1", "0", "1"))
+
+
+@pytest.mark.parametrize(
+    ("unit", "um"),
+    [("nanometer", (0.5, 2)), ("micrometer", (500, 2000)), ("millimeter", (5e5, 2e6))],
+)
+def test_size_of_a_pixel(plane, unit, um):
+    stack = layer(np.stack([plane, plane]), scale=(7, 500, 2000), unit=unit)
+    found = LayerPlane(stack, (0, 0, 0))
+    assert found.pixel_size_um == pytest.approx(um)
+    assert LayerSource(found).pixel_size_mm == pytest.approx([side / 1000 for side in um])
+
+
+def test_a_mirrored_layer_has_pixels_of_a_size(plane):
+    found = LayerPlane(layer(plane, scale=(1, -2), unit="micrometer"), (0, 0))
+    assert found.pixel_size_um == (1, 2)
+
+
+@pytest.mark.parametrize("unit", ["pixel", "second"])
+def test_without_a_length_the_size_of_a_pixel_is_unknown(plane, unit):
+    found = LayerPlane(layer(plane, unit=unit), (0, 0))
+    assert found.pixel_size_um is None
+    assert LayerSource(found).pixel_size_mm is None

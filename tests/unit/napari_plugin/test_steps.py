@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fakes import FunctionBackend
+from fakes import FunctionBackend, draw_discs, know_cells_of
 from folder_helpers import slide
 from slides import decode_scene
 
@@ -47,6 +47,22 @@ def test_labels_and_progress(backend, blocks):
     assert (fractions[0], fractions[-1]) == (0, 1)
     assert len(set(fractions)) > 3
     assert found.seconds > 0
+    assert found.scale == 1
+
+
+@pytest.mark.parametrize(("scale", "blocks"), [(2, "auto"), (2, "stitched"), ("auto", "auto")])
+def test_labels_and_progress_at_another_scale(backend, scale, blocks):
+    backend.function = know_cells_of(13, 30)
+    image, true = draw_discs(700, 150, 8)
+    config = EngineConfig(
+        plan=PLANS["fast"], runtime=RUNTIME, masks=MaskConfig(blocks=blocks), scale=scale
+    )
+    fractions, found = run(segment_in_steps(ArraySource(image), (), config))
+    assert evaluate_labels(true, found.labels, (0.5,))[0].f1 > 0.99
+    assert found.scale > 1.5
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    assert len(set(fractions)) > 3
 
 
 def test_stopping_ends_the_network(backend):
