@@ -1,12 +1,12 @@
 """Names of the channels of a TIFF image, as far as its metadata state them."""
 
 from contextlib import suppress
-from xml.etree import ElementTree
 
 import tifffile
 
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.faults import reading
+from mediar_infer.images.ome_pixels import find_ome_pixels
 
 
 def tiff_channel_names(
@@ -30,17 +30,8 @@ def tiff_channel_names(
 
 
 def _ome_names(tif: tifffile.TiffFile, page: tifffile.TiffPage, n_channels: int) -> list[str]:
-    """Names of the first image of the page's size that has as many channels."""
-    if not tif.is_ome:
-        return []
-    size = (str(page.imagewidth), str(page.imagelength))
-    try:
-        root = ElementTree.fromstring(tif.ome_metadata or "")
-    except ElementTree.ParseError:
-        return []
-    for pixels in root.iterfind(".//{*}Pixels"):
-        if (pixels.get("SizeX"), pixels.get("SizeY")) != size:
-            continue
+    """Names of the page's image, or of the first one of its size that has as many channels."""
+    for pixels in find_ome_pixels(tif, page):
         names = [channel.get("Name", "").strip() for channel in pixels.iterfind("{*}Channel")]
         if len(names) == n_channels:
             return names

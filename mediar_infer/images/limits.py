@@ -26,8 +26,9 @@ class ReadOptions:
     """Project the planes of a z-stack: ``max`` is their maximum at each pixel; ``plane`` then
     chooses among what is left, such as time points."""
     scene: int | Literal["all"] | None = None
-    """Scene to read from files that hold several images (CZI, LIF, ND2), from 0, or ``all`` for
-    each as an image of its own; ``None`` makes such a file an error."""
+    """Scene to read from files that hold several images (CZI, LIF, ND2, OME-TIFF), from 0, or
+    ``all`` for each as an image of its own; ``None`` makes such a file an error, or reads the
+    largest image of a TIFF."""
     max_pixels: int | None = None
     """Refuse images of more pixels before they are decoded; ``None`` is a limit per format."""
     channels: tuple[str | int, ...] = ()

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
-from xml.etree import ElementTree
 
 import tifffile
 
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.faults import reading
+from mediar_infer.images.ome_pixels import find_ome_pixels
 from mediar_infer.images.sources import UM_PER_MM, Geometry
 
 _MM_PER_UNIT: Final = {
@@ -95,21 +95,13 @@ def _describe(spacing: _SpacingMm) -> str:
 
 
 def _ome_spacing(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> _SpacingMm | None:
-    """Physical size of the first image of the page's height and width."""
-    if not tif.is_ome:
-        return None
-    try:
-        root = ElementTree.fromstring(tif.ome_metadata or "")
-    except ElementTree.ParseError:
-        return None
-    size = {"SizeX": str(page.imagewidth), "SizeY": str(page.imagelength)}
-    for pixels in root.iterfind(".//{*}Image/{*}Pixels"):
-        if size.items() <= pixels.attrib.items():
-            return _checked(
-                _to_number(pixels.get(f"PhysicalSize{axis}"))
-                * _mm_per(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-                for axis in "XY"
-            )
+    """Physical size of the page's image, or of the first one of its height and width."""
+    for pixels in find_ome_pixels(tif, page):
+        return _checked(
+            _to_number(pixels.get(f"PhysicalSize{axis}"))
+            * _mm_per(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+            for axis in "XY"
+        )
     return None
 
 

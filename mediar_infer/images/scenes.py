@@ -32,11 +32,18 @@ def _list_zarr(path: Path) -> Sequence[str]:
     return list_zarr_scenes(path)
 
 
+def _list_tiff(path: Path) -> Sequence[str]:
+    from mediar_infer.images.tiff_layout import list_tiff_scenes
+
+    return list_tiff_scenes(path)
+
+
 _LISTS: Final[Mapping[str, Callable[[Path], Sequence[str]]]] = {
     "CZI": _list_czi,
     "LIF": _list_lif,
     "ND2": _list_nd2,
     "OME-Zarr": _list_zarr,
+    "TIFF": _list_tiff,
 }
 """Format → the scenes of a file; files of all other formats have one."""
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,16 @@ from mediar_infer.errors import ImageReadError
 from mediar_infer.images.channels import KEPT_OPACITY
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.palettes import COLOURS_NOTE, is_grey, is_ramp
-from mediar_infer.images.planes import choose_planes
+from mediar_infer.images.planes import choose_planes, choose_scene
 from mediar_infer.images.sources import REAL_KINDS
+from mediar_infer.images.tiff_directories import tiff_file
 
 _SLIDE_KINDS = frozenset({"svs", "ndpi", "scn", "bif", "philips", "avs", "qpi"})
 """Slide formats: every further series is a label, a macro image or a thumbnail."""
+_ACCOMPANYING = frozenset(
+    f"{kind}{suffix}" for kind in ("label", "macro", "thumbnail") for suffix in ("", " image")
+)
+"""Names that converters of slides give such pictures in OME-TIFF."""
 _DISPLAY_TABLE_WRITERS = frozenset(
     {
         "andor", "fei", "fluoview", "imagej", "lsm", "mdgel", "mediacy", "metaseries",
@@ -73,25 +79,45 @@ class _Axis:
     size: int
 
 
-def choose_series(tif: tifffile.TiffFile, name: str) -> tuple[Any, list[str]]:
-    """The series with the image: the largest one, at full resolution.
+def list_tiff_scenes(path: Path) -> list[str]:
+    """Name the images of a file, empty where it states no names.
+
+    Raises:
+        ImageReadError: if the file is damaged.
+    """
+    with tiff_file(path, "TIFF structure") as tif:
+        return [_title(series) for series in _find_scenes(tif, path.name)]
+
+
+def choose_series(tif: tifffile.TiffFile, options: ReadOptions, name: str) -> tuple[Any, list[str]]:
+    """The series with the image, at full resolution: the largest one, unless a scene is named.
 
     Args:
         tif: open file.
+        options: ``scene``.
         name: file name, for messages.
 
     Returns:
         A ``tifffile.TiffPageSeries`` and sentences about further images that are not read.
 
     Raises:
-        ImageReadError: if the file holds no image or contradicts its own metadata.
+        ImageReadError: if the file holds no image, lacks the one that is asked for, or contradicts
+            its own metadata.
     """
-    candidates = [series for series in tif.series if _n_pixels(series) > 0]
-    if not candidates:
-        raise ImageReadError(
-            f"{name}: found a TIFF without an image, expected one; export it again"
-        )
-    series = max(candidates, key=_n_pixels)  # the first of equals
+    scenes = _find_scenes(tif, name)
+    notes = []
+    if options.scene is None:
+        series = max(scenes, key=_n_pixels)  # the first of equals
+        others = [scene for scene in scenes if scene is not series]
+        if others:
+            sizes = ", ".join(" × ".join(map(str, s.shape)) for s in others[:3])
+            notes.append(
+                f"{len(others)} further image(s) in the file are not read ({sizes}); choose one"
+                " with --scene N, or all with --scene all"
+            )
+    else:
+        number, notes = choose_scene(name, [_title(scene) for scene in scenes], options)
+        series = scenes[number]
     n_images = int((tif.imagej_metadata or {}).get("images", 1)) if tif.is_imagej else 1
     if n_images > 1 and series.kind in ("uniform", "generic"):
         # tifffile then falls back to the first page: half a stack would look like an image
@@ -99,17 +125,31 @@ def choose_series(tif: tifffile.TiffFile, name: str) -> tuple[Any, list[str]]:
             f"{name}: found fewer bytes than the {n_images} images of its ImageJ metadata need, "
             "expected a complete stack; copy or export it again"
         )
-    notes = []
     if tif.is_ome and series.kind in ("uniform", "generic"):
         notes.append("the OME metadata is damaged or spans several files: it is not used")
-    others = [s for s in candidates if s is not series and not s.keyframe.is_reduced]
-    if others and series.kind not in _SLIDE_KINDS:
-        sizes = ", ".join(" × ".join(map(str, s.shape)) for s in others[:3])
-        notes.append(
-            f"{len(others)} further image(s) in the file are not read ({sizes}); "
-            "export them as files of their own"
-        )
     return series, notes
+
+
+def _find_scenes(tif: tifffile.TiffFile, name: str) -> list[Any]:
+    """The images of a file, without smaller copies and what only accompanies a slide."""
+    found = [series for series in tif.series if _n_pixels(series) > 0]
+    if not found:
+        raise ImageReadError(
+            f"{name}: found a TIFF without an image, expected one; export it again"
+        )
+    largest = max(found, key=_n_pixels)
+    if largest.kind in _SLIDE_KINDS:
+        return [largest]
+    return [
+        series
+        for series in found
+        if series is largest
+        or not (series.keyframe.is_reduced or _title(series).casefold() in _ACCOMPANYING)
+    ]
+
+
+def _title(series: Any) -> str:  # noqa: ANN401
+    return " ".join((series.name or "").split())
 
 
 def _n_pixels(series: Any) -> int:  # noqa: ANN401  (tifffile is untyped here)

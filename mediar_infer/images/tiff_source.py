@@ -70,7 +70,7 @@ class TiffSource(ImageSource):
                 # a series over several files would be read once per file
                 self._tif = tifffile.TiffFile(path, _multifile=False)
                 check_directories(self._tif)
-                series, found = choose_series(self._tif, path.name)
+                series, found = choose_series(self._tif, options, path.name)
                 self._layout = resolve_layout(series, options, name=path.name)
                 options.check_size(path.name, self._layout.height, self._layout.width)
                 self._open_planes(series, options)

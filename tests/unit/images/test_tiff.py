@@ -359,7 +359,8 @@ def test_largest_image_is_read_and_the_others_are_reported(path):
         tif.write(GREY[:20, :30], photometric="minisblack")
         tif.write(RGB, photometric="rgb")
     note = (
-        "1 further image(s) in the file are not read (20 × 30); export them as files of their own"
+        "1 further image(s) in the file are not read (20 × 30); choose one with --scene N, or all"
+        " with --scene all"
     )
     assert_reads(path, RGB, [note])
 

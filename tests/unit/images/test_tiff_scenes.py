@@ -1,0 +1,123 @@
+"""TIFF files of several images: which of them are scenes, and what belongs to each."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from mediar_infer.errors import ImageReadError
+from mediar_infer.images.limits import ReadOptions
+from mediar_infer.images.open import open_image
+from mediar_infer.images.scenes import list_scenes
+
+GENERATOR = np.random.default_rng(0)
+FIRST, SECOND, THIRD = (
+    GENERATOR.integers(0, 1000, shape, np.uint16) for shape in ((40, 50), (2, 40, 50), (60, 70))
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Three images: one channel, two channels of the same size, and a larger pyramid."""
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tif:
+        tif.write(FIRST, metadata=metadata("A1", 0.5, "YX"))
+        channels = {"Channel": {"Name": ["DAPI", "GFP"]}}
+        tif.write(SECOND, metadata=metadata("A2", 0.25, "CYX") | channels)
+        tif.write(THIRD, subifds=2, metadata=metadata("B1", 0.125, "YX"))
+        for step in (2, 4):
+            tif.write(THIRD[::step, ::step], subfiletype=1, metadata=None)
+    return path
+
+
+def metadata(name, um, axes):
+    size = {f"PhysicalSize{axis}{part}": value for axis in "XY"
+            for part, value in (("", um), ("Unit", "µm"))}  # fmt: skip
+    return {"axes": axes, "Name": name, **size}
+
+
+def read(path, **options):
+    with open_image(path, ReadOptions(all_channels=True, **options)) as source:
+        return source.read_channels(0, source.height), source
+
+
+def test_scenes_have_names_and_no_pyramid_levels(path):
+    assert list_scenes(path) == ["A1", "A2", "B1"]
+
+
+@pytest.mark.parametrize(
+    ("scene", "pixels", "um", "channels"),
+    [(0, FIRST[..., None], 0.5, ("",)),
+     (1, np.moveaxis(SECOND, 0, -1), 0.25, ("DAPI", "GFP")),
+     (2, THIRD[..., None], 0.125, ("",))],
+)  # fmt: skip
+def test_each_scene_has_its_pixels_size_and_channels(path, scene, pixels, um, channels):
+    found, source = read(path, scene=scene)
+    np.testing.assert_array_equal(found, pixels)
+    assert source.pixel_size_mm == pytest.approx((um / 1000, um / 1000))
+    assert source.channel_names == channels
+    assert not any("further" in warning for warning in source.warnings)
+
+
+def test_without_a_choice_the_largest_is_read(path):
+    found, source = read(path)
+    np.testing.assert_array_equal(found[..., 0], THIRD)
+    assert source.warnings == (
+        "2 further image(s) in the file are not read (40 × 50, 2 × 40 × 50); choose one with"
+        " --scene N, or all with --scene all",
+    )
+
+
+def test_a_scene_that_is_not_there(path):
+    with pytest.raises(ImageReadError, match="found 3 scenes, expected a --scene from 0 to 2"):
+        read(path, scene=3)
+
+
+def test_a_file_of_one_image_has_one_scene(tmp_path):
+    path = tmp_path / "one.tif"
+    tifffile.imwrite(path, FIRST)
+    assert list_scenes(path) == [""]
+    assert read(path, scene=0)[1].warnings == ()
+    assert "--scene 1 has no effect" in read(path, scene=1)[1].warnings[0]
+
+
+def test_planes_of_a_stack_are_no_scenes(tmp_path):
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, np.stack([FIRST] * 3), imagej=True, metadata={"axes": "ZYX"})
+    assert list_scenes(path) == [""]
+
+
+def test_pages_of_several_sizes_are_scenes_without_names(tmp_path):
+    path = tmp_path / "pages.tif"
+    with tifffile.TiffWriter(path) as tif:
+        tif.write(FIRST, metadata=None)
+        tif.write(THIRD, metadata=None)
+        tif.write(THIRD[:30, :35], subfiletype=1, metadata=None)
+    assert list_scenes(path) == ["", ""]
+    np.testing.assert_array_equal(read(path, scene=0)[0][..., 0], FIRST)
+
+
+@pytest.mark.parametrize("name", ["label", "Macro image", "thumbnail"])
+def test_what_accompanies_a_slide_is_no_scene(tmp_path, name):
+    path = tmp_path / "slide.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tif:
+        tif.write(THIRD, metadata={"axes": "YX", "Name": "slide.svs #1"})
+        tif.write(FIRST, metadata={"axes": "YX", "Name": name})
+    assert list_scenes(path) == ["slide.svs #1"]
+    assert read(path)[1].warnings == ()
+
+
+def test_aperio_slide_is_one_scene(tmp_path):
+    path, text = tmp_path / "slide.svs", "Aperio Image Library v1\r\n320x256|AppMag = 20"
+    image = GENERATOR.integers(0, 255, (256, 320, 3), np.uint8)
+    with tifffile.TiffWriter(path) as tif:
+        tif.write(image, tile=(64, 64), description=text, metadata=None)
+        tif.write(image[::8, ::8], description=f"{text} thumbnail", metadata=None)
+        tif.write(image[:40, :50], description="label", subfiletype=1, metadata=None)
+        tif.write(image[:60, :90], description="macro", subfiletype=9, metadata=None)
+    assert len(list_scenes(path)) == 1
+
+
+def test_damaged_files_have_no_scenes(path):
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ImageReadError, match=r"a\.ome\.tif: found"):
+        list_scenes(path)
