@@ -1,4 +1,4 @@
-"""The ``ledger`` command: one ledger from those of the parts of a run."""
+"""The ``ledger`` command: one ledger, and one table, from those of the parts of a run."""
 
 import argparse
 import logging
@@ -15,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``ledger`` command."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     merge = actions.add_parser(
-        "merge", help="write ledger.jsonl and summary.json from those of all parts"
+        "merge",
+        help="write ledger.jsonl and summary.json from those of all parts, and join their tables",
     )
     merge.add_argument("folder", type=Path, metavar="DIR", help="folder of the parts' ledgers")
     add_examples(
@@ -44,5 +45,6 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         statuses = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
         is_complete = "incomplete" if merged.problems else "complete"
-        print_summary(f"{merged.n_parts} parts, {is_complete}: {statuses or 'no file'}")
+        table = f"\ntable: {merged.table}" if merged.table else ""
+        print_summary(f"{merged.n_parts} parts, {is_complete}: {statuses or 'no file'}{table}")
     return 1 if merged.problems or counts["failed"] else 0

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     import pyarrow
 
 PARQUET: Final = ".parquet"
-_IMAGE: Final = "image"
+IMAGE: Final = "image"
+"""First column of every table."""
+CSV_FORM: Final = ("utf-8", "surrogateescape")
+"""Encoding of a table as CSV, and what becomes of names of files that are no text."""
 _CHUNK_ROWS: Final = 4096
 
 
@@ -134,9 +137,9 @@ def writing_table(path: Path, columns: Sequence[str]) -> Iterator[Callable[[str,
 @contextmanager
 def _writing_csv(path: Path, columns: Sequence[str]) -> Iterator[Callable[[str, Columns], None]]:
     with writing_output(path) as file:
-        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
+        text = io.TextIOWrapper(file, *CSV_FORM, newline="")
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([_IMAGE, *columns])
+        writer.writerow([IMAGE, *columns])
 
         def add(image: str, values: Columns) -> None:
             n_rows = len(values["label"])
@@ -169,7 +172,7 @@ def _writing_parquet(
     from pyarrow import parquet
 
     schema = pyarrow.schema(
-        [(_IMAGE, pyarrow.string()), *((name, _parquet_type(name)) for name in columns)]
+        [(IMAGE, pyarrow.string()), *((name, _parquet_type(name)) for name in columns)]
     )
     with writing_output(path) as file, parquet.ParquetWriter(file, schema) as writer:
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mediar_infer.errors import DataError, UsageError
+from mediar_infer.exports.joined_table import join_tables
 from mediar_infer.folder.inputs import order_names
 from mediar_infer.folder.ledger import (
     LEDGER_NAME,
@@ -35,6 +36,8 @@ class MergedRun:
     """The last entry of every file: those that were skipped, then images in their order."""
     problems: tuple[str, ...]
     """What is missing or does not fit together; empty if the run is complete."""
+    table: Path | None = None
+    """Table with the cells of all parts, if they wrote tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,27 @@ class _PartFiles:
     problems: Sequence[str]
     """What cannot be read."""
 
+    @property
+    def table(self) -> Path | None:
+        """Its table, relative to its ledger; None if it writes none."""
+        name = self.summary["part"].get("table") if self.summary else None
+        return Path(name) if isinstance(name, str) and name else None
+
+    def explain_table(self, path: Path) -> str:
+        """Say that this part has no table."""
+        return f"{self._found} no table, expected {path.name}; {self._remedy} and --table"
+
+    @property
+    def _found(self) -> str:
+        return f"part {self.part.number} of {self.part.of}: found"
+
+    @property
+    def _remedy(self) -> str:
+        return f"run it again with --part {self.part.number}/{self.part.of} --resume"
+
     def explain_gaps(self) -> list[str]:
         """Say what this part has not done, and which option does it."""
-        found = f"part {self.part.number} of {self.part.of}: found"
-        remedy = f"run it again with --part {self.part.number}/{self.part.of} --resume"
+        found, remedy = self._found, self._remedy
         if not self.summary:
             return [f"{found} no summary, expected {self.part.rename(SUMMARY_NAME)}; {remedy}"]
         known = {entry.file for entry in self.entries}
@@ -73,7 +93,8 @@ def merge_parts(folder: Path) -> MergedRun:
     """Write ``ledger.jsonl`` and ``summary.json`` from those of all parts in a folder.
 
     The ledger keeps every line of the parts, and of a ledger that is there already, in the order of
-    the images; the summary is that of the last attempt at each part. The parts' own files stay.
+    the images; the summary is that of the last attempt at each part. Tables of cells that the parts
+    wrote are joined, too, in the order of the parts. The parts' own files stay.
 
     Args:
         folder: folder of the parts' ledgers.
@@ -97,7 +118,8 @@ def merge_parts(folder: Path) -> MergedRun:
     described = next((part.summary for part in parts if part.summary.get("config")), {})
     config, versions = described.get("config", {}), described.get("versions", {})
     write_summary(folder, summarise_entries(entries, config=config, versions=versions))
-    return MergedRun(n_parts, tuple(entries), tuple(problems))
+    table, more = _join_tables(folder, parts)
+    return MergedRun(n_parts, tuple(entries), (*problems, *more), table)
 
 
 def _count_parts(folder: Path) -> int:
@@ -140,6 +162,37 @@ def _read_part(folder: Path, part: RunPart) -> _PartFiles:
         part, summary, everything.entries, ledger.read(start).entries,
         [*problems, *everything.problems],
     )  # fmt: skip
+
+
+def _join_tables(folder: Path, parts: Sequence[_PartFiles]) -> tuple[Path | None, list[str]]:
+    """Join the tables of the parts; the joined one, if there is one, and what is missing."""
+    joined = {
+        (folder / path).with_name(each.part.restore(path.name))
+        for each in parts
+        if (path := each.table)
+    }
+    if len(joined) > 1:
+        listed = ", ".join(sorted(path.name for path in joined))
+        return None, [
+            f"{folder}: found tables of different names ({listed}), expected one for all parts; run"
+            " all of them again with the same --table and --resume"
+        ]
+    for table in joined:
+        paths = [table.with_name(each.part.rename(table.name)) for each in parts]
+        problems = [
+            each.explain_table(path)
+            for each, path in zip(parts, paths, strict=True)
+            if not path.is_file()
+        ]
+        found = [path for path in paths if path.is_file()]
+        try:
+            if found:
+                join_tables(found, table)
+                return table, problems
+        except DataError as error:
+            problems.append(str(error))
+        return None, problems
+    return None, []
 
 
 def _compare(folder: Path, parts: Sequence[_PartFiles]) -> list[str]:

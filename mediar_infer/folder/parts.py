@@ -49,8 +49,18 @@ class RunPart:
         path = PurePath(name)
         return path.with_suffix(f".{self.number}of{self.of}{path.suffix}").name
 
+    def restore(self, name: str) -> str:
+        """Name that ``rename`` was given."""
+        path = PurePath(name)
+        return path.stem.removesuffix(f".{self.number}of{self.of}") + path.suffix
+
     def describe(
-        self, names: Sequence[str], *, is_finished: bool, ledger_start: int
+        self,
+        names: Sequence[str],
+        *,
+        is_finished: bool,
+        ledger_start: int,
+        table: str | None = None,
     ) -> dict[str, Any]:
         """Describe a part in its summary, so that it can be compared with the others.
 
@@ -58,6 +68,7 @@ class RunPart:
             names: images of all parts, as this part found them.
             is_finished: whether the part has come to its end.
             ledger_start: byte of the part's ledger at which this attempt at it begins.
+            table: path of the part's table relative to the ledger, if it writes one.
         """
         digest = hashlib.sha256(b"\0".join(os.fsencode(name) for name in names))
         return {
@@ -69,5 +80,6 @@ class RunPart:
                 "images": list(self.choose(names)),
                 "images_of_all_parts": len(names),
                 "sha256_of_all_names": digest.hexdigest(),
+                **({} if table is None else {"table": table}),
             }
         }

@@ -1,6 +1,7 @@
 """A folder of images in, a folder of labels out: one bad image never stops the others."""
 
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -256,10 +257,12 @@ class FolderRun:
         config, versions = self._provenance.plan, package_versions()
         summary = summarise_entries(entries, config=config, versions=versions)
         if part:
+            table = self._options.exports.table_path(self._options.output_dir)
             summary |= part.describe(
                 [image.name for image in self._found.images],
                 is_finished=is_finished,
                 ledger_start=self._ledger_start,
+                table=None if table is None else os.path.relpath(table, folder),
             )
         write_summary(folder, summary, part)
 
