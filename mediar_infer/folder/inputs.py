@@ -197,7 +197,7 @@ class _Search:
         named = {_relative(path, root): path for path in self._images}
         skipped = {_relative(file.path, root): file for file in self._skipped}
         if selection.recursive:
-            for name in [name for name in named if _is_overlay(name, root)]:
+            for name in [name for name in named if is_overlay(name, root)]:
                 reason = "overlay of a label file"
                 skipped[name] = SkippedFile(named.pop(name), reason, is_labels=True)
         if selection.patterns:
@@ -235,7 +235,7 @@ def _relative(path: Path, root: Path) -> str:
     return PurePosixPath(os.path.relpath(path, root)).as_posix()
 
 
-def _is_overlay(name: str, root: Path) -> bool:
+def is_overlay(name: str, root: Path) -> bool:
     """Whether a picture lies where a run puts the overlay of a label file that is there."""
     path = PurePosixPath(name)
     if not name.endswith("_label.png"):
