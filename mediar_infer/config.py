@@ -12,7 +12,7 @@ from mediar_infer.errors import UsageError
 
 FlipName = Literal["identity", "horizontal", "vertical"]
 BlockMode = Literal["auto", "paper", "stitched"]
-Precision = Literal["auto", "float32", "float16", "bfloat16"]
+Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 
 ALL_FLIPS: tuple[FlipName, ...] = ("identity", "horizontal", "vertical")
 LARGE_IMAGE_PIXELS = 5000 * 5000
@@ -114,7 +114,7 @@ class RuntimeConfig:
     """Where to run the network: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
     precision: Precision = "auto"
     """Number format of the network; ``auto`` is float16 on CUDA and float32 elsewhere, and sums are
-    always float32."""
+    always float32. ``int8`` is for CPUs and needs calibrated ranges beside the weights."""
     backend: Literal["auto", "torch", "openvino"] = "auto"
     """What runs the network; ``auto`` is OpenVINO on a CPU if the weights come with an exported
     graph, and torch otherwise."""
@@ -126,6 +126,11 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         _check(self.batch >= 0, f"found batch {self.batch}, expected 0 (automatic) or more")
         _check(self.threads >= 0, f"found {self.threads} threads, expected 0 (all) or more")
+        _check(
+            self.precision != "int8" or self.backend != "torch",
+            "found precision int8 for torch, expected OpenVINO; use --backend auto, or another"
+            " --precision",
+        )
 
 
 MIN_SCALE: Final = 0.1

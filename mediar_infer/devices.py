@@ -171,6 +171,11 @@ def select_precision(name: str, device: Device) -> str:
                 f"found {torch.cuda.get_device_name(device.index)}, which has no bfloat16; use"
                 " --precision float16"
             )
+    if name == "int8" and device.type != "cpu":
+        raise UsageError(
+            f"found device {device}, expected a CPU for --precision int8; use --device cpu, or"
+            " --precision float16"
+        )
     return name
 
 

@@ -31,8 +31,10 @@ from mediar_infer.labels.blocks import is_stitched
 from mediar_infer.labels.confidence import CellConfidence, to_probability
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.network.backends import Backend
+from mediar_infer.network.int8_ranges import ranges_path
 from mediar_infer.network.members import build_members
 from mediar_infer.network.pending_weights import PendingWeights
+from mediar_infer.network.weight_files import compute_digest
 from mediar_infer.process import available_memory_bytes, watch_forks
 
 logger = logging.getLogger(__name__)
@@ -168,6 +170,12 @@ class Segmenter:
         if len(set(names)) < len(names):
             names = [str(checkpoint.path) for checkpoint in checkpoints]
         digests = {name: c.digest for name, c in zip(names, checkpoints, strict=True)}
+        if config.runtime.precision == "int8":
+            ranges = [ranges_path(path) for path in paths]
+            digests |= {
+                str(ranges_path(Path(name))): compute_digest(path)
+                for name, path in zip(names, ranges, strict=True)
+            }
         known = [c.cell_diameter for c in checkpoints if c.cell_diameter is not None]
         return cls(members, config, digests, float(np.mean(known)) if known else None)
 

@@ -30,6 +30,7 @@ from mediar_infer.folder.provenance import Provenance
 from mediar_infer.folder.results import ImageResult
 from mediar_infer.folder.run_image import RunImage
 from mediar_infer.image_trace import Trace
+from mediar_infer.network.int8_ranges import require_ranges
 from mediar_infer.network.weight_files import compute_digest, find_weights
 from mediar_infer.scales.choice import ScaleChoice, known_scale
 from mediar_infer.segmenter import Segmenter
@@ -113,8 +114,10 @@ def _own_worker() -> Any:  # noqa: ANN401
 
 
 def _digests_of(job: ClusterJob) -> tuple[str, ...]:
-    """SHA-256 of the weights that this worker would use."""
+    """SHA-256 of the weights that this worker would use, and of their ranges for int8."""
     paths = find_weights(job.weights)[: job.config.plan.max_members]
+    if job.config.runtime.precision == "int8":
+        paths = [*paths, *map(require_ranges, paths)]
     return tuple(compute_digest(path) for path in paths)
 
 

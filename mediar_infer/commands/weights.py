@@ -5,7 +5,14 @@ from pathlib import Path
 
 from mediar_infer.commands.arguments import add_examples
 from mediar_infer.commands.printing import print_result, print_summary
-from mediar_infer.network.checkpoints import Checkpoint, build_model, load_checkpoint, save_weights
+from mediar_infer.network.checkpoints import (
+    Checkpoint,
+    build_model,
+    find_graph_of,
+    load_checkpoint,
+    save_weights,
+)
+from mediar_infer.network.int8_ranges import ranges_path, read_ranges
 from mediar_infer.network.weight_files import (
     MANIFEST_NAME,
     ListedWeights,
@@ -70,12 +77,29 @@ def run(args: argparse.Namespace) -> int:
     for path in find_weights(args.paths):
         checkpoint = load_checkpoint(path)
         print_result(_describe(checkpoint))
+        has_ranges = ranges_path(path).is_file()
+        if has_ranges:
+            _show_ranges(checkpoint, fits_graph=args.action == "verify")
         if args.action == "verify":
             build_model(checkpoint)
             listed = path.name in read_weights_manifest(path.parent)
             checked = "checksum of the manifest" if listed else "no manifest lists it"
-            print_result(f"  ok: all entries present and finite, {checked}")
+            both = ", ranges for int8 fit" if has_ranges else ""
+            print_result(f"  ok: all entries present and finite{both}, {checked}")
     return 0
+
+
+def _show_ranges(checkpoint: Checkpoint, *, fits_graph: bool) -> None:
+    ranges = read_ranges(checkpoint)
+    graph_path = find_graph_of(checkpoint)
+    if fits_graph and graph_path is not None:
+        from mediar_infer.network.backends.openvino_graph import read_graph, round_to_int8
+
+        round_to_int8(read_graph(checkpoint, graph_path), ranges)
+    print_result(
+        f"  int8: {ranges.path.name}, {ranges.n_layers} layers,"
+        f" {ranges.path.stat().st_size / 2**10:.0f} KiB, SHA-256 {ranges.digest}"
+    )
 
 
 def _export_graphs(paths: list[Path]) -> None:

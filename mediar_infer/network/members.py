@@ -56,11 +56,12 @@ def _build_backend(
     if graph is not None:
         from mediar_infer.network.backends.openvino_backend import OpenVinoBackend
 
-        return OpenVinoBackend(graph, batch)
-    if config.runtime.backend == "openvino":
+        return OpenVinoBackend(graph, batch, precision)
+    if config.runtime.backend == "openvino" or precision == "int8":
+        asked = "--precision int8" if precision == "int8" else "--backend openvino"
         raise UsageError(
-            f"{checkpoint.path}: --backend openvino needs a CPU, float32 or bfloat16, and the"
-            f" file {graph_name(checkpoint.architecture, config.roi_size)} next to the weights;"
+            f"{checkpoint.path}: {asked} needs a CPU, no --precision float16, and the file"
+            f" {graph_name(checkpoint.architecture, config.roi_size)} next to the weights;"
             " make it with 'weights graph'"
         )
     import torch

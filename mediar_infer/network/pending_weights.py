@@ -17,6 +17,7 @@ from mediar_infer.network.checkpoints import (
     find_graph_of,
     read_checkpoint,
 )
+from mediar_infer.network.int8_ranges import read_ranges, require_ranges
 from mediar_infer.network.weight_files import find_weights
 
 
@@ -30,7 +31,7 @@ class PendingWeights:
         config: plan and runtime settings.
 
     Raises:
-        CheckpointError: if there are no such files.
+        CheckpointError: if there are no such files, or no ranges beside them for int8.
         UsageError: if torch is asked for and not installed.
     """
 
@@ -40,6 +41,9 @@ class PendingWeights:
             require_torch(f"--backend {runtime.backend}, precision {runtime.precision}")
         self.paths = find_weights(weights)[: config.plan.max_members]
         self.config = config
+        if runtime.precision == "int8":
+            for path in self.paths:
+                require_ranges(path)
         self._pool = ThreadPoolExecutor(len(self.paths), thread_name_prefix="weights")
         self._checkpoints = [self._pool.submit(read_checkpoint, path) for path in self.paths]
         self._graphs: list[Future[Any]] = []
@@ -62,9 +66,12 @@ class PendingWeights:
         if path is None:
             return None
         check_entries(checkpoint, path)
-        from mediar_infer.network.backends.openvino_graph import read_graph
+        from mediar_infer.network.backends.openvino_graph import read_graph, round_to_int8
 
-        return read_graph(checkpoint, path)
+        graph = read_graph(checkpoint, path)
+        if self.config.runtime.precision == "int8":
+            round_to_int8(graph, read_ranges(checkpoint))
+        return graph
 
     def _compile(self, reading: Future[Any]) -> Any:  # noqa: ANN401 (no types)
         if (graph := reading.result()) is None:

@@ -56,6 +56,8 @@ class ListedWeights:
     """SHA-256 of the file, hexadecimal."""
     cell_diameter: float | None = None
     """Median diameter in pixels of the cells that the network was trained on, if known."""
+    int8_digest: str | None = None
+    """SHA-256 of the ranges of its int8 network, if they were made."""
 
 
 def read_weights_manifest(folder: Path) -> dict[str, ListedWeights]:
@@ -74,7 +76,8 @@ def read_weights_manifest(folder: Path) -> dict[str, ListedWeights]:
         raise CheckpointError(
             f"{path}: found no readable list of files ({type(error).__name__}),"
             " expected"
-            ' {"files": {NAME: {"sha256": DIGEST}}}, perhaps with a "cell_diameter" in pixels;'
+            ' {"files": {NAME: {"sha256": DIGEST}}}, perhaps with a "cell_diameter" in pixels and'
+            ' an "int8_sha256";'
             " restore it from the release"
         ) from error
 
@@ -83,7 +86,12 @@ def _to_listed(entry: Mapping[str, Any]) -> ListedWeights:
     diameter = entry.get("cell_diameter")
     if diameter is not None and not 0 < float(diameter) < math.inf:
         raise ValueError("not a diameter")
-    return ListedWeights(str(entry["sha256"]), None if diameter is None else float(diameter))
+    ranges = entry.get("int8_sha256")
+    return ListedWeights(
+        str(entry["sha256"]),
+        None if diameter is None else float(diameter),
+        None if ranges is None else str(ranges),
+    )
 
 
 def write_weights_manifest(folder: Path, weights: Mapping[str, ListedWeights]) -> None:
@@ -101,6 +109,8 @@ def write_weights_manifest(folder: Path, weights: Mapping[str, ListedWeights]) -
         files[name] = {"sha256": listed.digest}
         if listed.cell_diameter is not None:
             files[name]["cell_diameter"] = round(listed.cell_diameter, 1)
+        if listed.int8_digest is not None:
+            files[name]["int8_sha256"] = listed.int8_digest
     write_bytes(folder / MANIFEST_NAME, json.dumps({"files": files}, indent=2).encode() + b"\n")
 
 

@@ -24,6 +24,7 @@ _EXTRA_PACKAGES: Final = frozenset(
         "lightning_fabric",
         "matplotlib",
         "monai",
+        "nncf",
         "segmentation_models_pytorch",
         "tensorboard",
         "torchvision",
@@ -49,6 +50,7 @@ COMMANDS: Final = {
     "ablate": (f"{_MODULES}.ablate", "run one of the paper's comparisons (Tables 5 to 8)"),
     "select": (f"{_MODULES}.select", "rank several weight files"),
     "export": (f"{_MODULES}.export", "export trained weights for the inference engine"),
+    "quantize": (f"{_MODULES}.quantize", "calibrate weights for prediction in int8 on CPUs"),
     "curves": (f"{_MODULES}.curves", "plot the losses and scores of runs"),
 }
 """Command → module with ``add_arguments(parser)`` and ``run(args) -> exit code``, and its help."""

@@ -9,7 +9,7 @@ import pytest
 from mediar_infer.training.__main__ import COMMANDS
 
 EXTRAS = ("monai", "lightning_fabric", "matplotlib", "segmentation_models_pytorch", "tensorboard",
-          "torchvision", "einops")  # fmt: skip
+          "torchvision", "einops", "nncf")  # fmt: skip
 WITHOUT = {"index", "convert", "generate", "select", "export"}
 TABLE, RUN = ("--table", "t.csv"), ("--run", "r")
 ARGUMENTS = {
@@ -27,6 +27,7 @@ ARGUMENTS = {
     "ablate": ["table5", *TABLE, *RUN],
     "select": ["w.safetensors", *TABLE],
     "export": ["w.safetensors", "-o", "out.safetensors"],
+    "quantize": ["w.safetensors", *TABLE],
     "curves": ["r", "-o", "out.png"],
 }
 PROGRAM = """

@@ -15,15 +15,19 @@ class OpenVinoBackend:
     Args:
         compiled: network from ``openvino_graph.compile_graph``.
         batch: windows per call; 0 takes two per stream.
+        precision: what it was compiled for.
     """
 
-    def __init__(self, compiled: Any, batch: int = 0) -> None:  # noqa: ANN401 (no types)
+    def __init__(
+        self,
+        compiled: Any,  # noqa: ANN401 (no types)
+        batch: int = 0,
+        precision: str = "float32",
+    ) -> None:
         import openvino
 
         streams = compiled.get_property("NUM_STREAMS")
-        self.name = "openvino"
-        is_half = compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16
-        self.precision = "bfloat16" if is_half else "float32"
+        self.name, self.precision = "openvino", precision
         self.device = CPU
         self.batch = batch or 2 * streams
         self._queue = openvino.AsyncInferQueue(compiled, streams)

@@ -8,10 +8,15 @@ import numpy as np
 from mediar_infer.errors import CheckpointError, UsageError
 from mediar_infer.network.checkpoints import Checkpoint
 from mediar_infer.network.graphs import WINDOW_INPUT, unreadable_graph
+from mediar_infer.network.int8_ranges import QUANTISE_COMMAND, WEIGHTS_INPUT, Int8Ranges
 
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-"""Precisions that graphs are computed in, and OpenVINO's names for them."""
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+"""Precisions that graphs are computed in, and OpenVINO's names for them. A graph in int8 says which
+layers are; the others are float32."""
 _MAX_STREAMS = 4
+_LEVELS = 256
+_WEIGHT_LEVELS = 255
+"""Symmetric around 0: -127 to 127."""
 
 
 def _bind_weights(graph: Any, checkpoint: Checkpoint, path: Path) -> None:  # noqa: ANN401
@@ -55,6 +60,43 @@ def read_graph(checkpoint: Checkpoint, graph_path: Path) -> Any:  # noqa: ANN401
         raise unreadable_graph(graph_path, error) from error
     _bind_weights(graph, checkpoint, graph_path)
     return graph
+
+
+def round_to_int8(graph: Any, ranges: Int8Ranges) -> None:  # noqa: ANN401
+    """Mark what is rounded to int8; OpenVINO then computes these layers in int8.
+
+    Args:
+        graph: from ``read_graph``; modified.
+        ranges: of the same weights.
+
+    Raises:
+        CheckpointError: if the graph lacks a layer that the ranges are for.
+    """
+    from openvino import opset13
+
+    layers = {layer.get_friendly_name(): layer for layer in graph.get_ops()}
+    for place, bounds in ranges.bounds.items():
+        name, _, number = place.rpartition(":")
+        if name not in layers or not number.isdecimal():
+            raise _other_graph(ranges, place)
+        if int(number) >= layers[name].get_input_size():
+            raise _other_graph(ranges, place)
+        target = layers[name].input(int(number))
+        low, high = (opset13.constant(values, dtype=np.float32) for values in bounds)
+        levels = _WEIGHT_LEVELS if int(number) == WEIGHTS_INPUT else _LEVELS
+        source = target.get_source_output()
+        try:
+            rounded = opset13.fake_quantize(source, low, high, low, high, levels)
+        except RuntimeError as error:  # shapes that do not fit
+            raise _other_graph(ranges, place) from error
+        target.replace_source_output(rounded.output(0))
+
+
+def _other_graph(ranges: Int8Ranges, place: str) -> CheckpointError:
+    return CheckpointError(
+        f"{ranges.path}: found a range for {place!r}, which the graph does not have; expected the"
+        f" ranges of this graph; make them again with '{QUANTISE_COMMAND}'"
+    )
 
 
 def compile_graph(graph: Any, threads: int, precision: str = "float32") -> Any:  # noqa: ANN401
