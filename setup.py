@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 WEIGHTS = Path("weights")
 SHIPPED = ("*.safetensors", "*.int8", "graph_*", "manifest.json", "README.md")
-"""The pair, its graph, its ranges for int8 and its model card; folders with other weights stay out."""
+"""The pair, ranges for int8, graph and model card; folders with other weights stay out."""
 
 
 class BuildWithWeights(build_py):

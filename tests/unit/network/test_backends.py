@@ -65,7 +65,8 @@ def graph(checkpoint):
 
 
 def openvino_backend(checkpoint, graph, precision="float32"):
-    return OpenVinoBackend(compile_graph(read_graph(checkpoint, graph), 2, precision))
+    compiled = compile_graph(read_graph(checkpoint, graph), 2, precision)
+    return OpenVinoBackend(compiled, precision=precision)
 
 
 def has_bfloat16():
