@@ -203,8 +203,7 @@ def find_bounds(
 
 
 def _to_input(window: Uint8Image) -> Float32Array:
-    batch: Float32Array = window.transpose(2, 0, 1)[None].astype(np.float32) / 255
-    return batch
+    return (window.transpose(2, 0, 1)[None] / 255).astype(np.float32)
 
 
 def _choose_layers(graph_path: Path) -> set[str]:
