@@ -12,6 +12,8 @@ from mediar_infer.images.sources import UM_PER_MM, ImageSource
 
 _NEARLY_SAME: Final = 1.1
 """Cells that differ less from the training images are shown as they are: resizing blurs."""
+_SQUARE: Final = 0.01
+"""Pixels whose height and width differ by less than this fraction are square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +76,22 @@ def known_scale(
     if config.cell_size is None or training_diameter is None:
         return ScaleChoice(config.scale, "as given")
     size = config.cell_size
-    pixels = size.value if size.unit == "px" else _to_pixels(source, size, training_diameter)
+    warning = None
+    if size.unit == "px":
+        pixels = size.value
+    else:
+        pixels, warning = _to_pixels(source, size, training_diameter)
     scale = training_diameter / pixels
     shown = f"cells of {pixels:.3g} px, {training_diameter:.3g} px in training"
     if max(scale, 1 / scale) < _NEARLY_SAME:
-        return ScaleChoice(1.0, f"{shown}: nearly the same")
-    return ScaleChoice(scale, shown)
+        return ScaleChoice(1.0, f"{shown}: nearly the same", warning=warning)
+    return ScaleChoice(scale, shown, warning=warning)
 
 
-def _to_pixels(source: ImageSource, size: CellSize, training_diameter: float) -> float:
+def _to_pixels(
+    source: ImageSource, size: CellSize, training_diameter: float
+) -> tuple[float, str | None]:
+    """A size in pixels, and a warning where pixels are not square."""
     size_mm = source.pixel_size_mm
     if size_mm is None:
         raise ImageReadError(
@@ -90,7 +99,8 @@ def _to_pixels(source: ImageSource, size: CellSize, training_diameter: float) ->
             " size in pixels, such as --cell-size 30, or the size of a pixel with --pixel-size"
         )
     height_um, width_um = (UM_PER_MM * side for side in size_mm)
-    pixels = size.value / math.sqrt(height_um * width_um)
+    mean_um = math.sqrt(height_um * width_um)  # a pixel of it has the same area
+    pixels = size.value / mean_um
     low, high = training_diameter / MAX_SCALE, training_diameter / MIN_SCALE
     if not low <= pixels <= high:
         raise ImageReadError(
@@ -98,4 +108,9 @@ def _to_pixels(source: ImageSource, size: CellSize, training_diameter: float) ->
             f" {size} are {pixels:.3g} px, expected {low:.0f} to {high:.0f} px; if the file states"
             " a wrong pixel size, give the size in pixels, such as --cell-size 30"
         )
-    return pixels
+    if math.isclose(height_um, width_um, rel_tol=_SQUARE):
+        return pixels, None
+    return pixels, (
+        f"pixels are {height_um:.4g} µm high and {width_um:.4g} µm wide: the scale for cells of"
+        f" {size} takes their geometric mean, {mean_um:.4g} µm, along both axes"
+    )

@@ -79,6 +79,17 @@ def test_micrometres_of_one_image_and_none_of_another(predict, inputs, tmp_path,
     assert not (tmp_path / "out" / "small_label.tiff").exists()
 
 
+def test_pixels_that_are_not_square_are_told(predict, inputs, tmp_path, capsys):
+    options = ["--cell-size", "4um", "--pixel-size", "0.4,0.5"]
+    assert predict(inputs, tmp_path / "out", *options) == 0
+    told = (
+        "pixels are 0.4 µm high and 0.5 µm wide: the scale for cells of 4 µm takes their geometric"
+        " mean, 0.4472 µm, along both axes"
+    )
+    assert told in latest_records(tmp_path / "out")["small.png"]["warnings"]
+    assert f"WARNING small.png: {told}" in capsys.readouterr().err
+
+
 def test_auto_says_what_it_chose_and_why(predict, inputs, tmp_path, capsys):
     _, true = draw_discs(110, 110, DIAMETER)
     write_image(inputs / "right.png", draw_discs(200, 200, 20)[0])

@@ -75,6 +75,22 @@ def test_micrometres_need_the_pixel_size_of_the_image():
         scale_of("12um")
 
 
+@pytest.mark.parametrize("size", ["12um", "15um"])
+def test_pixels_that_are_not_square_are_a_warning(size):
+    trace = Trace()
+    scale_of(size, image(0.25, 1.0)).note(trace)
+    (warning,) = trace.warnings
+    assert warning.startswith("pixels are 0.25 µm high and 1 µm wide: the scale for cells of ")
+    assert "takes their geometric mean, 0.5 µm" in warning
+
+
+@pytest.mark.parametrize(
+    ("size", "height_um", "width_um"), [("12um", 0.5, 0.5049), ("30", 0.25, 1.0)]
+)
+def test_square_pixels_and_sizes_in_pixels_are_not(size, height_um, width_um):
+    assert scale_of(size, image(height_um, width_um)).warning is None
+
+
 def test_pixel_size_of_a_print_is_refused():
     with pytest.raises(ImageReadError, match=r"352\.8 µm, so that cells of 12 µm are 0\.034 px"):
         scale_of("12um", image(352.8, 352.8))
