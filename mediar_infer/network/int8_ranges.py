@@ -1,7 +1,7 @@
 """What an int8 network needs beyond its weights: the ranges of what is rounded; needs no OpenVINO.
 
 Calibration finds, for each layer that is computed in int8, the range of its input and of each of
-its kernels. They lie beside the weights in ``NAME.int8``, about 100 kB; graph and weights stay as
+its kernels. They lie beside the weights in ``NAME.int8``, about 25 kB; graph and weights stay as
 they are. So there is one copy of the weights, and one graph serves both members in either format.
 """
 

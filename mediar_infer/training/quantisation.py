@@ -2,7 +2,7 @@
 
 Nothing is trained, and the weights stay as they are. Kernels are rounded per output channel,
 symmetrically, and to 7 bits: without VNNI a CPU adds products in 16 bits, which 8 bits could
-overflow. What is computed in int8 was chosen by trials; see ``benchmarks/NOTES.md``.
+overflow. Which layers are rounded was found by trials; see ``benchmarks/NOTES.md``.
 """
 
 import logging
@@ -22,7 +22,7 @@ from mediar_infer.config import EngineConfig
 from mediar_infer.errors import UsageError
 from mediar_infer.network.backends.openvino_graph import read_graph
 from mediar_infer.network.checkpoints import Checkpoint, find_graph_of, load_checkpoint
-from mediar_infer.network.graphs import WINDOW_INPUT, unreadable_graph
+from mediar_infer.network.graphs import unreadable_graph
 from mediar_infer.network.int8_ranges import WEIGHTS_INPUT, write_ranges
 from mediar_infer.network.weight_files import (
     compute_digest,
@@ -35,15 +35,16 @@ from mediar_infer.training.data.table import TrainingImage
 logger = logging.getLogger(__name__)
 
 _LARGEST: Final = 127
-_LAYERS: Final = frozenset({"Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul"})
+_LAYER: Final = "Convolution"
+"""The kind of layer that is rounded. Matrix products and transposed convolutions were slower for it
+on AVX2, and depthwise convolutions no faster."""
 _IN_FLOAT: Final = re.compile(
     r"encoder\.patch_embed1\.proj"  # the first layer
-    r"|.+\.dwconv\."  # one channel per kernel: as fast in float32
     r"|decoder\.center\."  # position attention, whose softmax runs over all pairs of positions
     r"|.+\.SE_[hl]l\."  # one pixel
     r"|(gradflow|cellprob)_head\.3\."  # the last layer
 )
-"""Weights of layers that stay in float32."""
+"""Weights of convolutions that stay in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,7 @@ def _to_input(window: Uint8Image) -> Float32Array:
 
 
 def _choose_layers(graph_path: Path) -> set[str]:
-    """Names of the layers to compute in int8: those of all weights but ``_IN_FLOAT``."""
+    """Names of the layers to compute in int8: convolutions with weights but ``_IN_FLOAT``."""
     import openvino
 
     try:
@@ -216,9 +217,9 @@ def _choose_layers(graph_path: Path) -> set[str]:
         raise unreadable_graph(graph_path, error) from error
     chosen = set()
     for layer in graph.get_ops():
-        if layer.get_type_name() in _LAYERS:
+        if layer.get_type_name() == _LAYER:
             names = _find_inputs(layer.input_value(WEIGHTS_INPUT).get_node())
-            if WINDOW_INPUT not in names and not any(map(_IN_FLOAT.match, names)):
+            if not any(map(_IN_FLOAT.match, names)):
                 chosen.add(layer.get_friendly_name())
     return chosen
 
@@ -247,7 +248,7 @@ def _collect_bounds(quantised: Any) -> dict[str, Float32Array]:  # noqa: ANN401
             for target in layer.output(0).get_target_inputs():
                 name = target.get_node().get_friendly_name()
                 bounds[f"{name}:{target.get_index()}"] = limits
-        elif layer.get_type_name() in _LAYERS:
+        elif layer.get_type_name() == _LAYER:
             weights = layer.input_value(WEIGHTS_INPUT).get_node()
             # Compressed weights: int8 values, converted, times a scale per kernel.
             if weights.get_type_name() == "Multiply":
