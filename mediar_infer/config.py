@@ -39,6 +39,8 @@ class Plan:
     """Test-time augmentation passes over the image: ``identity``, ``horizontal``, ``vertical``."""
     overlap: float = 0.6
     """Overlap of neighbouring windows as a fraction of their size, 0 to 0.95."""
+    packed: bool = False
+    """Whether windows of an image that is narrower than half a window share one, as many as fit."""
 
     def __post_init__(self) -> None:
         _check(self.max_members >= 1, f"found {self.max_members} models, expected 1 or more")
@@ -207,6 +209,9 @@ class EngineConfig:
     fit_budget: float | None = None
     """Fraction of the time tolerance to aim at, above 0 and up to 1: cheaper plans are used where
     ``plan`` would take longer. ``None`` keeps to ``plan``, however long it takes."""
+    outside_s: float = 0.0
+    """With a time budget: seconds of each image's tolerance that pass outside this process, such as
+    for the start and the removal of its container."""
 
     def __post_init__(self) -> None:
         _check(
@@ -216,6 +221,10 @@ class EngineConfig:
         _check(
             self.fit_budget is None or 0 < self.fit_budget <= 1,
             f"found budget scale {self.fit_budget}, expected above 0 and up to 1",
+        )
+        _check(
+            0 <= self.outside_s < math.inf,
+            f"found {self.outside_s} s outside the process, expected 0 or more",
         )
         _check(
             self.scale == "auto"

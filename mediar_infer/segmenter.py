@@ -19,6 +19,7 @@ from mediar_infer.engine.costs import Costs
 from mediar_infer.engine.merging import merge_channels
 from mediar_infer.engine.paced_bands import predict_paced_bands
 from mediar_infer.engine.pacing import Deadline, Pacer
+from mediar_infer.engine.packing import count_places
 from mediar_infer.engine.plans import ladder_below
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
 from mediar_infer.engine.resampling import resize_whole, scaled_length
@@ -242,8 +243,11 @@ class Segmenter:
         config = self.config
         if config.fit_budget is None:
             return None
-        deadline = Deadline(source.name, source.height, source.width, config.fit_budget)
-        plans = ladder_below(config.plan, len(self.members))
+        size = source.height, source.width
+        deadline = Deadline(source.name, *size, config.fit_budget, config.outside_s)
+        height, width = (scaled_length(length, trace.scale) for length in size)
+        can_pack = count_places(height, width, config) > 1
+        plans = ladder_below(config.plan, len(self.members), can_pack=can_pack)
         return Pacer(plans, self._costs, deadline, trace, later_stages=later_stages)
 
     def _predict(

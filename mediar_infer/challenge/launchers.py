@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
@@ -24,6 +25,10 @@ LEDGER_DIR: Final = "ledger"
 """Folder beside inputs and outputs for the ledger, if this package is what runs."""
 
 _INPUTS, _OUTPUTS = "/workspace/inputs/", "/workspace/outputs/"
+_INSPECTED = (
+    "{{.State.OOMKilled}} {{.HostConfig.Memory}}"
+    " {{json .State.StartedAt}} {{json .State.FinishedAt}}"
+)
 _LOG_BYTES = 4000
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
@@ -36,6 +41,9 @@ class RunOutcome:
     """Exit status; minus the number of the signal for a process that one ended."""
     wall_s: float
     """Seconds from start to end; for a container, including its removal."""
+    outside_s: float | None = None
+    """Those of them before the command in a container started and after it ended; ``None`` for
+    processes and if unknown."""
     timed_out: bool = False
     """Whether it was stopped at the time limit."""
     out_of_memory: bool = False
@@ -172,14 +180,16 @@ class ContainerLauncher:
                 self.command_line(name, work / "inputs", work / "outputs"),
                 work / "log.txt", self.timeout_s, end=lambda: self._call("kill", name), folder=work,
             )  # fmt: skip
-            was_killed, limit = self._inspect(name)
+            was_killed, limit, inside_s = self._inspect(name)
         finally:
             started = time.perf_counter()
             self._call("rm", "--force", "--volumes", name)
             removal_s = time.perf_counter() - started
+        wall_s = child.wall_s + removal_s
         return RunOutcome(
             exit_code=child.exit_code,
-            wall_s=child.wall_s + removal_s,
+            wall_s=wall_s,
+            outside_s=None if inside_s is None else max(0.0, wall_s - inside_s),
             timed_out=child.timed_out,
             out_of_memory=was_killed
             or (child.exit_code == 128 + signal.SIGKILL and not child.timed_out),
@@ -187,15 +197,14 @@ class ContainerLauncher:
             log=_read_end(work / "log.txt"),
         )
 
-    def _inspect(self, name: str) -> tuple[bool, int | None]:
-        """Whether the kernel killed a process in it for memory, and the limit in force."""
-        answer = self._call(
-            "inspect", "--format", "{{.State.OOMKilled}} {{.HostConfig.Memory}}", name
-        )
+    def _inspect(self, name: str) -> tuple[bool, int | None, float | None]:
+        """Whether it was killed for memory, the limit in force, and the seconds of its command."""
+        answer = self._call("inspect", "--format", _INSPECTED, name)
         fields = answer.stdout.split()
-        if answer.returncode != 0 or len(fields) != 2:
-            return False, None  # never created; its exit status says so
-        return fields[0] == "true", int(fields[1]) if fields[1].isdecimal() else None
+        if answer.returncode != 0 or len(fields) != 4:
+            return False, None, None  # never created; its exit status says so
+        was_killed, limit, *times = fields
+        return was_killed == "true", int(limit) if limit.isdecimal() else None, _between(*times)
 
     def _call(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run a command on a container; failure is a possible answer."""
@@ -292,6 +301,16 @@ def _run_child(
     process.returncode = os.waitstatus_to_exitcode(status)
     unit = 1 if sys.platform == "darwin" else 1024
     return _Child(process.returncode, wall_s, timed_out.is_set(), usage.ru_maxrss * unit)
+
+
+def _between(started: str, finished: str) -> float | None:
+    """Seconds between two times in JSON, as engines state them; None if it has not ended."""
+    try:
+        start, end = (datetime.fromisoformat(text.strip('"')) for text in (started, finished))
+        seconds = (end - start).total_seconds()
+    except (ValueError, TypeError):
+        return None
+    return seconds if seconds >= 0 else None  # an engine's zero time is in the year 1
 
 
 def _read_end(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Results of the challenge's protocol: a record per image, totals, and their files."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -88,12 +89,14 @@ def summarise_records(records: Sequence[ChallengeRecord]) -> dict[str, Any]:
     """Compute totals over images, ready for JSON.
 
     Returns:
-        Counts, seconds, the largest share of its tolerance that an image took (1 is all of it),
-        peak memory, and mean, median and pooled F1 of the scored images.
+        Counts, seconds, the largest share of its tolerance that an image took (1 is all of it), the
+        most seconds outside the command of a container, peak memory, and mean, median and pooled
+        F1 of the scored images.
     """
     shares = [each.outcome.wall_s / each.tolerance_s for each in records if each.tolerance_s]
     f1 = [each.f1 for each in records if each.f1 is not None]
     pooled = sum_scores([each.scores[0] for each in records if each.scores]).f1 if f1 else None
+    outside = [each.outcome.outside_s for each in records if each.outcome.outside_s is not None]
     return {
         "n_images": len(records),
         "n_breached": sum(bool(each.findings) for each in records),
@@ -102,6 +105,7 @@ def summarise_records(records: Sequence[ChallengeRecord]) -> dict[str, Any]:
         "wall_s": sum(each.outcome.wall_s for each in records),
         "counted_s": sum(each.counted_s or 0.0 for each in records),
         "largest_share_of_tolerance": max(shares, default=None),
+        "largest_outside_s": max(outside, default=None),
         "peak_memory_bytes": max((each.peak_memory_bytes or 0 for each in records), default=0)
         or None,
         "n_scored": len(f1),
@@ -158,6 +162,17 @@ def verdict_line(verdict: Verdict, records: Sequence[ChallengeRecord]) -> str:
             f" images; {counted}"
         )
     return f"PASSED: no finding in {n_images} images; {counted}"
+
+
+def outside_lines(records: Sequence[ChallengeRecord]) -> list[str]:
+    """Say how long containers take besides their command, and how this package allows for it."""
+    outside_s = summarise_records(records)["largest_outside_s"]
+    if outside_s is None:
+        return []
+    return [
+        f"start and removal of a container took up to {outside_s:.2f} s; mediar-infer allows for"
+        f" them with --fit-budget --budget-outside {math.ceil(outside_s * 10) / 10:.1f}"
+    ]
 
 
 def _table_row(record: ChallengeRecord) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from mediar_infer.challenge.records import (
     RESULTS_NAME,
     ChallengeRecord,
     Verdict,
+    outside_lines,
     results_table,
     verdict_line,
     write_results,
@@ -194,6 +195,7 @@ def _print_results(verdict: Verdict, records: Sequence[ChallengeRecord], folder:
         results_table(records),
         "",
         *findings,
+        *outside_lines(records),
         verdict_line(verdict, records),
         f"labels, {RESULTS_NAME} and {PAGE_NAME} in {folder}",
     ]

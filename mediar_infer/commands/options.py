@@ -41,6 +41,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         plan, Plan, "flips", metavar="LIST", note=f"; separated by commas, or {NONE}", **plan_text
     )
     add_option(plan, Plan, "overlap", **plan_text)
+    add_option(plan, Plan, "packed")
     sizes = parser.add_argument_group("size of cells")
     add_option(sizes, EngineConfig, "scale", type=_as_argument(parse_scale), metavar="X")
     add_option(sizes, EngineConfig, "cell_size", type=_as_argument(CellSize.parse), metavar="SIZE")
@@ -111,7 +112,7 @@ def add_ledger_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_budget_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--fit-budget`` and ``--budget-scale``."""
+    """Add ``--fit-budget`` and what goes with it."""
     parser.add_argument(
         "--fit-budget", action="store_true",
         help="use cheaper plans where the chosen one would miss the time tolerance",
@@ -121,6 +122,7 @@ def add_budget_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --fit-budget: fraction of the time tolerance to aim at, above 0 and up to 1"
         f" (default: {BUDGET_SCALE})",
     )  # fmt: skip
+    add_option(parser, EngineConfig, "outside_s", "--budget-outside", metavar="S")
 
 
 def to_engine_config(args: argparse.Namespace) -> EngineConfig:
@@ -134,6 +136,8 @@ def to_engine_config(args: argparse.Namespace) -> EngineConfig:
         plan = replace(plan, max_members=args.models)
     if args.overlap is not None:
         plan = replace(plan, overlap=args.overlap)
+    if args.packed:
+        plan = replace(plan, packed=True)
     if args.flips is not None:
         plan = replace(plan, flips=_parse_flips(args.flips))
     if plan != PLANS[args.plan]:
@@ -180,14 +184,15 @@ def to_budget_scale(args: argparse.Namespace) -> float | None:
     """Fraction of the time tolerance to aim at; ``None`` without ``--fit-budget``.
 
     Raises:
-        UsageError: if a scale is given without a budget to scale.
+        UsageError: if what goes with a budget is given without one.
     """
-    if not args.fit_budget and args.budget_scale is not None:
-        raise UsageError(
-            f"found --budget-scale {args.budget_scale} without --fit-budget, expected both; add"
-            " --fit-budget"
-        )
     if not args.fit_budget:
+        for name, value in ("scale", args.budget_scale), ("outside", args.budget_outside or None):
+            if value is not None:
+                raise UsageError(
+                    f"found --budget-{name} {value} without --fit-budget, expected both; add"
+                    " --fit-budget"
+                )
         return None
     return BUDGET_SCALE if args.budget_scale is None else float(args.budget_scale)
 

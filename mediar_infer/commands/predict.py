@@ -106,7 +106,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment the folder; see :func:`mediar_infer.cli.main` for the exit code."""
-    config = replace(to_engine_config(args), fit_budget=to_budget_scale(args))
+    config = to_engine_config(args)
+    config = replace(config, fit_budget=to_budget_scale(args), outside_s=args.budget_outside)
     options = _to_run_options(args)
     options.check_packages()
     found = options.find_inputs()

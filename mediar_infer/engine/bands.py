@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from mediar_infer.arrays import Float32Array
 from mediar_infer.config import EngineConfig
 from mediar_infer.engine.array_ops import ArrayOps, DeviceArray
 from mediar_infer.engine.ensemble import Ensemble, InputRows, Window
+from mediar_infer.engine.packing import count_places, window_margins
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.engine.windows import WindowGrid, normalised_importance
 from mediar_infer.errors import PredictionError
@@ -33,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 BAND_ROWS: Final = 64
 """Most rows of a band: what is computed from one is held next to the rows that wait."""
+_SHEETS_AT_ONCE: Final = 4
+"""Windows of several rows are packed together until so many sheets are full."""
 
 
 class RingOfRows:
@@ -69,12 +73,15 @@ class RingOfRows:
 
         Args:
             window: where the values lie.
-            weighted: ``(channels, roi_size, roi_size)`` float32 on the ring's device, logits
-                times importance weights. Not modified.
+            weighted: ``(channels, h, w)`` float32 on the ring's device, the window without its
+                margins: logits times importance weights. Not modified.
         """
-        top, bottom = max(window.top, 0), min(window.top + self._size, self._height)
-        left, right = max(window.left, 0), min(window.left + self._size, self._width)
-        inside = weighted[:, top - window.top :, left - window.left : right - window.left]
+        first_row = window.top + window.grid.margins[0]
+        first_column = window.left + window.grid.margins[1]
+        height, width = window.grid.part_shape
+        top, bottom = max(first_row, 0), min(first_row + height, self._height)
+        left, right = max(first_column, 0), min(first_column + width, self._width)
+        inside = weighted[:, top - first_row :, left - first_column : right - first_column]
         for ring, rows in self._pieces(top, bottom):
             self._sums[:, ring, left:right] += inside[:, rows]
 
@@ -106,11 +113,32 @@ def _windows_by_top(height: int, width: int, config: EngineConfig) -> dict[int, 
             config.plan.overlap,
             flip_rows=flip == "vertical",
             flip_columns=flip == "horizontal",
+            margins=window_margins(height, width, config.plan, config.roi_size),
         )
         for top in grid.tops:
             row = windows.setdefault(top, [])
             row.extend(Window(flip, grid, top, left) for left in grid.lefts)
     return dict(sorted(windows.items()))
+
+
+def _group_window_rows(
+    height: int, width: int, config: EngineConfig
+) -> list[list[tuple[int, list[Window]]]]:
+    """Window rows, and which of them are predicted together: several where windows are packed.
+
+    The groups are those of the whole image, so a window has the same neighbours in its sheet
+    whatever rows are asked for.
+    """
+    groups: list[list[tuple[int, list[Window]]]] = []
+    n_places = count_places(height, width, config) if config.plan.packed else 1
+    n_wanted = n_held = _SHEETS_AT_ONCE * n_places if n_places > 1 else 1
+    for top, windows in _windows_by_top(height, width, config).items():
+        if n_held >= n_wanted:
+            groups.append([])
+            n_held = 0
+        groups[-1].append((top, windows))
+        n_held += len(windows)
+    return groups
 
 
 def list_window_rows(height: int, width: int, config: EngineConfig) -> list[int]:
@@ -160,9 +188,9 @@ class NormalisedWeights:
         return self._ops.from_host(normalised_importance(roi_size, rows, columns))
 
     def of_window(self, window: Window) -> DeviceArray:
-        """Look up the weights of a window: ``(roi, roi)`` float32, not to be modified."""
+        """Look up the weights of a window without its margins; not to be modified."""
         neighbours = window.grid.neighbours(window.top, window.left)
-        return self._cached(window.grid.roi_size, *neighbours)
+        return window.grid.without_margins(self._cached(window.grid.roi_size, *neighbours))
 
 
 def predict_bands(
@@ -197,40 +225,48 @@ def predict_bands(
     height, width = source.height, source.width
     weights = NormalisedWeights(ensemble.ops)
     ring = RingOfRows(config.roi_size, height, width, ensemble.ops)
-    by_top = {
-        top: windows
-        for top, windows in _windows_by_top(height, width, config).items()
-        if top < stop and top + config.roi_size > start
-    }
+    groups = [
+        group
+        for group in _group_window_rows(height, width, config)
+        if any(top < stop and top + config.roi_size > start for top, _ in group)
+    ]
     n_windows = count_windows(height, width, config, len(members))
     logger.debug("%s: %dx%d, %d windows in all", source.name, height, width, n_windows)
     n_passes = len(members) * len(config.plan.flips)
-    tops = [max(top, 0) for top in by_top]
+    tops = [max(top, 0) for group in groups for top, _ in group]
+    ends = iter([*tops[1:], stop])
     done, row = tops[0], start
     waiting: deque[Callable[[], Float32Array]] = deque()
     inputs = InputRows(source, scaling, trace, done)
-    for (top, windows), end in zip(by_top.items(), [*tops[1:], stop], strict=True):
-        inputs.move_to(max(top, 0), min(top + config.roi_size, height))
-        with trace.stage("network"):
-            for window, logits in ensemble.predict(windows, inputs):
-                ring.add(window, logits * weights.of_window(window))
-        while done < end:
-            bottom = min(done + BAND_ROWS, end)
+    for group in groups:
+        inputs.move_to(max(group[0][0], 0), min(group[-1][0] + config.roi_size, height))
+        # Windows are predicted as they are taken.
+        predicted = ensemble.predict([each for _, row in group for each in row], inputs)
+        for (top, windows), end in zip(group, ends, strict=False):
+            if top >= stop:
+                break  # only there to be packed with windows above
             with trace.stage("network"):
-                sums = ring.take(done, bottom)[:, max(start - done, 0) :]
-                sums /= n_passes
-                if sums.shape[1]:
-                    waiting.append(ensemble.ops.start_to_host(sums))
-            done = bottom
-            # No windows follow the last bands.
-            n_held = ensemble.ops.bands_in_flight if done < stop else 0
-            while len(waiting) > n_held:
+                for window, logits in islice(predicted, len(windows)):
+                    ring.add(window, logits * weights.of_window(window))
+            if top == group[-1][0]:
+                predicted.close()  # gives back the last batch
+            while done < min(end, stop):
+                bottom = min(done + BAND_ROWS, end, stop)
                 with trace.stage("network"):
-                    maps = waiting.popleft()()
-                check_finite(maps, source.name, row)
-                row += maps.shape[1]
-                trace.on_progress((row - start) / (stop - start))
-                yield maps
+                    sums = ring.take(done, bottom)[:, max(start - done, 0) :]
+                    sums /= n_passes
+                    if sums.shape[1]:
+                        waiting.append(ensemble.ops.start_to_host(sums))
+                done = bottom
+                # No windows follow the last bands.
+                n_held = ensemble.ops.bands_in_flight if done < stop else 0
+                while len(waiting) > n_held:
+                    with trace.stage("network"):
+                        maps = waiting.popleft()()
+                    check_finite(maps, source.name, row)
+                    row += maps.shape[1]
+                    trace.on_progress((row - start) / (stop - start))
+                    yield maps
 
 
 def check_finite(maps: npt.NDArray[np.float32], name: str, top: int) -> None:

@@ -1,6 +1,6 @@
 """The models on one device: windows of an image in, logits out, in batches that fit."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,7 +8,8 @@ import numpy as np
 
 from mediar_infer.arrays import AnyArray
 from mediar_infer.config import EngineConfig, FlipName
-from mediar_infer.engine.array_ops import DeviceArray, select_array_ops
+from mediar_infer.engine.array_ops import DeviceArray, HostOps, select_array_ops
+from mediar_infer.engine.packing import fill_sheet, list_places
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.engine.tta import flip_windows, unflip_logits
 from mediar_infer.engine.windows import WindowGrid
@@ -20,8 +21,8 @@ from mediar_infer.row_buffer import RowBuffer
 _ROWS_READ_AT_ONCE: Final = 16
 _MAX_BLANK: Final = 4
 """Colours whose logits are kept for later windows of that single colour; 3 MiB each."""
-_WindowKey = tuple[int, ...] | int
-"""Colour of a window of a single colour, otherwise its place in the batch."""
+_SheetKey = tuple[int, ...] | int
+"""Colour of a sheet of a single colour, otherwise its place in the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,11 @@ class Window:
     grid: WindowGrid
     top: int
     left: int
+
+
+_Sheet = Sequence[Window]
+"""What one call of the network sees: a window, or several packed ones."""
+_ON_HOST: Final = HostOps()
 
 
 class InputRows:
@@ -59,9 +65,9 @@ class InputRows:
                 self._rows.append(self._scaling.apply(fresh).transpose(2, 0, 1))
 
     def crop(self, window: Window) -> AnyArray:
-        """Copy the pixels of a window: ``(3, roi, roi)`` uint8, zero outside the image."""
-        size = window.grid.roi_size
-        return self._rows.crop(window.top, window.left, size, size)
+        """Copy the pixels of a window without its margins: uint8, zero outside the image."""
+        top, left = window.grid.margins
+        return self._rows.crop(window.top + top, window.left + left, *window.grid.part_shape)
 
 
 class Ensemble:
@@ -77,48 +83,52 @@ class Ensemble:
         self.ops = select_array_ops(members[0].device)
         """Operations on the device of the members."""
         self.batch = config.runtime.batch or members[0].batch
-        """Windows per call; halved when device memory is full."""
+        """Windows or sheets per call; halved when device memory is full."""
         self.n_predicted = 0
-        """Windows that went through the network; the others were of a single, known colour."""
+        """Windows or sheets that went through the network; the others were of a single, known
+        colour."""
         self._members, self._trace = members, trace
-        self._blank: dict[_WindowKey, DeviceArray] = {}
+        self._blank: dict[_SheetKey, DeviceArray] = {}
 
     def predict(
         self, windows: Sequence[Window], rows: InputRows
-    ) -> Iterator[tuple[Window, DeviceArray]]:
+    ) -> Generator[tuple[Window, DeviceArray], None, None]:
         """Predict windows, batch by batch.
 
         Args:
-            windows: windows of any pass.
+            windows: windows of any pass, at least one; all with the same margins.
             rows: holds all image rows that the windows touch.
 
         Yields:
             Each window, in the given order, with its logits summed over the members:
-            ``(3, roi, roi)`` float32 on the device, unflipped, not weighted. Arrays may share
-            memory and must not be modified.
+            ``(3, h, w)`` float32 on the device, the window without its margins, unflipped, not
+            weighted. Arrays may share memory and must not be modified.
 
         Raises:
             RuntimeError: as torch raises it, if device memory does not suffice for a single window.
         """
+        grid = windows[0].grid
+        places = list_places(grid.part_shape, grid.roi_size)
         first = 0
         while first < len(windows):
-            group = windows[first : first + self.batch]
-            crops = [rows.crop(window) for window in group]
-            # Windows of a single colour are the same to the network wherever they lie and however
+            group = windows[first : first + self.batch * len(places)]
+            sheets = [group[i : i + len(places)] for i in range(0, len(group), len(places))]
+            crops = [_crop_sheet(sheet, places, rows) for sheet in sheets]
+            # Sheets of a single colour are the same to the network wherever they lie and however
             # they are flipped: each colour is predicted once. All others are known by their place.
-            keys: list[_WindowKey] = [_only_colour(crop) or i for i, crop in enumerate(crops)]
+            keys: list[_SheetKey] = [_only_colour(crop) or i for i, crop in enumerate(crops)]
             fresh = {key: keys.index(key) for key in keys if key not in self._blank}
             inputs, running = None, []
             try:
                 if fresh:
-                    inputs = self._to_inputs(crops, group, list(fresh.values()))
+                    inputs = self._to_inputs(crops, sheets, list(fresh.values()))
                     # All are started before the first is waited for, so that no core is idle.
                     running = [member.start(inputs) for member in self._members]
-                outputs = self._collect(group, keys, fresh, running)
+                outputs = self._collect(sheets, places, keys, fresh, running)
             except self.ops.out_of_memory:
-                if len(group) == 1:
+                if len(sheets) == 1:
                     raise
-                self.batch = len(group) // 2
+                self.batch = len(sheets) // 2
                 self._trace.warn(f"device memory is full; batch is now {self.batch}")
                 continue
             finally:
@@ -131,37 +141,55 @@ class Ensemble:
 
     def _collect(
         self,
-        group: Sequence[Window],
-        keys: Sequence[_WindowKey],
-        fresh: Iterable[_WindowKey],
+        sheets: Sequence[_Sheet],
+        places: Sequence[tuple[int, int]],
+        keys: Sequence[_SheetKey],
+        fresh: Iterable[_SheetKey],
         running: Sequence[Callable[[], DeviceArray]],
     ) -> list[DeviceArray]:
         """Wait for the members, and give each window its summed logits, unflipped."""
         logits = self._blank.copy()
         if running:
             logits.update(zip(fresh, _wait_for_sum(running), strict=True))
+        height, width = sheets[0][0].grid.part_shape
         outputs = [
-            unflip_logits(logits[key], window.flip, self.ops)
-            for key, window in zip(keys, group, strict=True)
+            unflip_logits(
+                logits[key][:, top : top + height, left : left + width], window.flip, self.ops
+            )
+            for key, sheet in zip(keys, sheets, strict=True)
+            for window, (top, left) in zip(sheet, places, strict=False)
         ]
         self._keep_blank({key: logits[key] for key in fresh if isinstance(key, tuple)})
         return outputs
 
     def _to_inputs(
-        self, crops: Sequence[AnyArray], group: Sequence[Window], places: Sequence[int]
+        self, crops: Sequence[AnyArray], sheets: Sequence[_Sheet], chosen: Sequence[int]
     ) -> DeviceArray:
         """Flip and stack some of the crops: ``(n, 3, roi, roi)`` float32 in [0, 1]."""
-        inputs = self.ops.to_inputs([crops[i] for i in places])
-        flips = [group[i].flip for i in places]
+        inputs = self.ops.to_inputs([crops[i] for i in chosen])
+        if sheets[0][0].grid.margins != (0, 0):
+            return inputs  # flipped one by one as they were packed
+        flips = [sheets[i][0].flip for i in chosen]
         return self.ops.stack(
             [flip_windows(x, flip, self.ops) for x, flip in zip(inputs, flips, strict=True)]
         )
 
-    def _keep_blank(self, logits: Mapping[_WindowKey, DeviceArray]) -> None:
+    def _keep_blank(self, logits: Mapping[_SheetKey, DeviceArray]) -> None:
         """Keep logits of single colours for later windows, the latest few."""
         self._blank |= {colour: self.ops.copy(maps) for colour, maps in logits.items()}
         for colour in list(self._blank)[:-_MAX_BLANK]:
             del self._blank[colour]
+
+
+def _crop_sheet(sheet: _Sheet, places: Sequence[tuple[int, int]], rows: InputRows) -> AnyArray:
+    """The pixels of a window, or of several that are flipped and packed: ``(3, roi, roi)``."""
+    parts = [rows.crop(window) for window in sheet]
+    if len(places) == 1:
+        return parts[0]
+    flipped = [
+        flip_windows(part, window.flip, _ON_HOST) for part, window in zip(parts, sheet, strict=True)
+    ]
+    return fill_sheet(flipped, places, sheet[0].grid.roi_size)
 
 
 def _wait_for_sum(running: Sequence[Callable[[], DeviceArray]]) -> DeviceArray:

@@ -10,8 +10,9 @@ Memory: ``roi_size × width × 16`` bytes per pass, where ``bands.py`` takes ``r
 bytes in all.
 """
 
+from collections import deque
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from mediar_infer.arrays import Float32Array
 from mediar_infer.config import EngineConfig, FlipName, Plan
@@ -19,6 +20,7 @@ from mediar_infer.engine.array_ops import ArrayOps, DeviceArray
 from mediar_infer.engine.bands import BAND_ROWS, RingOfRows, check_finite
 from mediar_infer.engine.ensemble import Ensemble, InputRows, Window
 from mediar_infer.engine.pacing import Pacer, Work
+from mediar_infer.engine.packing import list_places, window_margins
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.engine.windows import WindowGrid, continued_starts, importance_map
 from mediar_infer.image_trace import Trace
@@ -46,6 +48,8 @@ class _Pass:
     """The previous window row; None at the start."""
     last_left: int | None = None
     """The previous window of the current row; None at its start."""
+    ahead: deque[tuple[Window, DeviceArray]] = field(default_factory=deque)
+    """Logits of the next windows, which were packed with earlier ones."""
 
 
 class _Sweep:
@@ -57,6 +61,7 @@ class _Sweep:
         self._height, self._width, self._roi_size = height, width, config.roi_size
         self._ops = ops
         self._weights = ops.from_host(importance_map(config.roi_size))[None]
+        self._margins = self._margins_of(plan)
         self._grids: dict[tuple[FlipName, float], WindowGrid] = {}
         self.done = 0
         self.passes = []
@@ -79,6 +84,15 @@ class _Sweep:
                 flip_columns=flip == "horizontal",
             )
         return self._grids[flip, overlap]
+
+    def _margins_of(self, plan: Plan) -> tuple[int, int]:
+        return window_margins(self._height, self._width, plan, self._roi_size)
+
+    def count_places(self, plan: Plan) -> int:
+        """Count the windows that a plan shows to the network at once."""
+        rows, columns = self._margins_of(plan)
+        part_shape = self._roi_size - 2 * rows, self._roi_size - 2 * columns
+        return len(list_places(part_shape, self._roi_size))
 
     @property
     def top(self) -> int | None:
@@ -107,27 +121,49 @@ class _Sweep:
 
     def follow(self, plan: Plan) -> None:
         """Drop the passes that are not in the plan; lay the remaining windows at its overlap."""
+        self._margins = self._margins_of(plan)
         self.passes = [each for each in self.passes if _uses(plan, each)]
         for image_pass in self.passes:
+            if plan.overlap != image_pass.overlap:
+                image_pass.ahead.clear()
             image_pass.tops, image_pass.lefts = self._remaining(image_pass, plan.overlap)
             image_pass.overlap = plan.overlap
 
     def count_windows(self, plan: Plan) -> Sequence[int]:
-        """Count the windows per model that a plan would still predict."""
+        """Count per model the windows, or sheets of packed ones, that a plan would predict."""
         counts = [0] * plan.max_members
         for image_pass in self.passes:
             if image_pass.tops and _uses(plan, image_pass):
-                tops, lefts = self._remaining(image_pass, plan.overlap)
-                n_columns = len(self._grid(image_pass.flip, plan.overlap).lefts)
-                counts[image_pass.member] += len(lefts) + (len(tops) - 1) * n_columns
+                counts[image_pass.member] += self._count_calls(image_pass, plan)
         return counts
+
+    def _count_calls(self, image_pass: _Pass, plan: Plan) -> int:
+        n_places = self.count_places(plan)
+        tops, lefts = self._remaining(image_pass, plan.overlap)
+        n_columns = len(self._grid(image_pass.flip, plan.overlap).lefts)
+        n_below = len(tops) - 1
+        if n_columns > 1:
+            return -(-len(lefts) // n_places) + n_below * -(-n_columns // n_places)
+        n_ahead = len(image_pass.ahead) if plan.overlap == image_pass.overlap else 0
+        return -(-(len(lefts) + n_below - n_ahead) // n_places)
 
     def take_windows(self, image_pass: _Pass, n_windows: int) -> list[Window]:
         """Take the next windows of the current row of a pass."""
         lefts, image_pass.lefts = image_pass.lefts[:n_windows], image_pass.lefts[n_windows:]
         image_pass.last_left = lefts[-1]
-        grid = self._grid(image_pass.flip, image_pass.overlap)
+        grid = self._packed_grid(image_pass)
         return [Window(image_pass.flip, grid, image_pass.tops[0], left) for left in lefts]
+
+    def windows_below(self, image_pass: _Pass, n_windows: int) -> list[Window]:
+        """List the next windows of a pass that has one in each row."""
+        grid = self._packed_grid(image_pass)
+        if len(grid.lefts) > 1:
+            return []
+        tops = image_pass.tops[1 : 1 + n_windows]
+        return [Window(image_pass.flip, grid, top, grid.lefts[0]) for top in tops]
+
+    def _packed_grid(self, image_pass: _Pass) -> WindowGrid:
+        return replace(self._grid(image_pass.flip, image_pass.overlap), margins=self._margins)
 
     def end_row(self, image_pass: _Pass) -> None:
         """Move a pass to its next window row."""
@@ -136,8 +172,9 @@ class _Sweep:
         image_pass.lefts = list(self._grid(image_pass.flip, image_pass.overlap).lefts)
 
     def add(self, image_pass: _Pass, window: Window, logits: DeviceArray) -> None:
-        """Add the logits ``(3, roi, roi)`` of a window to its pass."""
-        weighted = self._ops.concatenate([logits * self._weights, self._weights])
+        """Add the logits of a window to its pass."""
+        weights = window.grid.without_margins(self._weights)
+        weighted = self._ops.concatenate([logits * weights, weights])
         image_pass.ring.add(window, weighted)
 
     def take_rows(self) -> Float32Array:
@@ -185,10 +222,9 @@ def predict_paced_bands(
     rows = InputRows(source, scaling, trace)
     ensembles = [Ensemble([member], config, trace) for member in members]
     sweep = _Sweep(source.height, source.width, config, pacer.plan, ensembles[0].ops)
-    runner = _PassRunner(source.height, ensembles, rows, sweep, pacer)
+    runner = _PassRunner(source.height, config.roi_size, ensembles, rows, sweep, pacer)
     while (top := sweep.top) is not None:
-        rows.move_to(max(top, 0), min(top + config.roi_size, source.height))
-        runner.read_to = min(top + config.roi_size, source.height)
+        runner.read_for(top, top)
         with trace.stage("network"):
             runner.run_row(top)
         while (row := sweep.done) < sweep.finished_to:
@@ -205,14 +241,20 @@ class _PassRunner:
     def __init__(
         self,
         height: int,
+        roi_size: int,
         ensembles: Sequence[Ensemble],
         rows: InputRows,
         sweep: _Sweep,
         pacer: Pacer,
     ) -> None:
-        self._height, self._ensembles = height, ensembles
+        self._height, self._roi_size, self._ensembles = height, roi_size, ensembles
         self._rows, self._sweep, self._pacer = rows, sweep, pacer
-        self.read_to = 0
+        self._read_to = 0
+
+    def read_for(self, first_top: int, last_top: int) -> None:
+        """Read the rows of window rows, and forget those above."""
+        self._read_to = max(self._read_to, min(last_top + self._roi_size, self._height))
+        self._rows.move_to(max(first_top, 0), self._read_to)
 
     def run_row(self, top: int) -> None:
         """Predict the windows at ``top``, starting with the pass that would be dropped last."""
@@ -229,11 +271,24 @@ class _PassRunner:
     def _run_batch(self, image_pass: _Pass) -> None:
         member = self._ensembles[image_pass.member]
         # One window of the first pass is part of every plan: it is timed before anything is chosen.
-        n_windows = member.batch if self._pacer.costs.is_known else 1
+        n_windows = 1
+        if self._pacer.costs.is_known:
+            n_windows = member.batch * self._sweep.count_places(self._pacer.plan)
+        top = image_pass.tops[0]
         windows = self._sweep.take_windows(image_pass, n_windows)
+        if image_pass.ahead:
+            self._sweep.add(image_pass, *image_pass.ahead.popleft())
+            return
+        below: list[Window] = []
+        if self._sweep.count_places(self._pacer.plan) > 1:
+            below = self._sweep.windows_below(image_pass, n_windows - len(windows))
+            self.read_for(top, max(window.top for window in [*windows, *below]))
         before, start_s = member.n_predicted, self._pacer.now()
-        for window, logits in member.predict(windows, self._rows):
-            self._sweep.add(image_pass, window, logits)
+        for window, logits in member.predict([*windows, *below], self._rows):
+            if window.top == top:
+                self._sweep.add(image_pass, window, logits)
+            else:
+                image_pass.ahead.append((window, logits))
         member.ops.wait()
         # Windows that took no network time say nothing about the windows still to be predicted.
         if n_predicted := member.n_predicted - before:
@@ -243,7 +298,7 @@ class _PassRunner:
     def _review(self) -> None:
         work = Work(
             row=self._sweep.done,
-            n_rows_to_read=self._height - self.read_to,
+            n_rows_to_read=self._height - self._read_to,
             n_rows=self._height,
             n_windows=self._sweep.count_windows,
         )

@@ -37,6 +37,8 @@ class Deadline:
     """Columns in pixels."""
     scale: float
     """Fraction of the tolerance that plans are chosen for, in (0, 1]."""
+    outside_s: float = 0.0
+    """Seconds of the tolerance that pass outside this process, before and after the image."""
 
     @property
     def megapixels(self) -> float:
@@ -140,7 +142,7 @@ class Pacer:
             self._scan_s = stages_s.get("read", 0.0) + stages_s.get("preprocess", 0.0)
         if not self.costs.is_known:
             return
-        elapsed_s = self._trace.now() - self._trace.started_s
+        elapsed_s = self._trace.now() - self._trace.started_s + self._deadline.outside_s
         fixed_s = elapsed_s + self._stages_s(work)
         predictions = [
             fixed_s + self.costs.network_s(work.n_windows(plan))
@@ -266,6 +268,7 @@ class Pacer:
         return {
             "scale": self._deadline.scale,
             "aim_s": self._deadline.aim_s,
+            **({"outside_s": self._deadline.outside_s} if self._deadline.outside_s else {}),
             "plan": describe_passes(choice.plan),
             "predicted_s": choice.predicted_s,
             "fits": choice.predicted_s <= self._deadline.aim_s,

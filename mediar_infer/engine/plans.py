@@ -25,11 +25,15 @@ class Step:
     """Passes per model: the first flips of the requested plan."""
     overlap: float
     """Overlap of neighbouring windows."""
+    packed: bool = True
+    """Windows of an image that is narrower than half a window share one."""
 
 
 LADDER: tuple[Step, ...] = (
     # The released system.
-    Step("paper", 2, 3, 0.6),
+    Step("paper", 2, 3, 0.6, packed=False),
+    # The same windows, several at once where an image is narrower than half of one.
+    Step("packed", 2, 3, 0.6),
     # The same passes over windows further apart: 2.2, 3.5 and 5 times fewer on a large image, each
     # pixel still seen by every pass. First, as nothing else costs so little F1 for the time it
     # saves (benchmarks/NOTES.md).
@@ -48,12 +52,13 @@ LADDER: tuple[Step, ...] = (
 )
 
 
-def ladder_below(plan: Plan, n_members: int) -> tuple[Plan, ...]:
+def ladder_below(plan: Plan, n_members: int, *, can_pack: bool = False) -> tuple[Plan, ...]:
     """List a plan and those that do less, from richest to cheapest.
 
     Args:
         plan: the requested plan; the first of the result, with no more models than there are.
         n_members: number of models that are loaded.
+        can_pack: the image is so narrow that several of its windows fit in one.
 
     Returns:
         At least one plan. Members, flips and overlap never grow from one to the next.
@@ -66,6 +71,7 @@ def ladder_below(plan: Plan, n_members: int) -> tuple[Plan, ...]:
             max_members=min(step.max_members, top.max_members),
             flips=top.flips[: step.n_flips],
             overlap=min(step.overlap, top.overlap),
+            packed=top.packed or (can_pack and step.packed),
         )
         if replace(lower, name=plans[-1].name) != plans[-1]:
             plans.append(lower)
@@ -82,11 +88,12 @@ def describe_passes(plan: Plan) -> dict[str, Any]:
         "models": plan.max_members,
         "flips": list(plan.flips),
         "overlap": plan.overlap,
+        **({"packed": True} if plan.packed else {}),
     }
 
 
 def name_dropped(before: Plan, after: Plan) -> Sequence[str]:
-    """List what the second plan drops: passes as ``model 2 identity``, then the overlap."""
+    """List what the second plan drops: passes as ``model 2 identity``, then overlap and packing."""
     kept = {(m, flip) for m in range(after.max_members) for flip in after.flips}
     dropped = [
         f"model {m + 1} {flip}"
@@ -96,4 +103,6 @@ def name_dropped(before: Plan, after: Plan) -> Sequence[str]:
     ]
     if after.overlap < before.overlap:
         dropped.append(f"overlap {before.overlap} to {after.overlap}")
+    if after.packed and not before.packed:
+        dropped.append("separate windows")
     return dropped

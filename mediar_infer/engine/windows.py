@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from mediar_infer.arrays import Float32Array
+from mediar_infer.engine.array_ops import DeviceArray
 
 SIGMA_SCALE = 0.125
 MIN_IMPORTANCE = 1e-3
@@ -99,6 +100,9 @@ class WindowGrid:
     """First rows, increasing; negative where the image is padded."""
     lefts: list[int]
     """First columns, increasing."""
+    margins: tuple[int, int] = (0, 0)
+    """Rows at the top and at the bottom of each window, and columns at both of its sides, that are
+    left out: all of them lie outside the image."""
 
     @classmethod
     def of_image(
@@ -110,6 +114,7 @@ class WindowGrid:
         *,
         flip_rows: bool = False,
         flip_columns: bool = False,
+        margins: tuple[int, int] = (0, 0),
     ) -> "WindowGrid":
         """Lay the grid over an image, or over its flipped copy and map it back."""
         tops = window_starts(height, roi_size, overlap)
@@ -118,7 +123,19 @@ class WindowGrid:
             roi_size=roi_size,
             tops=flipped_starts(tops, height, roi_size) if flip_rows else tops,
             lefts=flipped_starts(lefts, width, roi_size) if flip_columns else lefts,
+            margins=margins,
         )
+
+    @property
+    def part_shape(self) -> tuple[int, int]:
+        """Rows and columns of a window without its margins."""
+        rows, columns = self.margins
+        return self.roi_size - 2 * rows, self.roi_size - 2 * columns
+
+    def without_margins(self, values: DeviceArray) -> DeviceArray:
+        """View of ``(…, roi_size, roi_size)`` that leaves the margins out."""
+        (top, left), (height, width) = self.margins, self.part_shape
+        return values[..., top : top + height, left : left + width]
 
     def neighbours(self, top: int, left: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """List the offsets from a window to the windows that overlap it, itself included.

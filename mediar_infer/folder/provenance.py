@@ -33,12 +33,14 @@ def package_versions() -> dict[str, str]:
 
 def _describe_plan(segmenter: "Segmenter", options: RunOptions) -> dict[str, Any]:
     config, reading = segmenter.config, options.reading
-    budget = {} if config.fit_budget is None else {"fit_budget": config.fit_budget}
-    return budget | {
+    return {
+        **({} if config.fit_budget is None else {"fit_budget": config.fit_budget}),
+        **({"budget_outside_s": config.outside_s} if config.outside_s else {}),
         "name": config.plan.name,
         "models": len(segmenter.members),
         "flips": list(config.plan.flips),
         "overlap": config.plan.overlap,
+        **({"packed": True} if config.plan.packed else {}),
         "roi_size": config.roi_size,
         "precision": segmenter.members[0].precision,
         "backend": segmenter.members[0].name,

@@ -7,10 +7,13 @@ import json
 import os
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 STATE = Path(os.environ["FAKE_STATE"])
 LIMIT = 28 * 2**30
+SLOW_S = 0.3
+"""A slow engine takes so long before and after the command of a container."""
 
 
 def labels_of(height, width):
@@ -51,7 +54,24 @@ def run(arguments):
     image = arguments[arguments.index("/bin/bash") - 1].split(":")[0]
     container = STATE / name
     container.write_text(image)
+    if image == "slow":
+        time.sleep(SLOW_S)
     (source,) = inputs.iterdir()
+    started = datetime.now(UTC)
+    code = run_command(image, container, source, outputs)
+    (STATE / "times").write_text(f"{stated(started)} {stated(datetime.now(UTC))}")
+    if image == "slow":
+        time.sleep(SLOW_S)
+    return code
+
+
+def stated(moment):
+    """A time as engines write it, with nanoseconds."""
+    text = moment.isoformat(timespec="microseconds").replace("+00:00", "000Z")
+    return json.dumps(text)
+
+
+def run_command(image, container, source, outputs):
     if image in ("greedy", "killed"):
         return 137
     if image == "failing":
@@ -82,7 +102,11 @@ def main(arguments):
     elif arguments[:2] == ["container", "inspect"]:
         image = (STATE / arguments[-1]).read_text()
         was_killed = "true" if image == "greedy" else "false"
-        sys.stdout.write(f"{was_killed} {0 if image == 'unlimited' else LIMIT}")
+        times = (STATE / "times").read_text()
+        if image == "timeless":
+            times = '"2026-11-26T22:00:00Z" "0001-01-01T00:00:00Z"'
+        sys.stdout.write(f"{was_killed} {0 if image == 'unlimited' else LIMIT} {times}")
+        (STATE / "times").unlink()
     elif arguments[:2] in (["container", "kill"], ["container", "rm"]):
         (STATE / arguments[-1]).unlink(missing_ok=True)
     return 0

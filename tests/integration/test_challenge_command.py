@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -92,6 +93,25 @@ def test_container_is_run_as_the_organisers_do_but_without_a_network(challenge, 
     ]  # fmt: skip
     assert inputs.endswith("/inputs:/workspace/inputs/:ro")
     assert outputs.endswith("/outputs:/workspace/outputs/")
+
+
+def test_time_outside_the_command_is_measured_and_how_to_allow_for_it_is_said(challenge, capsys):
+    code, results = challenge("slow")
+    (image,) = results["images"]
+    assert code == 0
+    assert 0.6 <= image["outside_s"] < image["wall_s"]
+    assert results["summary"]["largest_outside_s"] == image["outside_s"]
+    found = re.search(
+        r"start and removal of a container took up to [0-9.]+ s; .* --budget-outside ([0-9.]+)",
+        capsys.readouterr().out,
+    )
+    assert image["outside_s"] <= float(found[1]) < image["outside_s"] + 0.1
+
+
+def test_engine_that_states_no_times_leaves_them_out(challenge, capsys):
+    code, results = challenge("timeless")
+    assert (code, results["images"][0]["outside_s"]) == (0, None)
+    assert "--budget-outside" not in capsys.readouterr().out
 
 
 def test_options_follow_the_shell_command(challenge, engine_state):

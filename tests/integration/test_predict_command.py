@@ -288,6 +288,8 @@ def test_one_model_is_said_to_be_no_ensemble(predict, inputs, tmp_path, weights_
         (("--plane", "-1"), r"found --plane -1, expected 0 or more"),
         (("--max-pixels", "0"), r"found --max-pixels 0, expected 1 or more"),
         (("--budget-scale", "0.9"), r"found --budget-scale 0\.9 without --fit-budget"),
+        (("--budget-outside", "1.5"), r"found --budget-outside 1\.5 without --fit-budget"),
+        (("--fit-budget", "--budget-outside", "-1"), r"found -1\.0 s outside the process"),
         (("--fit-budget", "--budget-scale", "0"), r"found budget scale 0\.0, expected above 0"),
         (("--block-size", "9"), r"found block size 9, expected 64 or more"),
         (("--device", "abacus"), r"found device 'abacus', expected auto, cpu, cuda"),

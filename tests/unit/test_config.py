@@ -87,6 +87,12 @@ def test_window_size_must_be_a_multiple_of_32(roi_size):
         EngineConfig(roi_size=roi_size)
 
 
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_seconds_outside_the_process_are_finite_and_not_negative(seconds):
+    with pytest.raises(UsageError, match=f"found {seconds} s outside the process, expected 0 or"):
+        EngineConfig(fit_budget=0.85, outside_s=seconds)
+
+
 @pytest.mark.parametrize("scale", [0, -0.1, 1.01, NAN])
 def test_budget_scale_is_a_fraction_of_the_tolerance(scale):
     with pytest.raises(UsageError, match=f"found budget scale {scale}, expected above 0 and up to"):

@@ -61,7 +61,17 @@ class Run:
     """One image through the paced engine; the stages behind it pass on the clock too."""
 
     def __init__(
-        self, image, members, clock, *, top=None, costs=None, age_s=0.0, scale=0.85, labels_s=0.0
+        self,
+        image,
+        members,
+        clock,
+        *,
+        top=None,
+        costs=None,
+        age_s=0.0,
+        outside_s=0.0,
+        scale=0.85,
+        labels_s=0.0,
     ):
         height, width = image.shape[:2]
         self.members, self.clock = members, clock
@@ -71,7 +81,7 @@ class Run:
         self.pacer = Pacer(
             ladder_below(top or Plan(), len(members)),
             self.costs,
-            Deadline("cells.png", height, width, scale),
+            Deadline("cells.png", height, width, scale, outside_s),
             self.trace,
         )
         source = ArraySource(image, "cells.png")
@@ -296,6 +306,15 @@ def test_time_before_the_image_is_counted():
     assert young.report["plan"]["name"] == "paper"
     assert old.report["plan"]["name"] == "overlap-25"
     assert old.wall_s <= 8.6
+
+
+def test_time_outside_the_process_is_counted_as_well():
+    run = timed_run(image_of(101, 77), 0.02, outside_s=6.0)
+    assert run.report["plan"]["name"] == "overlap-25"
+    assert run.report["outside_s"] == 6.0
+    assert run.wall_s <= 8.6 - 6.0
+    assert run.report["predicted_s"] == pytest.approx(run.wall_s + 6.0, abs=0.5)
+    assert "outside_s" not in timed_run(image_of(101, 77), 0.02).report
 
 
 def test_scale_is_the_fraction_of_the_tolerance_to_aim_at():
