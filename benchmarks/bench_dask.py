@@ -2,7 +2,9 @@
 
 Each worker has one thread. A run is a fresh process; it reports the time from the start of the
 first task to the last record, by the ledger, and that of the whole process. Labels are compared
-with those of a run without a cluster, byte by byte.
+with those of a run without a cluster, byte by byte. ``efficiency`` compares with one worker,
+``speedup`` with the run without a cluster, whose one thread also makes the labels. ``cpu_s`` counts
+all processes of a run, so work that is done twice shows there on a busy machine as well.
 
     python benchmarks/bench_dask.py --output benchmarks/results/dask.json
 """
@@ -43,7 +45,7 @@ def time_run(inputs: Path, outputs: Path, options: list[str]) -> dict[str, objec
         sys.executable, "-m", "mediar_infer", "predict", "--quiet", "--threads", "1",
         "-i", str(inputs), "-o", str(outputs), *options,
     ]  # fmt: skip
-    load, started = os.getloadavg()[0], time.perf_counter()
+    load, started, cpu_s = os.getloadavg()[0], time.perf_counter(), _children_s()
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     process_s = time.perf_counter() - started
     if finished.returncode != 0:
@@ -54,12 +56,19 @@ def time_run(inputs: Path, outputs: Path, options: list[str]) -> dict[str, objec
     began_at = min(datetime.fromisoformat(record["started_at"]) for record in records)
     return {
         "process_s": process_s,
+        "cpu_s": _children_s() - cpu_s,
         "work_s": (ended_at - began_at).total_seconds(),
         "image_s": [record["wall_s"] for record in records],
         "stages_s": records[0]["stages_s"],
         "workers": sorted({record["worker"] for record in records if record["worker"]}),
         "load_average": load,
     }
+
+
+def _children_s() -> float:
+    """Seconds of CPU of all children that have ended, and of theirs."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def same_labels(one: Path, two: Path) -> bool:
@@ -89,6 +98,8 @@ def bench_inputs(name: str, inputs: Path, args: argparse.Namespace) -> list[dict
             "workers": n_workers,
             "median_work_s": times[n_workers],
             "efficiency": first / (times[n_workers] * n_workers) if n_workers else None,
+            "speedup": times[0] / times[n_workers],
+            "median_cpu_s": median(float(each["cpu_s"]) for each in results),
             "labels_equal": equal[n_workers],
             "runs": results,
         }

@@ -1,11 +1,11 @@
 """A folder over the workers of a Dask cluster: whole images, and the rows of large ones.
 
 An image below ``spread_from`` pixels is one task: the worker reads, segments and writes it as a
-run on one machine does (``folder.image_runner``). For a larger image each task predicts the maps
-of a range of rows; they come back in order, a few at a time, and are labelled and written here
-while the ranges below are predicted. Every row is summed over the same windows in the same order
-as on one machine (``engine.bands``), and the same stage makes the labels, so the label files are
-identical to the byte.
+run on one machine does (``folder.image_runner``). A larger one is divided into ranges of rows, and
+each task predicts the maps of a piece of a range (``spread.py``); they come back in order, and are
+labelled and written here while the pieces below are predicted. Every row is summed over the same
+windows in the same order as on one machine (``engine.bands``), and the same stage makes the labels,
+so the label files are identical to the byte.
 
 A task leaves only its result and complete files behind. Dask can therefore run a task again
 elsewhere when its worker dies, and only the client writes the ledger.
@@ -15,7 +15,6 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from concurrent.futures import Future as SharedFuture
@@ -26,23 +25,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from mediar_infer import __version__
-from mediar_infer.arrays import Float32Array
 from mediar_infer.cluster.connection import check_workers, connected
-from mediar_infer.cluster.row_ranges import split_rows
+from mediar_infer.cluster.spread import SpreadSegmenter
 from mediar_infer.cluster.worker import (
     ClusterJob,
-    RowMaps,
-    choose_scale,
     describe,
     import_distributed,
-    predict_rows,
     segment_image,
 )
 from mediar_infer.config import LARGE_IMAGE_PIXELS, EngineConfig
-from mediar_infer.devices import CPU, Device, select_device
-from mediar_infer.engine.bands import BAND_ROWS, list_window_rows
-from mediar_infer.engine.preprocess import Scaling, compute_scaling
-from mediar_infer.engine.resampling import scaled_length
 from mediar_infer.errors import ClusterError, MediarError, UsageError
 from mediar_infer.folder.failures import fail_image
 from mediar_infer.folder.image_runner import (
@@ -58,18 +49,10 @@ from mediar_infer.folder.provenance import Provenance
 from mediar_infer.folder.results import ImageResult, Made
 from mediar_infer.folder.run_image import RunImage
 from mediar_infer.folder.runner import FolderRun
-from mediar_infer.image_trace import Trace
-from mediar_infer.image_work import ImageWork
-from mediar_infer.images.sources import ImageSource
-from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.output_files import marking
 
 logger = logging.getLogger(__name__)
 
-MAX_RANGE_BYTES: Final = 1 << 29
-"""About the most that the maps of one range of rows take; a few ranges are held at once."""
-_RANGES_PER_WORKER: Final = 2
-"""Ranges under way or waiting to be labelled: the one in progress and the next."""
 _POLL_S: Final = 1.0
 _NO_WORKERS_S: Final = 60.0
 
@@ -158,8 +141,20 @@ class _Cluster:
         self._stopped = threading.Event()
         self._n_workers = self.count_workers()
         self._last_seen = time.monotonic()
+        self._warming = self._warm_up()
         self.provenance = self._ask_provenance()
         self._job = replace(job, provenance=self.provenance)
+
+    def _warm_up(self) -> list[Any]:
+        """Let all workers load the weights at once, not each for its first image.
+
+        Nothing waits for these tasks. What goes wrong in one goes wrong again in the worker's first
+        task for an image, which says so.
+        """
+        return [
+            self._client.submit(describe, self._job, pure=False, workers=[address], priority=1)
+            for address in self._list_workers()
+        ]
 
     def _ask_provenance(self) -> Provenance:
         """Let any worker load the weights and describe them."""
@@ -173,8 +168,12 @@ class _Cluster:
 
     def count_workers(self) -> int:
         """Number of workers that the cluster has now."""
+        return len(self._list_workers())
+
+    def _list_workers(self) -> list[str]:
+        """Addresses of the workers that the cluster has now."""
         try:
-            return len(self._client.nthreads())
+            return list(self._client.nthreads())
         except (OSError, TimeoutError, CancelledError) as error:
             raise _lost_scheduler() from error
 
@@ -214,7 +213,7 @@ class _Cluster:
                     yield result
         finally:
             self._stopped.set()
-            self._client.cancel(list(futures.values()))
+            self._client.cancel([*futures.values(), *self._warming])
             large.shutdown(wait=True, cancel_futures=True)
 
     def submit(
@@ -277,7 +276,7 @@ class _Cluster:
 
     def _spread(self, image: RunImage, progress: Progress) -> ImageResult:
         """Segment a large image whose maps come from the workers."""
-        segmenter = _SpreadSegmenter(self, self._job, image)
+        segmenter = SpreadSegmenter(self, self._job, image)
         options, started_s = self._job.options, time.perf_counter()
         runner = ImageRunner(segmenter, self.provenance, options, started_s)
         with closing(ImageTask(image, options)) as task:
@@ -303,82 +302,3 @@ class _Cluster:
                 f"found no worker for {_NO_WORKERS_S:.0f} s, expected one or more; finished images"
                 " are in the output folder: start workers and add --resume"
             )
-
-
-class _SpreadSegmenter:
-    """Segments one large image whose maps come from the workers of a cluster."""
-
-    def __init__(self, cluster: _Cluster, job: ClusterJob, image: RunImage) -> None:
-        self._cluster, self._job, self._image = cluster, job, image
-        self.workers: set[str] = set()
-        """Names of the workers that predicted some of its rows."""
-
-    def begin(
-        self,
-        source: ImageSource,
-        trace: Trace,
-        *,
-        later_stages: Sequence[str] = (),
-    ) -> ImageWork:
-        """Find the scaling of the image, which every worker needs.
-
-        The stage ``network`` is the time spent waiting for maps.
-        """
-        with trace.stage("preprocess"):
-            scaling = compute_scaling(source)
-        trace.warn(*scaling.warnings)
-        runtime = self._job.config.runtime
-        kernels = select_kernels(_label_device(runtime.device), runtime.threads)
-        bands = self._predict(source, scaling, trace)
-        config = self._job.config
-        return ImageWork(
-            source, bands, config.masks, kernels, trace, is_rescaled=config.is_rescaled
-        )
-
-    def _predict(
-        self, source: ImageSource, scaling: Scaling, trace: Trace
-    ) -> Generator[Float32Array, None, None]:
-        config = self._job.config
-        if config.is_rescaled:
-            task = self._cluster.submit(choose_scale, self._image, scaling, priority=1)
-            with trace.stage("network"):
-                self._cluster.result_of(source.name, task).note(trace)
-        scale = trace.scale
-        height, width = scaled_length(source.height, scale), scaled_length(source.width, scale)
-        ranges = deque(
-            split_rows(
-                list_window_rows(height, width, config),
-                height,
-                config.roi_size,
-                max(self._cluster.count_workers(), 1),
-                max(MAX_RANGE_BYTES // (12 * width), 1),
-            )
-        )
-        under_way: deque[Any] = deque()
-        try:
-            while ranges or under_way:
-                n_wanted = _RANGES_PER_WORKER * max(self._cluster.count_workers(), 1)
-                while ranges and len(under_way) < n_wanted:
-                    rows = ranges.popleft()
-                    # Before whole images: those need no order, and this one waits for its rows.
-                    future = self._cluster.submit(
-                        predict_rows, self._image, scaling, scale, rows, priority=1
-                    )
-                    under_way.append(future)
-                with trace.stage("network"):
-                    result: RowMaps = self._cluster.result_of(source.name, under_way.popleft())
-                self.workers.add(result.worker)
-                trace.warn(*result.warnings)
-                trace.on_progress(result.bottom / height)
-                for top in range(0, result.maps.shape[1], BAND_ROWS):
-                    yield result.maps[:, top : top + BAND_ROWS]
-        finally:
-            self._cluster.cancel(under_way)
-
-
-def _label_device(name: str) -> Device:
-    """The device on which labels are made without a cluster, if this machine has it."""
-    try:
-        return select_device(name)
-    except UsageError:
-        return CPU

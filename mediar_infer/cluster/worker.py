@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +30,7 @@ from mediar_infer.folder.provenance import Provenance
 from mediar_infer.folder.results import ImageResult
 from mediar_infer.folder.run_image import RunImage
 from mediar_infer.image_trace import Trace
+from mediar_infer.images.sources import ImageSource
 from mediar_infer.network.int8_ranges import require_ranges
 from mediar_infer.network.weight_files import compute_digest, find_weights
 from mediar_infer.scales.choice import ScaleChoice, known_scale
@@ -60,8 +61,20 @@ class ClusterJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """A piece of a range of rows, of the image as the networks see it."""
+
+    top: int
+    """Its first row."""
+    bottom: int
+    """Row after its last one."""
+    range_bottom: int
+    """Row after the last one of the range, down to which the worker is to go on."""
+
+
+@dataclass(frozen=True, slots=True)
 class RowMaps:
-    """Merged maps of a range of rows, from a worker."""
+    """Merged maps of a piece of a range of rows, from a worker."""
 
     maps: Float32Array
     """``(3, rows, W)``, as :func:`mediar_infer.engine.bands.predict_bands` yields them."""
@@ -205,21 +218,92 @@ def choose_scale(job: ClusterJob, image: RunImage, scaling: Scaling) -> ScaleCho
             return find_scale(source, scaling, segmenter.members[0], config, Trace())
 
 
+class _RangeInProgress:
+    """A range of rows that this worker has begun, so that no window is predicted twice."""
+
+    def __init__(
+        self,
+        key: tuple[object, ...],
+        segmenter: Segmenter,
+        source: ImageSource,
+        scaling: Scaling,
+        scale: float,
+        rows: tuple[int, int],
+    ) -> None:
+        self.key, self.next_row, self._bottom = key, *rows
+        self._trace = Trace()
+        self._width = scaled_length(source.width, scale)
+        self._bands = predict_scaled_bands(
+            source, scaling, scale, segmenter.members, segmenter.config, self._trace, rows=rows
+        )
+        self._rest = np.empty((3, 0, self._width), np.float32)
+        self._open = ExitStack()
+        self._open.enter_context(closing(source))
+        self._open.enter_context(closing(self._bands))
+
+    def take(self, bottom: int, worker: str) -> RowMaps:
+        """Predict the next rows."""
+        maps = np.empty((3, bottom - self.next_row, self._width), np.float32)
+        first = 0
+        while first < maps.shape[1]:
+            if not self._rest.shape[1]:
+                self._rest = next(self._bands)
+            part = self._rest[:, : maps.shape[1] - first]
+            maps[:, first : first + part.shape[1]] = part
+            self._rest = self._rest[:, part.shape[1] :]
+            first += part.shape[1]
+        self.next_row = bottom
+        return RowMaps(maps, bottom, worker, self._trace.warnings)
+
+    def close(self) -> None:
+        """Give back what the range holds."""
+        self._open.close()
+
+
+_in_progress: list[_RangeInProgress] = []
+"""At most one, the latest; only used by the task at work."""
+
+
 def predict_rows(
-    job: ClusterJob, image: RunImage, scaling: Scaling, scale: float, rows: tuple[int, int]
+    job: ClusterJob,
+    image: RunImage,
+    scaling: Scaling,
+    scale: float,
+    rows: Rows,
+    _above: RowMaps | None,
 ) -> RowMaps:
-    """Task: predict the merged maps of a range of rows of a large image, seen at a scale."""
-    trace = Trace()
+    """Task: predict the merged maps of a piece of a large image, seen at a scale.
+
+    Where this worker has predicted the piece above, it goes on; elsewhere the windows that reach
+    into both pieces are predicted again. The maps are the same.
+
+    Args:
+        job: what all tasks share.
+        image: the image.
+        scaling: its normalisation constants.
+        scale: size at which it is shown.
+        rows: the piece.
+        _above: the piece above it in the range. It is not used, but with it the scheduler waits for
+            that piece, and prefers the worker that has it.
+    """
     with _AT_WORK:
-        segmenter = _prepare(job)
-        with open_input(image, job.options) as source:
-            bands = predict_scaled_bands(
-                source, scaling, scale, segmenter.members, segmenter.config, trace, rows=rows
-            )
-            width = scaled_length(source.width, scale)
-            maps = np.empty((3, rows[1] - rows[0], width), dtype=np.float32)
-            first = 0
-            for band in bands:
-                maps[:, first : first + band.shape[1]] = band
-                first += band.shape[1]
-            return RowMaps(maps, rows[1], str(_own_worker().name), trace.warnings)
+        segmenter, key = _prepare(job), (job.mark, image, scale, rows.range_bottom)
+        found = [each for each in _in_progress if (each.key, each.next_row) == (key, rows.top)]
+        if not found:
+            _drop_range()
+            source, ends = open_input(image, job.options), (rows.top, rows.range_bottom)
+            found = [_RangeInProgress(key, segmenter, source, scaling, scale, ends)]
+        _in_progress[:] = found
+        try:
+            maps = found[0].take(rows.bottom, str(_own_worker().name))
+        except BaseException:
+            _drop_range()
+            raise
+        if rows.bottom == rows.range_bottom:
+            _drop_range()
+        return maps
+
+
+def _drop_range() -> None:
+    while _in_progress:
+        _in_progress.pop().close()

@@ -9,18 +9,24 @@ import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from czi_files import Tile, czi_bytes
+from fakes import FunctionBackend
 from folder_helpers import ROOT, latest_records, names_of, read_ledger, slide, write_image
 from preload_perfect_network import perfect_from_pending
+from slides import decode_scene
 
-from mediar_infer.cluster import client, connection
+from mediar_infer.cluster import client, connection, spread
 from mediar_infer.cluster import worker as cluster_worker
 from mediar_infer.cluster.row_ranges import split_rows
+from mediar_infer.cluster.worker import ClusterJob
 from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
+from mediar_infer.engine.preprocess import compute_scaling
 from mediar_infer.exports.compiled import load_cell_kernels
+from mediar_infer.folder.image_task import open_input
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.runner import run_folder
 from mediar_infer.folder.selection import Selection
@@ -118,7 +124,7 @@ def slow_cluster(tmp_path):
 @pytest.fixture
 def small_ranges(monkeypatch):
     """A few hundred rows make many ranges."""
-    monkeypatch.setattr(client, "MAX_RANGE_BYTES", 12 * 300 * 150)
+    monkeypatch.setattr(spread, "MAX_RANGE_BYTES", 12 * 300 * 150)
 
 
 @pytest.fixture
@@ -179,6 +185,25 @@ def test_two_workers_give_the_label_files_of_one_process(
     assert by_name["large.tif"]["worker"] == "first, second"
     assert {by_name[f"small{n}.png"]["worker"] for n in range(5)} <= {"first", "second"}
     assert all(0 < record["wall_s"] < _DEADLINE_S for record in by_name.values())
+
+
+def _loads(address):
+    """How often each worker has loaded weights."""
+    import distributed
+
+    with distributed.Client(address, set_as_default=False) as other:
+        return other.run(lambda: cluster_worker._load_segmenter.cache_info().misses)
+
+
+def test_all_workers_load_the_weights_at_once(cluster, tmp_path, weights_dir):
+    write_image(tmp_path / "in" / "a.png", slide()[0])
+    options = RunOptions(Selection((tmp_path / "in",)), tmp_path / "out")
+    config = replace(CONFIG, plan=replace(CONFIG.plan, overlap=0.3))
+    before = _loads(cluster.address)
+    (record,) = client.run_on_cluster(cluster.address, [weights_dir], config, options)
+    assert (record.status, len(before)) == ("done", 2)
+    expected = {worker: n_loads + 1 for worker, n_loads in before.items()}
+    _await(lambda: _loads(cluster.address) == expected, "the worker that had no image")
 
 
 @pytest.mark.usefixtures("small_ranges")
@@ -320,6 +345,40 @@ def test_without_dask_the_option_says_what_to_install(
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert predict(inputs, tmp_path / "out", "--dask", "local:2") == 2
     assert "pip install 'mediar-infer[dask]'" in capsys.readouterr().err
+
+
+def _predict_pieces(monkeypatch, tmp_path, pieces):
+    """Maps of pieces of rows of a slide of 500 rows, and the windows that they took."""
+    write_image(tmp_path / "in" / "a.png", slide(3, 500, 100)[0])
+    selection = Selection((tmp_path / "in",))
+    job = ClusterJob((), CONFIG, RunOptions(selection, tmp_path), tmp_path, SPREAD_FROM, "")
+    (image,) = job.options.find_inputs().images
+    member = FunctionBackend(decode_scene)
+    monkeypatch.setattr(cluster_worker, "_prepare", lambda _: Segmenter([member], CONFIG))
+    monkeypatch.setattr(cluster_worker, "_own_worker", lambda: SimpleNamespace(name="first"))
+    with open_input(image, job.options) as source:
+        scaling = compute_scaling(source)
+    parts = [
+        cluster_worker.predict_rows(job, image, scaling, 1.0, cluster_worker.Rows(*rows), None)
+        for rows in pieces
+    ]
+    assert cluster_worker._in_progress == []
+    return [part.maps for part in parts], member.n_windows
+
+
+def test_worker_that_goes_on_below_predicts_no_window_twice(monkeypatch, tmp_path):
+    (whole,), n_windows = _predict_pieces(monkeypatch, tmp_path, [(96, 500, 500)])
+    pieces = [(96, 200, 500), (200, 201, 500), (201, 384, 500), (384, 500, 500)]
+    parts, n_in_pieces = _predict_pieces(monkeypatch, tmp_path, pieces)
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+    assert n_in_pieces == n_windows
+
+
+def test_pieces_in_any_order_have_the_same_maps(monkeypatch, tmp_path):
+    (whole,), _ = _predict_pieces(monkeypatch, tmp_path, [(0, 500, 500)])
+    pieces = [(192, 384, 500), (0, 192, 500), (384, 500, 500)]
+    middle, above, below = _predict_pieces(monkeypatch, tmp_path, pieces)[0]
+    np.testing.assert_array_equal(np.concatenate([above, middle, below], axis=1), whole)
 
 
 @pytest.mark.parametrize(
