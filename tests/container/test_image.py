@@ -1,5 +1,6 @@
 """A built image: every form in which it is started, and runs that are stopped in the middle."""
 
+import hashlib
 import json
 import os
 import re
@@ -7,12 +8,18 @@ import time
 
 import pytest
 from container_files import read_files
+from folder_helpers import ROOT
 
 from mediar_infer.labels.reading import read_labels
 
 _DEADLINE_S = 120
 _OWNER = 1234
 _QUICK = ("--plan", "fast")
+_LIST_PACKAGES = """
+import json
+from importlib.metadata import distributions
+print(json.dumps({each.metadata["Name"]: each.version for each in distributions()}))
+"""
 
 
 def test_image_has_the_options_that_it_was_built_with(containers):
@@ -30,8 +37,32 @@ def test_image_holds_the_licences(containers, inputs, outputs):
     finished = containers.run(inputs, outputs, "sh", "-c", command)
     assert finished.returncode == 0, finished.stderr
     assert "MIT License" in finished.stdout
-    for package in ("numpy", "torch", "tifffile"):
+    for package in ("numpy", "openvino", "tifffile"):
         assert re.search(rf"^{package} \d.*: ", finished.stdout, re.MULTILINE)
+
+
+def test_image_holds_a_valid_bill_of_materials(containers, inputs, outputs):
+    finished = containers.run(inputs, outputs, "cat", "bill.cdx.json")
+    assert finished.returncode == 0, finished.stderr
+    bill = json.loads(finished.stdout)
+    found = {component["name"]: component for component in bill["components"]}
+    finished = containers.run(inputs, outputs, "python", "-I", "-c", _LIST_PACKAGES)
+    installed = json.loads(finished.stdout)
+    assert {name: found[name]["version"] for name in installed} == installed
+    digest = hashlib.sha256((ROOT / "weights" / "from_phase1.safetensors").read_bytes())
+    (hashed,) = found["weights/from_phase1.safetensors"]["hashes"]
+    assert hashed["content"] == digest.hexdigest()
+    validation = pytest.importorskip("cyclonedx.validation.json")
+    schema = pytest.importorskip("cyclonedx.schema")
+    validator = validation.JsonStrictValidator(schema.SchemaVersion.V1_6)
+    assert validator.validate_str(json.dumps(bill)) is None
+
+
+@pytest.mark.parametrize("command", ["info", "weights verify", "predict --help", "export --help"])
+def test_commands_run(containers, inputs, outputs, command):
+    commands = ("python", "-I", "-m", "mediar_infer", *command.split())
+    finished = containers.run(inputs, outputs, *commands)
+    assert finished.returncode == 0, finished.stderr
 
 
 @pytest.mark.parametrize(
