@@ -37,9 +37,12 @@ def _licence(package: Distribution) -> str:
 
 def _licence_texts(package: Distribution) -> Iterator[str]:
     for path in sorted(package.files or []):
-        if path.name.upper().startswith(_LICENCE_FILES) and path.suffix not in (".py", ".pyc"):
+        place = Path(str(path.locate()))
+        is_licence = path.name.upper().startswith(_LICENCE_FILES)
+        # Those of headers are trimmed with them.
+        if is_licence and path.suffix not in (".py", ".pyc") and place.is_file():
             yield f"--- {path}"
-            yield Path(str(path.locate())).read_text(encoding="utf-8", errors="replace")
+            yield place.read_text(encoding="utf-8", errors="replace")
 
 
 if __name__ == "__main__":
