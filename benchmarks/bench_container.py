@@ -5,9 +5,11 @@ python benchmarks/bench_container.py --engine podman --output benchmarks/results
 
 Each run is a fresh container on one image, as in the challenge; it alternates with a container that
 does nothing. Labels are compared with those of a plain process.
+A file that exists keeps what it says of other images.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -117,6 +119,8 @@ def main() -> None:
             name: measure(args.engine, image, inputs, expected, args.repeats)
             for name, image in (each.split("=", 1) for each in args.images)
         }
+    if args.output and args.output.exists():
+        results = json.loads(args.output.read_text())["results"] | results
     common.write_report(args.output, common.metadata(side=SIDE, engine=args.engine), results)
 
 

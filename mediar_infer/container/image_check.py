@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from mediar_infer import EngineConfig, RuntimeConfig, Segmenter
 from mediar_infer.demo.scenes import make_scene
@@ -27,7 +28,7 @@ _SCENE_SIDE = 128
 
 def imported_modules(source: Path) -> set[str]:
     """Names of modules that the code of a folder imports anywhere, inside functions too."""
-    names = set()
+    names: set[str] = set()
     for path in source.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, ast.Import):
@@ -64,7 +65,10 @@ def missing_libraries(packages: Path) -> Iterator[str]:
 def failed_networks(weights: Path) -> Iterator[str]:
     """Segment a small scene by every network library, and yield a line for each without cells."""
     image, _ = make_scene("fluorescence", _SCENE_SIDE, _SCENE_SIDE, seed=0)
-    for backend in ("openvino", "torch") if importlib.util.find_spec("torch") else ("openvino",):
+    backends: list[Literal["openvino", "torch"]] = ["openvino"]
+    if importlib.util.find_spec("torch"):
+        backends.append("torch")
+    for backend in backends:
         runtime = RuntimeConfig(device="cpu", backend=backend)
         segmenter = Segmenter.from_weights(weights, EngineConfig(runtime=runtime))
         if not segmenter.segment(image).n_cells:
