@@ -157,14 +157,21 @@ def log_unknown_pixel_sizes(entries: Iterable[LedgerEntry]) -> None:
     done = [entry for entry in entries if entry.status == "done"]
     if n_unknown := sum(entry.pixel_size_mm is None for entry in done):
         logger.info(
-            "%d of %d images state no pixel size, and so do their label files; name it with"
+            "%d of %d images state no pixel size, nor do their label files; name it with"
             " --pixel-size",
             n_unknown, len(done),
         )  # fmt: skip
 
 
 def log_skipped(selection: Selection, skipped: Mapping[str, SkippedFile]) -> None:
-    """Warn of files that are not segmented although they hold an image, or labels of one."""
+    """Name folders that are not searched; warn of files that hold an image, or labels of one."""
+    folders = [name for name, file in skipped.items() if file.is_folder]
+    if folders:
+        listed = folders if len(folders) <= _LISTED else [*folders[:_LISTED], "…"]
+        logger.info(
+            "%d sub-folder(s) are not searched: %s; add --recursive if they hold images",
+            len(folders), ", ".join(listed),
+        )  # fmt: skip
     for name, file in skipped.items():
         if file.is_image:
             logger.warning("%s: skipped: %s", name, file.reason)

@@ -323,9 +323,10 @@ def _check_folders(options: RunOptions, found: RunInputs) -> None:
 def _explain_absence(selection: Selection) -> str:
     found = f"{selection.describe_inputs()}: found no image"
     if selection.patterns:
+        below = "" if selection.recursive else ", and --recursive for folders below"
         return (
             f"{found} that matches {' '.join(selection.patterns)}, expected at least one; check"
-            " --pattern and --input, and --recursive for folders below"
+            f" --pattern and --input{below}"
         )
     return (
         f"{found}, expected at least one file of a known extension ({' '.join(EXTENSIONS)}); check"

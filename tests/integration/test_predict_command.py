@@ -113,7 +113,7 @@ def test_pixel_size_of_the_image_goes_to_labels_and_ledger_and_a_lack_is_logged_
         assert tif.pages.first.get_resolution("CENTIMETER") == (20000, 40000)
     lines = re.findall("^.* no pixel size.*$", capsys.readouterr().err, re.MULTILINE)
     assert lines == [
-        "INFO 2 of 3 images state no pixel size, and so do their label files; name it with"
+        "INFO 2 of 3 images state no pixel size, nor do their label files; name it with"
         " --pixel-size"
     ]
 

@@ -261,3 +261,20 @@ def test_part_without_images_is_complete(predict, plate, tmp_path):
         assert predict(plate, out, "--part", f"{number}/3") == 0
     assert cli.main(["ledger", "merge", str(out)]) == 0
     assert summary_of(out)["status"] == {"done": 2, "failed": 0, "skipped": 2, "resumed": 0}
+
+
+def test_folders_that_are_not_searched_are_named(predict, plate, tmp_path, capsys):
+    assert predict(plate, tmp_path / "out") == 0
+    assert "INFO 2 sub-folder(s) are not searched: p1, p2; add --recursive if" in (
+        capsys.readouterr().err
+    )
+    assert predict(plate, tmp_path / "deep", "-r") == 0
+    assert "not searched" not in capsys.readouterr().err
+
+
+def test_a_pattern_that_nothing_matches_advises_what_is_left_to_try(
+    predict, plate, tmp_path, capsys
+):
+    for options, advice in (((), "--input, and --recursive for folders"), (("-r",), "--input\n")):
+        assert predict(plate, tmp_path / "out", *options, "--pattern", "*.lif") == 1
+        assert advice in capsys.readouterr().err
