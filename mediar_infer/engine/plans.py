@@ -75,7 +75,7 @@ def ladder_below(plan: Plan, n_members: int, *, can_pack: bool = False) -> tuple
         )
         if replace(lower, name=plans[-1].name) != plans[-1]:
             plans.append(lower)
-        elif len(plans) > 1:
+        elif len(plans) > 1 and plans[-1].packed == plans[-2].packed:
             # The lower step's name says what is done: one model is no ensemble.
             plans[-1] = lower
     return tuple(plans)

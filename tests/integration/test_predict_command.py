@@ -216,7 +216,8 @@ def test_budget_is_reported_in_the_ledger(predict, inputs, tmp_path, capsys):
         }  # fmt: skip
         assert 0 < told["predicted_s"] < 9
         assert told["reason"] == f"fast {told['predicted_s']:.1f} s: the richest within 9.0 s"
-        assert set(told["predictions_s"]) == {"fast", "one-pass", "tiles"}
+        # The images are so small that their windows could be packed.
+        assert set(told["predictions_s"]) == {"fast", "packed", "one-pass", "tiles"}
         assert (told["n_windows"], told["changes"]) == (1, [])
         assert record["plan"]["fit_budget"] == 0.9
         assert record["n_cells"] == slide(seed)[1].max()

@@ -8,7 +8,7 @@ import torch
 from fakes import Clock, FunctionBackend, TimedBackend
 
 from mediar_infer.arrays import CELLPROB, FLOW_X
-from mediar_infer.config import ALL_FLIPS, EngineConfig, Plan, RuntimeConfig
+from mediar_infer.config import ALL_FLIPS, PLANS, EngineConfig, Plan, RuntimeConfig
 from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.costs import Costs
 from mediar_infer.engine.paced_bands import predict_paced_bands
@@ -227,5 +227,7 @@ def test_images_of_which_one_window_fits_are_not_packed():
     names = [plan.name for plan in ladder_below(Plan(), 2, can_pack=True)]
     assert names[:3] == ["paper", "packed", "overlap-40"]
     assert "packed" not in [plan.name for plan in ladder_below(Plan(packed=True), 2)]
+    names = [plan.name for plan in ladder_below(PLANS["fast"], 2, can_pack=True)]
+    assert names == ["fast", "packed", "one-pass", "tiles"]
     first, second = ladder_below(Plan(), 2, can_pack=True)[:2]
     assert name_dropped(first, second) == ["separate windows"]
