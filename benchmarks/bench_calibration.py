@@ -39,7 +39,13 @@ def find_right(true: np.ndarray, found: np.ndarray) -> np.ndarray:
     return is_right[1:]
 
 
-def group(values: np.ndarray, is_right: np.ndarray, edges: tuple[float, ...]) -> dict[str, object]:
+def group(
+    values: np.ndarray,
+    is_right: np.ndarray,
+    edges: tuple[float, ...],
+    *,
+    low_is_better: bool = False,
+) -> dict[str, object]:
     """Share of right cells between neighbouring edges, and the area under the ROC curve."""
     places = np.digitize(values, edges[1:-1])
     groups = []
@@ -53,7 +59,8 @@ def group(values: np.ndarray, is_right: np.ndarray, edges: tuple[float, ...]) ->
             "right": float(is_right[inside].mean()) if inside.any() else None,
         })  # fmt: skip
     n_right, n_wrong = int(is_right.sum()), int((~is_right).sum())
-    above = rankdata(values)[is_right].sum() - n_right * (n_right + 1) / 2
+    ranks = rankdata(-values if low_is_better else values)
+    above = ranks[is_right].sum() - n_right * (n_right + 1) / 2
     return {"groups": groups, "roc_area": float(above / max(n_right * n_wrong, 1))}
 
 
@@ -76,7 +83,7 @@ def measure(segmenter: Segmenter, folders: list[Path], split: str) -> dict[str, 
         # Its gap to the share of right cells, weighted by cells.
         "mean_gap_cellprob": expected_gap(cellprob, is_right),
         "mean_cellprob": group(cellprob, is_right, CELLPROB_EDGES),
-        "flow_error": group(-error, is_right, tuple(-edge for edge in FLOW_ERROR_EDGES[::-1])),
+        "flow_error": group(error, is_right, FLOW_ERROR_EDGES, low_is_better=True),
     }
 
 
@@ -94,9 +101,8 @@ def plot(results: dict[str, object], path: Path) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
     for axes, name in zip(panels, ("mean_cellprob", "flow_error"), strict=True):
         shown = [each for each in results[name]["groups"] if each["n_cells"]]
-        sign = -1 if name == "flow_error" else 1
-        middles = [sign * (each["from"] + each["to"]) / 2 for each in shown]
-        widths = [abs(each["to"] - each["from"]) * 0.9 for each in shown]
+        middles = [(each["from"] + each["to"]) / 2 for each in shown]
+        widths = [(each["to"] - each["from"]) * 0.9 for each in shown]
         share = [each["n_cells"] / results["n_cells"] for each in shown]
         axes.bar(middles, share, widths, color="0.85", label="share of cells")
         axes.plot(middles, [each["right"] for each in shown], "o-", label="right (IoU ≥ 0.5)")

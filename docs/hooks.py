@@ -21,11 +21,12 @@ OUTSIDE: Final = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "weights/README.md": "model-card.md",
-    "weights/broad/README.md": "model-card-broad.md",
+    "weights/first_set/README.md": "model-card-first-set.md",
     "benchmarks/NOTES.md": "notes.md",
     "benchmarks/results/fit_budget.png": "assets/fit_budget.png",
     "benchmarks/results/val_outlines.png": "assets/val_outlines.png",
-    "benchmarks/results/val_outlines_broad.png": "assets/val_outlines_broad.png",
+    "benchmarks/results/val_outlines_first_set.png": "assets/val_outlines_first_set.png",
+    "benchmarks/results/calibration.png": "assets/calibration.png",
 }
 """Path in the repository → path in the site."""
 FAULTS: Final = {

@@ -48,7 +48,6 @@ SCENES: Final[dict[str, SceneKind]] = {
 _IMAGES, _TRUTH, _RESULTS = "images", "truth", "results"
 _SEED = 19940817
 _MIN_SIZE = 64
-_FLOW_THRESHOLD = 0.8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,8 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="side of the generated images (default: %(default)s)",
     )  # fmt: skip
     add_engine_arguments(parser)
-    # The pair was not trained on the stain of ihc.png, so the flow it predicts there is weaker.
-    parser.set_defaults(flow_threshold=_FLOW_THRESHOLD)
     add_examples(parser, ("segment the demo images", "mediar-infer demo -o demo"))
 
 
