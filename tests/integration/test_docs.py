@@ -28,7 +28,7 @@ PAGES = {
         [
             *ROOT.glob("*.md"),
             *(ROOT / "docs").rglob("*.md"),
-            ROOT / "weights" / "README.md",
+            *(ROOT / "weights").rglob("README.md"),
             ROOT / "benchmarks" / "NOTES.md",
         ]
     )
