@@ -59,7 +59,8 @@ def run(arguments):
     (source,) = inputs.iterdir()
     started = datetime.now(UTC)
     code = run_command(image, container, source, outputs)
-    (STATE / "times").write_text(f"{stated(started)} {stated(datetime.now(UTC))}")
+    if container.exists():  # neither killed nor removed
+        container.write_text(f"{image} {stated(started)} {stated(datetime.now(UTC))}")
     if image == "slow":
         time.sleep(SLOW_S)
     return code
@@ -100,13 +101,11 @@ def main(arguments):
     elif arguments[:2] == ["container", "run"]:
         return run(arguments)
     elif arguments[:2] == ["container", "inspect"]:
-        image = (STATE / arguments[-1]).read_text()
+        image, _, times = (STATE / arguments[-1]).read_text().partition(" ")
         was_killed = "true" if image == "greedy" else "false"
-        times = (STATE / "times").read_text()
         if image == "timeless":
             times = '"2026-11-26T22:00:00Z" "0001-01-01T00:00:00Z"'
         sys.stdout.write(f"{was_killed} {0 if image == 'unlimited' else LIMIT} {times}")
-        (STATE / "times").unlink()
     elif arguments[:2] in (["container", "kill"], ["container", "rm"]):
         (STATE / arguments[-1]).unlink(missing_ok=True)
     return 0
