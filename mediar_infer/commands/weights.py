@@ -5,9 +5,9 @@ from pathlib import Path
 
 from mediar_infer.commands.arguments import add_examples
 from mediar_infer.commands.printing import print_result, print_summary
+from mediar_infer.devices import require_torch
 from mediar_infer.network.checkpoints import (
     Checkpoint,
-    build_model,
     find_graph_of,
     load_checkpoint,
     save_weights,
@@ -67,7 +67,10 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CheckpointError: if a file is not.
+        UsageError: if torch is needed and not installed.
     """
+    if args.action in ("convert", "graph"):
+        require_torch(f"weights {args.action}")
     if args.action == "convert":
         _convert(args.paths, args.output)
         return 0
@@ -81,7 +84,6 @@ def run(args: argparse.Namespace) -> int:
         if has_ranges:
             _show_ranges(checkpoint, fits_graph=args.action == "verify")
         if args.action == "verify":
-            build_model(checkpoint)
             listed = path.name in read_weights_manifest(path.parent)
             checked = "checksum of the manifest" if listed else "no manifest lists it"
             both = ", ranges for int8 fit" if has_ranges else ""

@@ -129,6 +129,18 @@ def test_info_and_weights_show_the_models(plain):
     assert (shown.returncode, shown.stdout.count("from_phase")) == (0, 2), shown.stderr
     listed = plain("weights", "list")
     assert (listed.returncode, listed.stdout.count("mit_b0")) == (0, 2), listed.stderr
+    verified = plain("weights", "verify")
+    assert (verified.returncode, verified.stdout.count("ok: ")) == (0, 2), verified.stderr
+
+
+@pytest.mark.parametrize("action", ["graph", "convert"])
+def test_weights_are_not_converted_without_torch(plain, tmp_path, action):
+    options = ("-o", tmp_path) if action == "convert" else ()
+    done = plain("weights", action, ROOT / "weights", *options)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"weights {action}: found no torch" in line
+    assert "mediar-infer[gpu]" in line
 
 
 def test_labels_are_those_of_a_process_with_torch(predicted, tmp_path):
