@@ -20,6 +20,7 @@ from scipy.stats import rankdata
 
 from mediar_infer import EngineConfig, Segmenter, open_image, read_labels
 from mediar_infer.config import PLANS
+from mediar_infer.labels.metrics import compute_ious
 
 IOU = 0.5
 CELLPROB_EDGES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
@@ -28,14 +29,9 @@ FLOW_ERROR_EDGES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 
 def find_right(true: np.ndarray, found: np.ndarray) -> np.ndarray:
     """``(n,)`` bool for the found cells 1 … n: whether one true cell has IoU 0.5 with it."""
-    n_true, n_found = int(true.max(initial=0)), int(found.max(initial=0))
-    pairs, overlaps = np.unique(true.astype(np.int64) * (n_found + 1) + found, return_counts=True)
-    true_ids, found_ids = np.divmod(pairs, n_found + 1)
-    areas = np.bincount(true.ravel(), minlength=n_true + 1)[true_ids]
-    areas = areas + np.bincount(found.ravel(), minlength=n_found + 1)[found_ids]
-    ious = overlaps / (areas - overlaps)
-    is_right = np.zeros(n_found + 1, bool)
-    is_right[found_ids[(true_ids > 0) & (ious >= IOU)]] = True
+    _, found_ids, ious = compute_ious(true.astype(np.int64), found.astype(np.int64))
+    is_right = np.zeros(int(found.max(initial=0)) + 1, bool)
+    is_right[found_ids[ious >= IOU]] = True
     return is_right[1:]
 
 
@@ -76,22 +72,22 @@ def measure(segmenter: Segmenter, folders: list[Path], split: str) -> dict[str, 
             errors.append(result.confidence.flow_error)
             rights.append(find_right(read_labels(folder / row["label"]), result.labels))
     cellprob, error, is_right = (np.concatenate(each) for each in (cellprobs, errors, rights))
+    by_cellprob = group(cellprob, is_right, CELLPROB_EDGES)
     return {
         "n_images": len(rights),
         "n_cells": len(is_right),
         "right": float(is_right.mean()),
         # Its gap to the share of right cells, weighted by cells.
-        "mean_gap_cellprob": expected_gap(cellprob, is_right),
-        "mean_cellprob": group(cellprob, is_right, CELLPROB_EDGES),
+        "mean_gap_cellprob": expected_gap(by_cellprob["groups"]),
+        "mean_cellprob": by_cellprob,
         "flow_error": group(error, is_right, FLOW_ERROR_EDGES, low_is_better=True),
     }
 
 
-def expected_gap(values: np.ndarray, is_right: np.ndarray) -> float:
+def expected_gap(groups: list[dict[str, float]]) -> float:
     """Expected calibration error over groups of mean cell probability."""
-    groups = group(values, is_right, CELLPROB_EDGES)["groups"]
     gaps = [each["n_cells"] * abs(each["mean"] - each["right"]) for each in groups if each["mean"]]
-    return float(sum(gaps) / max(len(values), 1))
+    return float(sum(gaps) / max(sum(each["n_cells"] for each in groups), 1))
 
 
 def plot(results: dict[str, object], path: Path) -> None:

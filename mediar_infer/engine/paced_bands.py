@@ -20,7 +20,7 @@ from mediar_infer.engine.array_ops import ArrayOps, DeviceArray
 from mediar_infer.engine.bands import BAND_ROWS, RingOfRows, check_finite
 from mediar_infer.engine.ensemble import Ensemble, InputRows, Window
 from mediar_infer.engine.pacing import Pacer, Work
-from mediar_infer.engine.packing import list_places, window_margins
+from mediar_infer.engine.packing import count_places, window_margins
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.engine.windows import WindowGrid, continued_starts, importance_map
 from mediar_infer.image_trace import Trace
@@ -62,6 +62,7 @@ class _Sweep:
         self._ops = ops
         self._weights = ops.from_host(importance_map(config.roi_size))[None]
         self._margins = self._margins_of(plan)
+        self._n_packed = count_places(height, width, config)
         self._grids: dict[tuple[FlipName, float], WindowGrid] = {}
         self.done = 0
         self.passes = []
@@ -90,9 +91,7 @@ class _Sweep:
 
     def count_places(self, plan: Plan) -> int:
         """Count the windows that a plan shows to the network at once."""
-        rows, columns = self._margins_of(plan)
-        part_shape = self._roi_size - 2 * rows, self._roi_size - 2 * columns
-        return len(list_places(part_shape, self._roi_size))
+        return self._n_packed if plan.packed else 1
 
     @property
     def top(self) -> int | None:

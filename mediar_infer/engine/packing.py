@@ -62,18 +62,25 @@ def window_margins(height: int, width: int, plan: Plan, roi_size: int) -> tuple[
     Returns:
         Rows and columns; zeros unless two windows or more fit in a sheet.
     """
-    margins = max(0, (roi_size - height) // 2), max(0, (roi_size - width) // 2)
-    part_shape = roi_size - 2 * margins[0], roi_size - 2 * margins[1]
-    is_packed = plan.packed and len(list_places(part_shape, roi_size)) > 1
-    return margins if is_packed else (0, 0)
+    margins = _outside(height, roi_size), _outside(width, roi_size)
+    return margins if plan.packed and _count_parts(margins, roi_size) > 1 else (0, 0)
 
 
 def count_places(height: int, width: int, config: EngineConfig) -> int:
     """Count the windows of an image that fit in a sheet when they are packed."""
     roi_size = config.roi_size
-    shape = (min(roi_size, length + (roi_size - length) % 2) for length in (height, width))
-    rows, columns = shape
-    return len(list_places((rows, columns), roi_size))
+    return _count_parts((_outside(height, roi_size), _outside(width, roi_size)), roi_size)
+
+
+def _outside(length: int, roi_size: int) -> int:
+    """Pixels on each side of a window that lie outside an image of this length, if all do."""
+    return max(0, (roi_size - length) // 2)
+
+
+def _count_parts(margins: tuple[int, int], roi_size: int) -> int:
+    """Count the windows with these margins that fit in a sheet."""
+    rows, columns = margins
+    return len(list_places((roi_size - 2 * rows, roi_size - 2 * columns), roi_size))
 
 
 def fill_sheet(

@@ -90,7 +90,7 @@ def evaluate_labels(
         pred_block = compute_inner_labels(_padded(predicted, block))
         n_true += int(true_block.max(initial=0))
         n_pred += int(pred_block.max(initial=0))
-        ious = _compute_ious(true_block, pred_block)
+        ious = compute_ious(true_block, pred_block)
         for index, threshold in enumerate(thresholds):
             n_matched[index] += _count_matches(*ious, threshold)
     return [
@@ -168,7 +168,7 @@ def _padded(labels: _Labels, block: tuple[int, int, int, int]) -> _Labels:
     return np.pad(part, ((0, height - part.shape[0]), (0, width - part.shape[1])))
 
 
-def _compute_ious(
+def compute_ious(
     true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Compute the IoU of every overlapping pair of cells, never the dense matrix.
