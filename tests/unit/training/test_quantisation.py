@@ -1,6 +1,5 @@
 """Calibration: which windows it sees, what it chooses to round, and what it leaves behind."""
 
-import logging
 import re
 import warnings
 from dataclasses import replace
@@ -27,15 +26,9 @@ from mediar_infer.training.__main__ import main
 from mediar_infer.training.data.table import TrainingImage, write_table
 from mediar_infer.training.quantisation import Calibration, choose_windows, quantise_weights
 
+pytestmark = pytest.mark.usefixtures("keep_logging")
+
 ROI = 64
-
-
-@pytest.fixture(autouse=True)
-def _keep_logging():
-    package = logging.getLogger("mediar_infer")
-    kept = (package.handlers[:], package.level, package.propagate)
-    yield
-    package.handlers[:], package.level, package.propagate = kept
 
 
 def make_record(folder, name, modality, value, shape=(80, 90), split="train"):

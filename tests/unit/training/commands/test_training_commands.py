@@ -1,7 +1,6 @@
 """The command line: every command's help, exit codes, and small runs through it."""
 
 import argparse
-import logging
 
 import pytest
 from fakes import tiny_state_dict
@@ -13,6 +12,8 @@ from mediar_infer.training.__main__ import COMMANDS, build_parser, main
 from mediar_infer.training.commands.finetune import find_finetuning
 from mediar_infer.training.data.table import write_table
 from mediar_infer.training.stages.recipe_files import find_recipe, read_recipe
+
+pytestmark = pytest.mark.usefixtures("keep_logging")
 
 RECIPE = """
 name = "tiny"
@@ -38,14 +39,6 @@ epochs = 50
 validate_every = 25
 select = "f1"
 """
-
-
-@pytest.fixture(autouse=True)
-def _keep_logging():
-    package = logging.getLogger("mediar_infer")
-    kept = (package.handlers[:], package.level, package.propagate)
-    yield
-    package.handlers[:], package.level, package.propagate = kept
 
 
 @pytest.fixture
