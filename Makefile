@@ -39,8 +39,9 @@ demo: $(VENV)/.ready ## segment a few real and generated images into demo/
 smoke: $(VENV)/.ready ## run the quickest tests, in seconds
 	$(PY) -m pytest tests/smoke
 
-test: $(VENV)/.ready ## run all tests
-	$(PY) -m pytest
+# More than four processes would need too much memory.
+test: $(VENV)/.ready ## run all tests, on all cores
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 consumers: $(VENV)/.ready ## check exports with the programs that read them
 	$(PY) -m pytest tests/consumers
