@@ -257,7 +257,7 @@ class Segmenter:
         if self.config.is_rescaled:
             from mediar_infer.scales.prediction import predict_rescaled
 
-            bands = predict_rescaled(*inputs, pacer)
+            bands = predict_rescaled(*inputs, pacer, self.cell_diameter)
         elif pacer is not None:
             bands = predict_paced_bands(*inputs, pacer)
         else:

@@ -215,7 +215,7 @@ def choose_scale(job: ClusterJob, image: RunImage, scaling: Scaling) -> ScaleCho
                 return choice
             from mediar_infer.scales.trials import find_scale
 
-            return find_scale(source, scaling, segmenter.members[0], config, Trace())
+            return find_scale(source, scaling, segmenter.members[0], config, Trace(), diameter)
 
 
 class _RangeInProgress:

@@ -60,9 +60,10 @@ def _describe_scale(segmenter: "Segmenter") -> dict[str, Any]:
     config = segmenter.config
     if not config.is_rescaled:
         return {}
+    diameter = {"cell_diameter": segmenter.cell_diameter}
     if config.cell_size is not None:
-        return {"cell_size": str(config.cell_size), "cell_diameter": segmenter.cell_diameter}
-    return {"scale": config.scale}
+        return {"cell_size": str(config.cell_size), **diameter}
+    return {"scale": config.scale, **(diameter if config.scale == "auto" else {})}
 
 
 @dataclass(frozen=True, slots=True)

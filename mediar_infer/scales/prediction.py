@@ -19,6 +19,7 @@ def predict_rescaled(
     config: EngineConfig,
     trace: Trace,
     pacer: Pacer | None = None,
+    training_diameter: float | None = None,
 ) -> Generator[Float32Array, None, None]:
     """Predict the merged maps of an image, after finding its scale with ``auto``.
 
@@ -29,6 +30,8 @@ def predict_rescaled(
         config: settings.
         trace: has the scale, or gains it; gains stages, the progress, and warnings.
         pacer: chooses the plan, under a time budget.
+        training_diameter: median diameter of the cells that the models were trained on, in pixels,
+            if known; tells ``auto`` what they know.
 
     Yields:
         Bands ``(3, rows, W)`` of the label grid, from top to bottom without gaps.
@@ -39,7 +42,7 @@ def predict_rescaled(
     if trace.scale_choice is None:
         from mediar_infer.scales.trials import find_scale
 
-        find_scale(source, scaling, members[0], config, trace).note(trace)
+        find_scale(source, scaling, members[0], config, trace, training_diameter).note(trace)
     yield from predict_scaled_bands(
         source, scaling, trace.scale, members, config, trace, pacer=pacer
     )

@@ -3,8 +3,9 @@
 One model, without flips, looks at a few windows at each scale. Where cells have a size that it
 knows, it is sure of them: the flow is long, it agrees with the cells that follow from it, most
 of the foreground belongs to such cells, and few pixels are undecided. Elsewhere it runs cells
-together or takes their texture apart. How these measures are combined was chosen on training
-images that had been resized; see ``benchmarks/NOTES.md``.
+together or takes their texture apart, of which it can be just as sure; so cells count less the
+further their size is from that of the training images. How these measures are combined was chosen
+on training images that had been resized; see ``benchmarks/NOTES.md``.
 """
 
 import logging
@@ -41,13 +42,18 @@ _FEW_CELLS: Final = 8
 _N_PLACES: Final = 2
 _SMALLEST: Final = 48
 """Longest side in pixels below which an image is not shrunk."""
-_CONVINCING: Final = 0.6
+_CONVINCING: Final = 0.5
 _CERTAIN: Final = 0.1
 """Certainty below which nothing is decided."""
 _EXPLAINED: Final = 0.25
 """How much it counts that more of the image is explained."""
 _CLEARLY: Final = 1.5
 """How many times better than as it is a scale must be."""
+_KNOWN_SIZES: Final = (0.45, 1.65)
+"""Diameters, relative to the typical one of training, at which a network finds nearly all that it
+ever finds of the same cells."""
+_TYPICAL_DIAMETER: Final = 36.0
+"""In pixels, for weights that do not state theirs."""
 _PLAN: Final = Plan("trial", 1, ("identity",), 0.0)
 
 
@@ -74,17 +80,29 @@ class Trial:
         """How sure the network is of what it has found, 0 to 1."""
         return self.kept * min(self.flow_length, 1.0) * (1 - self.undecided)
 
-    def score(self, most: float) -> float:
-        """Certainty, less where less is found than the ``most`` foreground at any scale."""
-        return self.certainty * float((self.foreground / most) ** _EXPLAINED)
+    def familiarity(self, typical: float) -> float:
+        """How well a network knows cells of this size, 0 to 1.
 
-    @property
-    def is_convincing(self) -> bool:
+        Args:
+            typical: median diameter of the cells that it was trained on, in pixels.
+        """
+        smallest, largest = (factor * typical for factor in _KNOWN_SIZES)
+        if not self.diameter:
+            return 0.0
+        return min(1.0, self.diameter / smallest, largest / self.diameter) ** 2
+
+    def score(self, most: float, typical: float) -> float:
+        """Certainty; less for unknown sizes, or below the ``most`` foreground of any scale."""
+        explained = float((self.foreground / most) ** _EXPLAINED)
+        return self.certainty * explained * self.familiarity(typical)
+
+    def is_convincing(self, typical: float) -> bool:
         """Whether no other scale need be tried."""
-        return self.n_cells >= _FEW_CELLS and self.certainty >= _CONVINCING
+        has_evidence = self.n_cells >= _FEW_CELLS and self.certainty >= _CONVINCING
+        return has_evidence and self.familiarity(typical) == 1
 
     def __str__(self) -> str:
-        return f"{self.n_cells} cells with certainty {self.certainty:.2f}"
+        return f"{self.n_cells} cells of {self.diameter:.0f} px with certainty {self.certainty:.2f}"
 
     def to_plain(self) -> dict[str, Any]:
         """Give the trial as the ledger has it."""
@@ -102,6 +120,7 @@ def find_scale(
     member: Backend,
     config: EngineConfig,
     trace: Trace,
+    training_diameter: float | None = None,
 ) -> ScaleChoice:
     """Find the scale at which a network knows the cells of an image.
 
@@ -111,39 +130,46 @@ def find_scale(
         member: the model that looks.
         config: window size and thresholds.
         trace: gains the stage ``scale``.
+        training_diameter: median diameter of the cells that the model was trained on, in pixels,
+            if known.
 
     Returns:
         The scale and what was tried; 1 if nothing is clearly better.
     """
+    typical = training_diameter or _TYPICAL_DIAMETER
     with trace.stage("scale"):
         places = choose_places(source, scaling, config.roi_size, _N_PLACES)
         trier = _Trier(source, scaling, member, config, places)
         trials = [trier.try_at(1.0)]
-        if not trials[0].is_convincing:
+        if not trials[0].is_convincing(typical):
             longest = max(source.height, source.width)
             trials += [
                 trier.try_at(scale)
                 for scale in SCALES[1:]
                 if scaled_length(longest, scale) >= _SMALLEST
             ]
-        choice = judge(trials)
+        choice = judge(trials, typical)
     logger.info("%s: seen at %g times its size: %s", source.name, choice.scale, choice.reason)
     return choice
 
 
-def judge(trials: Sequence[Trial]) -> ScaleChoice:
+def judge(trials: Sequence[Trial], typical: float) -> ScaleChoice:
     """Choose among trials, of which the first is the image as it is.
 
     Of two scales at which the network is equally sure, the one that explains more of the image is
     better: texture inside cells makes many certain specks.
+
+    Args:
+        trials: at one scale each.
+        typical: median diameter of the cells that the network was trained on, in pixels.
     """
     own = trials[0]
     plain = [trial.to_plain() for trial in sorted(trials, key=lambda trial: trial.scale)]
     able = [trial for trial in trials if trial.n_cells >= _FEW_CELLS]
     most = max((trial.foreground for trial in (own, *able)), default=0.0) or 1.0
-    best = max(able, key=lambda trial: trial.score(most), default=own)
+    best = max(able, key=lambda trial: trial.score(most, typical), default=own)
     if len(trials) == 1 or max(best.certainty, own.certainty) >= _CERTAIN:
-        if best.score(most) >= _CLEARLY * own.score(most) and best is not own:
+        if best is not own and best.score(most, typical) >= _CLEARLY * own.score(most, typical):
             return ScaleChoice(best.scale, f"{best}, as it is {own}", plain)
         return ScaleChoice(1.0, f"{own}, nothing is clearly better", plain)
     return ScaleChoice(

@@ -11,6 +11,7 @@ from mediar_infer.images.sources import ArraySource
 from mediar_infer.scales.places import choose_places, read_part
 from mediar_infer.scales.trials import SCALES, Trial, find_scale, judge
 
+TYPICAL = 24.0  # cells that the fake network knows
 CONFIG = EngineConfig(roi_size=96, plan=Plan(max_members=1))
 RIGHT = Trial(1.0, 40, 0.95, 0.9, 0.05, 0.2, 30.0)
 POOR = replace(RIGHT, kept=0.3, flow_length=0.5, undecided=0.3)
@@ -19,7 +20,7 @@ POOR = replace(RIGHT, kept=0.3, flow_length=0.5, undecided=0.3)
 def find(image, backend=None):
     source, trace = ArraySource(image), Trace()
     backend = backend or FunctionBackend(know_cells_of(13, 30))
-    choice = find_scale(source, compute_scaling(source), backend, CONFIG, trace)
+    choice = find_scale(source, compute_scaling(source), backend, CONFIG, trace, TYPICAL)
     assert trace.stages_s["scale"] > 0
     return choice
 
@@ -47,27 +48,53 @@ def test_nothing_to_see_is_undecided_and_says_so():
 
 
 def test_a_clearly_better_scale_is_taken():
-    choice = judge([POOR, replace(RIGHT, scale=2.0), replace(RIGHT, scale=4.0, kept=0.7)])
+    choice = judge([POOR, replace(RIGHT, scale=2.0), replace(RIGHT, scale=4.0, kept=0.7)], TYPICAL)
     assert choice.scale == 2
-    assert choice.reason == "40 cells with certainty 0.81, as it is 40 cells with certainty 0.10"
+    assert choice.reason == (
+        "40 cells of 30 px with certainty 0.81, as it is 40 cells of 30 px with certainty 0.10"
+    )
     assert [trial["scale"] for trial in choice.trials] == [1, 2, 4]
 
 
 def test_a_slightly_better_scale_is_not():
-    assert judge([replace(RIGHT, kept=0.7), replace(RIGHT, scale=2.0)]).scale == 1
+    assert judge([replace(RIGHT, kept=0.7), replace(RIGHT, scale=2.0)], TYPICAL).scale == 1
 
 
 def test_one_giant_cell_proves_nothing():
-    assert judge([POOR, replace(RIGHT, scale=0.35, n_cells=1)]).scale == 1
+    assert judge([POOR, replace(RIGHT, scale=0.35, n_cells=1)], TYPICAL).scale == 1
 
 
 def test_certain_specks_that_explain_little_are_not_better():
     specks = replace(RIGHT, scale=2.0, foreground=0.004, kept=0.9)
-    assert judge([replace(RIGHT, kept=0.6, undecided=0.2), specks]).scale == 1
+    assert judge([replace(RIGHT, kept=0.6, undecided=0.2), specks], TYPICAL).scale == 1
+
+
+@pytest.mark.parametrize("diameter", [6.0, 90.0])
+def test_cells_of_unknown_size_lose_to_known_ones_however_sure_the_network_is(diameter):
+    strange = replace(RIGHT, diameter=diameter)
+    assert judge([strange, replace(RIGHT, scale=2.0, kept=0.8)], TYPICAL).scale == 2
+    assert (
+        judge([replace(RIGHT, kept=0.5), replace(strange, scale=2.0, kept=1.0)], TYPICAL).scale == 1
+    )
+
+
+def test_cells_of_unknown_size_are_not_taken_at_one_look():
+    image, _ = draw_discs(400, 300, 20)
+    source = ArraySource(image)
+    arguments = source, compute_scaling(source), FunctionBackend(know_cells_of(13, 30)), CONFIG
+    assert len(find_scale(*arguments, Trace(), 20.0).trials) == 1
+    assert len(find_scale(*arguments, Trace(), 80.0).trials) > 1
+
+
+def test_weights_that_state_no_size_are_taken_to_know_usual_cells():
+    image, _ = draw_discs(400, 300, 20)
+    source = ArraySource(image)
+    backend = FunctionBackend(know_cells_of(13, 30))
+    assert find_scale(source, compute_scaling(source), backend, CONFIG, Trace()).scale == 1
 
 
 def test_few_cells_of_which_the_network_is_sure_need_no_warning():
-    choice = judge([replace(RIGHT, n_cells=1), replace(POOR, scale=2.0)])
+    choice = judge([replace(RIGHT, n_cells=1), replace(POOR, scale=2.0)], TYPICAL)
     assert (choice.scale, choice.warning) == (1, None)
 
 
