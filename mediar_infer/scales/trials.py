@@ -47,9 +47,9 @@ _CERTAIN: Final = 0.1
 """Certainty below which nothing is decided."""
 _EXPLAINED: Final = 0.25
 """How much it counts that more of the image is explained."""
-_CLEARLY: Final = 1.5
+_CLEARLY: Final = 2.0
 """How many times better than as it is a scale must be."""
-_KNOWN_SIZES: Final = (0.45, 1.65)
+_KNOWN_SIZES: Final = (0.5, 2.0)
 """Diameters, relative to the typical one of training, at which a network finds nearly all that it
 ever finds of the same cells."""
 _TYPICAL_DIAMETER: Final = 36.0
@@ -177,7 +177,7 @@ def judge(trials: Sequence[Trial], typical: float) -> ScaleChoice:
         "undecided",
         plain,
         "found no scale at which the network is sure of its cells, so the image is seen as it is;"
-        " look at the result, and give --cell-size if cells are not 15 to 90 px across",
+        " look at the result, and give --cell-size if cells are smaller or larger than usual",
     )
 
 
