@@ -68,16 +68,27 @@ def read_part(
     Returns:
         ``(3, rows, columns)`` float32, normalised to 0 … 255.
     """
-    (top, bottom), (left, right) = (
-        _inside(middle, size, length)
-        for middle, length in zip(centre, (source.height, source.width), strict=True)
-    )
+    (top, bottom), (left, right) = find_part((source.height, source.width), centre, size)
     part = np.empty((3, bottom - top, right - left), np.float32)
     for first in range(top, bottom, _ROWS_READ_AT_ONCE):
         last = min(first + _ROWS_READ_AT_ONCE, bottom)
         rows = scaling.apply(source.read_rows(first, last)[:, left:right])
         part[:, first - top : last - top] = rows.transpose(2, 0, 1)
     return part
+
+
+def find_part(
+    shape: tuple[int, int], centre: tuple[int, int], size: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Find the square around a centre, moved inside an image and cut at its borders.
+
+    Returns:
+        First row and the one after the last; first column and the one after the last.
+    """
+    rows, columns = (
+        _inside(middle, size, length) for middle, length in zip(centre, shape, strict=True)
+    )
+    return rows, columns
 
 
 def _inside(middle: int, size: int, length: int) -> tuple[int, int]:

@@ -11,31 +11,25 @@ on training images that had been resized; see ``benchmarks/NOTES.md``.
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from mediar_infer.arrays import CELLPROB, FLOW_SCALE, FLOW_X, FLOW_Y, AnyArray
-from mediar_infer.config import EngineConfig, Plan
-from mediar_infer.engine.bands import predict_bands
+from mediar_infer.config import EngineConfig
 from mediar_infer.engine.preprocess import Scaling
-from mediar_infer.engine.resampling import resize_whole, scaled_length
-from mediar_infer.engine.scaled import NORMALISED
+from mediar_infer.engine.resampling import scaled_length
 from mediar_infer.image_trace import Trace
-from mediar_infer.images.sources import ArraySource, ImageSource
-from mediar_infer.labels.flows import compute_flow_errors
-from mediar_infer.labels.kernels.choice import select_kernels
-from mediar_infer.labels.masks import compute_labels
+from mediar_infer.images.sources import ImageSource
 from mediar_infer.network.backends import Backend
 from mediar_infer.scales.choice import ScaleChoice
-from mediar_infer.scales.places import choose_places, read_part
+from mediar_infer.scales.parts import PartPrediction, PartPredictor
+from mediar_infer.scales.places import choose_places
 
 logger = logging.getLogger(__name__)
 
 SCALES: Final = (1.0, 0.25, 0.35, 0.5, 0.71, 1.41, 2.0, 2.83, 4.0)
 """Scales that are tried, the image's own first."""
-_FLOW_THRESHOLD: Final = 0.4
 _UNDECIDED_LOGIT: Final = 2.0
 _FEW_CELLS: Final = 8
 """Fewer cells prove nothing: a colony that is taken for one giant cell looks perfect."""
@@ -54,7 +48,6 @@ _KNOWN_SIZES: Final = (0.5, 2.0)
 ever finds of the same cells."""
 _TYPICAL_DIAMETER: Final = 36.0
 """In pixels, for weights that do not state theirs."""
-_PLAN: Final = Plan("trial", 1, ("identity",), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +132,36 @@ def find_scale(
     typical = training_diameter or _TYPICAL_DIAMETER
     with trace.stage("scale"):
         places = choose_places(source, scaling, config.roi_size, _N_PLACES)
-        trier = _Trier(source, scaling, member, config, places)
-        trials = [trier.try_at(1.0)]
+        predictor = PartPredictor(source, scaling, member, config)
+        trials = [make_trial(1.0, [predictor.predict(place, 1.0) for place in places])]
         if not trials[0].is_convincing(typical):
             longest = max(source.height, source.width)
             trials += [
-                trier.try_at(scale)
+                make_trial(scale, [predictor.predict(place, scale) for place in places])
                 for scale in SCALES[1:]
                 if scaled_length(longest, scale) >= _SMALLEST
             ]
         choice = judge(trials, typical)
     logger.info("%s: seen at %g times its size: %s", source.name, choice.scale, choice.reason)
     return choice
+
+
+def make_trial(scale: float, parts: Sequence[PartPrediction]) -> Trial:
+    """Measure what a network made of some windows at one scale."""
+    logits = np.concatenate([part.logits.ravel() for part in parts])
+    lengths = np.concatenate([part.flow_lengths.ravel() for part in parts])
+    areas = np.concatenate([part.areas for part in parts])
+    kept_areas = np.concatenate([part.areas[part.is_kept] for part in parts])
+    inside = logits > 0
+    return Trial(
+        scale=scale,
+        n_cells=len(kept_areas),
+        kept=float(kept_areas.sum() / max(areas.sum(), 1)),
+        flow_length=float(lengths[inside].mean()) if inside.any() else 0.0,
+        undecided=float((np.abs(logits) < _UNDECIDED_LOGIT).mean()),
+        foreground=float(inside.mean()),
+        diameter=2 * math.sqrt(float(np.median(kept_areas)) / math.pi) if len(kept_areas) else 0.0,
+    )
 
 
 def judge(trials: Sequence[Trial], typical: float) -> ScaleChoice:
@@ -179,55 +190,3 @@ def judge(trials: Sequence[Trial], typical: float) -> ScaleChoice:
         "found no scale at which the network is sure of its cells, so the image is seen as it is;"
         " look at the result, and give --cell-size if cells are smaller or larger than usual",
     )
-
-
-class _Trier:
-    """Looks at some places of an image at any scale."""
-
-    def __init__(
-        self,
-        source: ImageSource,
-        scaling: Scaling,
-        member: Backend,
-        config: EngineConfig,
-        places: Sequence[tuple[int, int]],
-    ) -> None:
-        self._source, self._scaling, self._member, self._places = source, scaling, member, places
-        self._config = replace(config, plan=_PLAN, fit_budget=None)
-        self._masks = replace(config.masks, flow_threshold=None)
-        self._kernels = select_kernels(member.device, config.runtime.threads)
-
-    def try_at(self, scale: float) -> Trial:
-        """Look at all places at one scale."""
-        looks = [self._look(place, scale) for place in self._places]
-        logits, lengths, areas, errors = (np.concatenate(each) for each in zip(*looks, strict=True))
-        is_kept = errors <= _FLOW_THRESHOLD
-        inside = logits > 0
-        kept_areas = areas[is_kept]
-        return Trial(
-            scale=scale,
-            n_cells=len(kept_areas),
-            kept=float(kept_areas.sum() / max(areas.sum(), 1)),
-            flow_length=float(lengths[inside].mean()) if inside.any() else 0.0,
-            undecided=float((np.abs(logits) < _UNDECIDED_LOGIT).mean()),
-            foreground=float(inside.mean()),
-            diameter=2 * math.sqrt(float(np.median(kept_areas)) / math.pi)
-            if len(kept_areas)
-            else 0.0,
-        )
-
-    def _look(self, place: tuple[int, int], scale: float) -> tuple[AnyArray, ...]:
-        """Logits and flow lengths of all pixels; areas and flow errors of all cells."""
-        size = self._config.roi_size
-        part = read_part(self._source, self._scaling, place, math.ceil(size / scale))
-        shape = (min(scaled_length(length, scale), size) for length in part.shape[1:])
-        shown = resize_whole(part, *shape, is_cubic=True).clip(0, 255).round().astype(np.uint8)
-        image = ArraySource(shown.transpose(1, 2, 0), self._source.name)
-        bands = predict_bands(image, NORMALISED, [self._member], self._config, Trace())
-        maps = np.concatenate(list(bands), axis=1)
-        labels, n_cells = compute_labels(maps, self._masks, self._kernels)
-        areas = np.bincount(labels.ravel(), minlength=n_cells + 1)[1:]
-        flow = np.ascontiguousarray(maps[:CELLPROB])
-        errors = compute_flow_errors(labels, flow, self._kernels)
-        lengths = np.hypot(maps[FLOW_Y], maps[FLOW_X]) / FLOW_SCALE
-        return maps[CELLPROB].ravel(), lengths.ravel(), areas, errors
