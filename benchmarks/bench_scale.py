@@ -15,6 +15,7 @@ import csv
 import json
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -31,6 +32,7 @@ from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ArraySource
 
 FACTORS = (1.0, 0.33, 0.5, 2.0, 3.0)
+METHODS = ("as it is", "true scale", "auto", "cell size")
 
 
 def load(row: dict[str, str], folder: Path, factor: float, side: int) -> tuple[AnyArray, AnyArray]:
@@ -64,7 +66,7 @@ def segment(segmenter: Segmenter, image: AnyArray) -> tuple[AnyArray, float, flo
 
 
 def score_image(
-    base: Segmenter, image: AnyArray, true: AnyArray, factor: float
+    base: Segmenter, image: AnyArray, true: AnyArray, factor: float, methods: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Method → F1, scale and seconds."""
     diameter = median_diameter(true)
@@ -75,7 +77,8 @@ def score_image(
         "cell size": replace(base.config, cell_size=CellSize(max(diameter, 5.0))),
     }
     results: dict[str, dict[str, float]] = {}
-    for name, config in configs.items():
+    for name in methods:
+        config = configs[name]
         if name == "true scale" and factor == 1:
             results[name] = results["as it is"]
             continue
@@ -108,6 +111,7 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--plan", default="fast", choices=PLANS)
     parser.add_argument("--side", type=int, default=1024, help="largest part that is segmented")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--every", type=int, default=1, help="take every Nth image")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these")
     args = parser.parse_args()
@@ -127,7 +131,7 @@ def main() -> None:
                 if key in images or time.perf_counter() - started > args.seconds:
                     continue
                 image, true = load(row, folder, factor, args.side)
-                images[key] = score_image(segmenter, image, true, factor)
+                images[key] = score_image(segmenter, image, true, factor, args.methods)
                 results = {"metadata": metadata, "results": summarise(images), "images": images}
                 args.output.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -28,7 +28,7 @@ from mediar_infer.scales.places import choose_places
 
 logger = logging.getLogger(__name__)
 
-SCALES: Final = (1.0, 0.25, 0.35, 0.5, 0.71, 1.41, 2.0, 2.83, 4.0)
+SCALES: Final = (1.0, 0.25, 0.35, 0.5, 2.0, 2.83, 4.0)
 """Scales that are tried, the image's own first."""
 _UNDECIDED_LOGIT: Final = 2.0
 _FEW_CELLS: Final = 8
