@@ -12,6 +12,7 @@ from mediar_infer.network.checkpoints import (
     load_checkpoint,
     save_weights,
 )
+from mediar_infer.network.graphs import PUBLISHED_GRAPHS, find_graph
 from mediar_infer.network.int8_ranges import ranges_path, read_ranges
 from mediar_infer.network.weight_files import (
     MANIFEST_NAME,
@@ -104,13 +105,16 @@ def _show_ranges(checkpoint: Checkpoint, *, fits_graph: bool) -> None:
     )
 
 
-def _export_graphs(paths: list[Path]) -> None:
+def _export_graphs(paths: list[Path], *, skips_published: bool = False) -> None:
+    """Export the graph of each architecture; the package has that of published networks."""
     from mediar_infer.config import EngineConfig
     from mediar_infer.network.backends.openvino_export import export_graph
 
     roi_size = EngineConfig().roi_size
     graphs = {(path.parent, load_checkpoint(path).architecture) for path in find_weights(paths)}
     for folder, architecture in sorted(graphs, key=str):
+        if skips_published and find_graph(architecture, roi_size, [PUBLISHED_GRAPHS]):
+            continue
         print_summary(str(export_graph(architecture, roi_size, folder)))
 
 
@@ -127,4 +131,4 @@ def _convert(paths: list[Path], output: Path) -> None:
         converted[target.name] = ListedWeights(digest, checkpoint.cell_diameter)
         print_summary(f"{target}  SHA-256 {digest}")
     write_weights_manifest(output, listed | converted)
-    _export_graphs(list(sources))
+    _export_graphs(list(sources), skips_published=True)

@@ -17,7 +17,12 @@ from mediar_infer.devices import has_torch, require_torch
 from mediar_infer.errors import CheckpointError
 from mediar_infer.network.architecture import Architecture
 from mediar_infer.network.entries import check_finite_entries, read_entries
-from mediar_infer.network.graphs import Entries, describe_graph_entries, find_graph
+from mediar_infer.network.graphs import (
+    PUBLISHED_GRAPHS,
+    Entries,
+    describe_graph_entries,
+    find_graph,
+)
 from mediar_infer.network.weight_files import (
     MANIFEST_NAME,
     MAX_MEMBERS,
@@ -212,8 +217,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def find_graph_of(checkpoint: Checkpoint, roi_size: int = 512) -> Path | None:
-    """The exported graph of a checkpoint, beside it or where weights are searched, if any."""
-    folders = [checkpoint.path.parent, *weights_dirs()]
+    """The exported graph of a checkpoint, if any.
+
+    It is looked for beside the checkpoint, where weights are searched, and in the package, which
+    has that of the published networks.
+    """
+    folders = [checkpoint.path.parent, *weights_dirs(), PUBLISHED_GRAPHS]
     return find_graph(checkpoint.architecture, roi_size, folders)
 
 

@@ -13,6 +13,9 @@ WINDOW_INPUT: Final = "window"
 UNUSED_ENTRY: Final = "num_batches_tracked"
 """A counter of each BatchNorm, which inference does not use and graphs do not take."""
 
+PUBLISHED_GRAPHS: Final = Path(__file__).parent / "published"
+"""The graph of the architecture of the published networks; contains no weights."""
+
 Entries = dict[str, tuple[tuple[int, ...], bool]]
 """Name → shape, and whether the values are floating-point numbers."""
 

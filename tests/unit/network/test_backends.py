@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from mediar_infer.config import EngineConfig
 from mediar_infer.devices import CPU, Device
 from mediar_infer.errors import CheckpointError, UsageError
-from mediar_infer.network.architecture import Architecture
+from mediar_infer.network.architecture import ENCODERS, Architecture
 from mediar_infer.network.backends.openvino_backend import OpenVinoBackend
 from mediar_infer.network.backends.openvino_export import export_graph
 from mediar_infer.network.backends.openvino_graph import compile_graph, read_graph
@@ -20,10 +21,12 @@ from mediar_infer.network.backends.torch_network import fold_norms, halve_weight
 from mediar_infer.network.checkpoints import (
     build_model,
     check_entries,
+    find_graph_of,
     load_checkpoint,
     save_weights,
 )
 from mediar_infer.network.graphs import (
+    PUBLISHED_GRAPHS,
     WINDOW_INPUT,
     describe_graph_entries,
     find_graph,
@@ -136,6 +139,29 @@ def test_a_graph_is_found_by_its_architecture_and_window_size(checkpoint, graph)
     assert find_graph(TINY, ROI, [folder / "elsewhere", folder]) == graph
     assert find_graph(TINY, 2 * ROI, [folder]) is None
     assert graph.name == graph_name(TINY, ROI)
+
+
+def test_the_package_has_the_graph_of_the_published_networks():
+    architecture = Architecture(*ENCODERS["mit_b5"])
+    graph = find_graph(architecture, EngineConfig().roi_size, [PUBLISHED_GRAPHS])
+    with torch.device("meta"):
+        expected = MediarFormer(architecture).state_dict()
+    entries = describe_graph_entries(graph)
+    assert {name: shape for name, (shape, _) in entries.items()} == {
+        name: tuple(values.shape) for name, values in expected.items()
+    }
+
+
+@pytest.mark.slow
+def test_the_graph_of_the_published_networks_agrees_with_torch(tmp_path):
+    torch.manual_seed(0)
+    architecture = Architecture(*ENCODERS["mit_b5"])
+    save_weights(MediarFormer(architecture).state_dict(), tmp_path / "published.safetensors")
+    checkpoint = load_checkpoint(tmp_path / "published.safetensors")
+    inputs = np.random.default_rng(0).random((1, 3, 512, 512), np.float32)
+    expected = TorchBackend(build_model(checkpoint), CPU, "float32").start(inputs)()
+    found = openvino_backend(checkpoint, find_graph_of(checkpoint)).start(inputs)()
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_damaged_graph_names_the_file_and_the_remedy(checkpoint, tmp_path):
