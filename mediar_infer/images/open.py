@@ -1,6 +1,7 @@
-"""Opening image files: each format is one entry of a table."""
+"""Opening image files: each format has a reader."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,58 +11,64 @@ from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.mha import open_meta_image
 from mediar_infer.images.raster import open_raster
 from mediar_infer.images.sources import Geometry, ImageSource
+from mediar_infer.images.tiff_layout import list_tiff_scenes
 from mediar_infer.images.tiff_source import TiffSource
 
-Opener = Callable[[Path, ReadOptions, tuple[str, ...]], ImageSource]
-"""Opens a file of one format; the sentences are what is known about the file already."""
+
+def _one_scene(_path: Path) -> Sequence[str]:
+    return ("",)
 
 
-def _open_czi(path: Path, options: ReadOptions, notes: tuple[str, ...]) -> ImageSource:
-    from mediar_infer.images.czi_source import CziSource
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What reads the files of a format."""
 
-    return CziSource(path, options, notes)
-
-
-def _open_lif(path: Path, options: ReadOptions, notes: tuple[str, ...]) -> ImageSource:
-    from mediar_infer.images.lif_source import LifSource
-
-    return LifSource(path, options, notes)
+    open: Callable[[Path, ReadOptions, tuple[str, ...]], ImageSource]
+    """Opens one image of a file; the sentences are what is known about the file already."""
+    list_scenes: Callable[[Path], Sequence[str]] = _one_scene
+    """Names the images of a file, empty where it states no names."""
 
 
-def _open_nd2(path: Path, options: ReadOptions, notes: tuple[str, ...]) -> ImageSource:
-    from mediar_infer.images.nd2_source import Nd2Source
+def find_reader(format_name: str) -> Reader:
+    """Find what reads a format; modules that few runs need are imported here.
 
-    return Nd2Source(path, options, notes)
+    A new format is one more case here and one more entry of ``IMAGE_FORMATS``.
 
+    Args:
+        format_name: a key of ``formats.IMAGE_FORMATS``.
 
-def _open_zarr(path: Path, options: ReadOptions, notes: tuple[str, ...]) -> ImageSource:
-    from mediar_infer.images.zarr_source import ZarrSource
+    Raises:
+        LookupError: for any other name.
+    """
+    match format_name:
+        case "TIFF":
+            return Reader(TiffSource, list_tiff_scenes)
+        case "PNG" | "JPEG" | "BMP" | "JPEG 2000":
+            return Reader(partial(open_raster, format_name))
+        case "MHA":
+            return Reader(open_meta_image)
+        case "CZI":
+            from mediar_infer.images.czi_source import CziSource, list_czi_scenes
 
-    return ZarrSource(path, options, notes)
+            return Reader(CziSource, list_czi_scenes)
+        case "LIF":
+            from mediar_infer.images.lif_source import LifSource, list_lif_images
 
+            return Reader(LifSource, list_lif_images)
+        case "ND2":
+            from mediar_infer.images.nd2_source import Nd2Source, list_nd2_positions
 
-def _open_slide(path: Path, options: ReadOptions, notes: tuple[str, ...]) -> ImageSource:
-    from mediar_infer.images.slide_source import SlideSource
+            return Reader(Nd2Source, list_nd2_positions)
+        case "OME-Zarr":
+            from mediar_infer.images.zarr_source import ZarrSource, list_zarr_scenes
 
-    return SlideSource(path, options, notes)
+            return Reader(ZarrSource, list_zarr_scenes)
+        case "MIRAX slide" | "VMS slide" | "DICOM":
+            from mediar_infer.images.slide_source import SlideSource
 
+            return Reader(SlideSource)
+    raise LookupError(f"no reader of {format_name}")
 
-FORMATS: dict[str, Opener] = {
-    "TIFF": TiffSource,
-    "PNG": partial(open_raster, "PNG"),
-    "JPEG": partial(open_raster, "JPEG"),
-    "BMP": partial(open_raster, "BMP"),
-    "JPEG 2000": partial(open_raster, "JPEG 2000"),
-    "MHA": open_meta_image,
-    "CZI": _open_czi,
-    "LIF": _open_lif,
-    "ND2": _open_nd2,
-    "OME-Zarr": _open_zarr,
-    "MIRAX slide": _open_slide,
-    "VMS slide": _open_slide,
-    "DICOM": _open_slide,
-}
-"""How to open each of ``formats.IMAGE_FORMATS``. A new format is one more entry in both."""
 
 _DEFAULTS = ReadOptions()
 
@@ -85,7 +92,7 @@ def open_image(path: Path, options: ReadOptions = _DEFAULTS) -> ImageSource:
     path = Path(path)
     format_name = recognise_file(path)
     with reading(path.name, f"{format_name} data"):
-        source = FORMATS[format_name](path, options, _mislabel_notes(path, format_name))
+        source = find_reader(format_name).open(path, options, _mislabel_notes(path, format_name))
     if options.pixel_size_um is not None:
         source.geometry = Geometry.of_size(options.pixel_size_um, source.geometry)
     return source

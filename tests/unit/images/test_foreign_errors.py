@@ -14,9 +14,11 @@ from lif_files import lif_bytes, lif_image
 from nd2_files import nd2_bytes
 
 from mediar_infer.errors import ImageReadError, ShapeError
+from mediar_infer.images import open as opening
 from mediar_infer.images.faults import DamagedFile, reading
 from mediar_infer.images.formats import IMAGE_FORMATS
-from mediar_infer.images.open import FORMATS, open_image
+from mediar_infer.images.open import Reader, find_reader, open_image
+from mediar_infer.images.scenes import list_scenes
 from mediar_infer.images.sources import ImageSource
 
 FOREIGN = [
@@ -72,13 +74,21 @@ def test_every_reader_is_behind_the_one_place(tmp_path, monkeypatch, error):
     def fail(*_):
         raise error
 
-    assert FILES.keys() == FORMATS.keys() == IMAGE_FORMATS.keys()
+    monkeypatch.setattr(opening, "find_reader", lambda _: Reader(fail, fail))
+    assert FILES.keys() == IMAGE_FORMATS.keys()
     for name, data in FILES.items():
-        monkeypatch.setitem(FORMATS, name, fail)
         path = tmp_path / f"cells{IMAGE_FORMATS[name][0]}"
         path.mkdir(exist_ok=True) if data is None else path.write_bytes(data)
-        with pytest.raises(ImageReadError, match=rf"^{path.name}: .*, expected .*; \w+"):
-            open_image(path)
+        for read in (open_image, list_scenes):
+            with pytest.raises(ImageReadError, match=rf"^{path.name}: .*, expected .*; \w+"):
+                read(path)
+
+
+def test_every_format_has_a_reader():
+    for name in IMAGE_FORMATS:
+        assert isinstance(find_reader(name), Reader)
+    with pytest.raises(LookupError, match="no reader of GIF"):
+        find_reader("GIF")
 
 
 @pytest.mark.parametrize("error", FOREIGN, ids=lambda error: type(error).__name__)
