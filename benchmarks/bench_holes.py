@@ -26,7 +26,7 @@ from mediar_infer import EngineConfig, MaskConfig, Segmenter
 from mediar_infer.config import BlockMode
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.open import open_image
-from mediar_infer.labels.blocks import label_bands
+from mediar_infer.labels.blocks import Labelling, label_bands
 from mediar_infer.labels.holes import fill_holes
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.labels.masks import compute_labels
@@ -62,9 +62,10 @@ def time_bands(blocks: BlockMode, side: int = 2048) -> dict[str, float]:
     rng = np.random.default_rng(0)
     maps[0][rng.random((side, side)) < 0.02] = 0
     config = MaskConfig(blocks=blocks, fill_holes=False)
+    how = Labelling(config, select_kernels(), Trace())
     bands = (maps[:, top : top + 204] for top in range(0, side, 204))
     started = time.process_time()
-    released = list(label_bands(bands, side, side, config, select_kernels(), Trace()))
+    released = list(label_bands(bands, (side, side), how))
     labelled = time.process_time()
     filled = list(fill_holes(released, side, Trace()))
     ended = time.process_time()

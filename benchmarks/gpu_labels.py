@@ -11,7 +11,7 @@ from gpu_settings import Row, Settings
 from mediar_infer.config import MaskConfig
 from mediar_infer.devices import usable_cores
 from mediar_infer.image_trace import Trace
-from mediar_infer.labels.blocks import label_bands
+from mediar_infer.labels.blocks import Labelling, label_bands
 from mediar_infer.labels.kernels import LabelKernels
 from mediar_infer.labels.kernels.compiled import CompiledKernels, load_library
 from mediar_infer.labels.kernels.tensors import TorchKernels
@@ -29,8 +29,8 @@ def stitched_labels(maps: np.ndarray, kernels: LabelKernels) -> np.ndarray:
         for top in range(0, height, BAND_ROWS):
             yield maps[:, top : top + BAND_ROWS]
 
-    config = MaskConfig(blocks="stitched")
-    return np.concatenate(list(label_bands(bands(), height, width, config, kernels, Trace())))
+    how = Labelling(MaskConfig(blocks="stitched"), kernels, Trace())
+    return np.concatenate(list(label_bands(bands(), (height, width), how)))
 
 
 def measure(settings: Settings) -> tuple[dict[str, Any], list[Row]]:

@@ -1,19 +1,16 @@
 """One image being segmented: from its maps, as they are predicted, to its labels."""
 
 from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from mediar_infer.arrays import Float32Array, LabelArray
-from mediar_infer.config import MaskConfig
 from mediar_infer.engine.bands_ahead import BandsAhead
 from mediar_infer.engine.pacing import Pacer
-from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ImageSource
-from mediar_infer.labels.blocks import label_bands
+from mediar_infer.labels.blocks import Labelling, label_bands
 from mediar_infer.labels.confidence import CellConfidence
-from mediar_infer.labels.flows import FlowCheck
-from mediar_infer.labels.kernels import LabelKernels
 
 Bands = Generator[Float32Array, None, None] | BandsAhead
 """Bands of merged maps ``(3, rows, W)``; ``close`` ends their computation."""
@@ -28,9 +25,8 @@ class ImageWork:
     Args:
         source: the image, open for as long as the work lasts.
         bands: its merged maps ``(3, rows, W)`` from top to bottom, computed as they are taken.
-        masks: how labels are made.
-        kernels: what runs the loops over pixels.
-        trace: gains the stage ``labels``, and the budget at the end.
+        how: how it is labelled. The trace in it gains the stage ``labels`` and, at the end, the
+            budget and the counts of the flow check.
         pacer: keeps the image inside its time tolerance, if there is a budget.
         is_rescaled: the networks may see the image at another size.
     """
@@ -39,17 +35,13 @@ class ImageWork:
         self,
         source: ImageSource,
         bands: Bands,
-        masks: MaskConfig,
-        kernels: LabelKernels,
-        trace: Trace,
+        how: Labelling,
         pacer: Pacer | None = None,
         *,
         is_rescaled: bool = False,
     ) -> None:
-        self._source, self._bands, self._trace = source, bands, trace
-        self._is_rescaled = is_rescaled
-        self._masks, self._kernels, self._pacer = masks, kernels, pacer
-        self._flow_check = FlowCheck()
+        self._source, self._bands, self._how = source, bands, how
+        self._pacer, self._is_rescaled = pacer, is_rescaled
 
     def maps(self) -> Iterator[Float32Array]:
         """Predict the image; to be called once.
@@ -84,14 +76,14 @@ class ImageWork:
             ImageReadError: if the file is damaged.
             PredictionError: if the network's output is not finite.
         """
-        height, width = self._source.height, self._source.width
+        shape = self._source.height, self._source.width
         bands = self.maps() if maps is None else maps
-        means = self._masks, self._kernels, self._trace, self._flow_check, confidence
+        how = replace(self._how, confidence=confidence)
         if self._is_rescaled:
             from mediar_infer.scales.labelling import label_rescaled
 
-            return label_rescaled(bands, height, width, *means)
-        return label_bands(bands, height, width, *means)
+            return label_rescaled(bands, shape, how)
+        return label_bands(bands, shape, how)
 
     def __enter__(self) -> Self:
         return self
@@ -109,12 +101,13 @@ class ImageWork:
     def _finish(self) -> None:
         if self._pacer is not None:
             self._pacer.finish()
-        self._trace.flow_check = self._flow_check.to_dict()
-        if self._flow_check.warning is not None:
-            self._trace.warn(self._flow_check.warning)
+        trace, flow_check = self._how.trace, self._how.flow_check
+        trace.flow_check = flow_check.to_dict()
+        if flow_check.warning is not None:
+            trace.warn(flow_check.warning)
 
     def close(self) -> None:
         """End what is under way, and leave what a budget decided in the trace."""
         self._bands.close()
         if self._pacer is not None:
-            self._trace.budget = self._pacer.report()
+            self._how.trace.budget = self._pacer.report()

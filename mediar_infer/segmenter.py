@@ -28,7 +28,7 @@ from mediar_infer.image_trace import Trace
 from mediar_infer.image_work import Bands, ImageWork
 from mediar_infer.images.channels import check_choice
 from mediar_infer.images.sources import ArraySource, ImageSource
-from mediar_infer.labels.blocks import is_stitched
+from mediar_infer.labels.blocks import Labelling, is_stitched
 from mediar_infer.labels.confidence import CellConfidence, to_probability
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.network.backends import Backend
@@ -224,10 +224,8 @@ class Segmenter:
         pacer = self._make_pacer(source, trace, later_stages)
         kernels = select_kernels(self.device, self.config.runtime.threads)
         bands = self._predict(source, scaling, trace, pacer)
-        is_rescaled = self.config.is_rescaled
-        return ImageWork(
-            source, bands, self.config.masks, kernels, trace, pacer, is_rescaled=is_rescaled
-        )
+        how = Labelling(self.config.masks, kernels, trace)
+        return ImageWork(source, bands, how, pacer, is_rescaled=self.config.is_rescaled)
 
     def _choose_scale(self, source: ImageSource, trace: Trace) -> None:
         """Note the scale of the image, as far as it does not take the network to find it."""

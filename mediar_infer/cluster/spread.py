@@ -16,6 +16,7 @@ from mediar_infer.folder.run_image import RunImage
 from mediar_infer.image_trace import Trace
 from mediar_infer.image_work import ImageWork
 from mediar_infer.images.sources import ImageSource
+from mediar_infer.labels.blocks import Labelling
 from mediar_infer.labels.kernels.choice import select_kernels
 
 MAX_RANGE_BYTES: Final = 1 << 29
@@ -68,9 +69,8 @@ class SpreadSegmenter:
         kernels = select_kernels(_label_device(runtime.device), runtime.threads)
         bands = self._predict(source, scaling, trace)
         config = self._job.config
-        return ImageWork(
-            source, bands, config.masks, kernels, trace, is_rescaled=config.is_rescaled
-        )
+        how = Labelling(config.masks, kernels, trace)
+        return ImageWork(source, bands, how, is_rescaled=config.is_rescaled)
 
     def _predict(
         self, source: ImageSource, scaling: Scaling, trace: Trace

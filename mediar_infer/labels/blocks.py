@@ -1,6 +1,7 @@
 """Which part of an image is labelled at once: all of it, blocks as released, or a moving band."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,6 +15,22 @@ from mediar_infer.labels.kernels import LabelKernels
 from mediar_infer.labels.masks import compute_labels
 from mediar_infer.labels.stitching import StitchedLabels
 from mediar_infer.row_buffer import RowBuffer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelling:
+    """How the labels of one image are made, and what takes note of it."""
+
+    config: MaskConfig
+    """Thresholds, and how large images are divided."""
+    kernels: LabelKernels
+    """What runs the loops over pixels."""
+    trace: Trace
+    """Gains the stage ``labels``."""
+    flow_check: FlowCheck = field(default_factory=FlowCheck)
+    """Gains the cells that the flow check examined and removed."""
+    confidence: CellConfidence | None = None
+    """Gains the confidence of every cell; without it nothing is computed for one."""
 
 
 def gather_rows(bands: Iterable[Float32Array], n_rows: int) -> Iterator[Float32Array]:
@@ -32,13 +49,7 @@ def gather_rows(bands: Iterable[Float32Array], n_rows: int) -> Iterator[Float32A
 
 
 def _label_row_of_blocks(
-    maps: Float32Array,
-    size: int,
-    first_id: int,
-    config: MaskConfig,
-    kernels: LabelKernels,
-    flow_check: FlowCheck | None,
-    confidence: CellConfidence | None,
+    maps: Float32Array, size: int, first_id: int, how: Labelling
 ) -> tuple[LabelArray, int]:
     """Label blocks side by side as the released system does; ids continue after ``first_id``."""
     rows, width = maps.shape[1:]
@@ -47,16 +58,16 @@ def _label_row_of_blocks(
         inside = maps[:, :, left : left + size]
         block = np.zeros((3, size, size), dtype=np.float32)
         block[:, :rows, : inside.shape[2]] = inside
-        of_block = None if confidence is None else CellConfidence()
-        padded, _ = compute_labels(block, config, kernels, flow_check, of_block)
+        of_block = None if how.confidence is None else CellConfidence()
+        padded, _ = compute_labels(block, how.config, how.kernels, how.flow_check, of_block)
         block_labels = padded[:rows, : inside.shape[2]]
         ids, consecutive = np.unique(block_labels, return_inverse=True)
         # An id that lies only in the padding leaves no gap; 0 stays 0 where there is background.
         consecutive = consecutive.reshape(block_labels.shape) + (0 if ids[0] == 0 else 1)
         labels[:, left : left + size] = np.where(block_labels > 0, consecutive + first_id, 0)
         first_id += int(np.count_nonzero(ids))
-        if confidence is not None and of_block is not None:
-            confidence.add_flow_errors(of_block.flow_error[ids[ids > 0] - 1])
+        if how.confidence is not None and of_block is not None:
+            how.confidence.add_flow_errors(of_block.flow_error[ids[ids > 0] - 1])
     return labels, first_id
 
 
@@ -67,37 +78,30 @@ def is_stitched(height: int, width: int, config: MaskConfig) -> bool:
 
 
 def label_bands(
-    bands: Iterable[Float32Array],
-    height: int,
-    width: int,
-    config: MaskConfig,
-    kernels: LabelKernels,
-    trace: Trace,
-    flow_check: FlowCheck | None = None,
-    confidence: CellConfidence | None = None,
+    bands: Iterable[Float32Array], shape: tuple[int, int], how: Labelling
 ) -> Iterator[LabelArray]:
     """Turn bands of maps into bands of labels.
 
     Args:
         bands: ``(3, rows, W)`` float32 arrays that cover the image from top to bottom.
-        height: rows of the image.
-        width: columns of the image.
-        config: thresholds and how large images are divided.
-        kernels: what runs the loops over pixels.
-        trace: gains the stage ``labels``.
-        flow_check: gains the cells that the flow check examined and removed.
-        confidence: gains the confidence of every cell, if it is wanted.
+        shape: height and width of the image.
+        how: settings, and what takes note; the confidence of a cell is known once its last row
+            has been returned.
 
     Returns:
         An iterator over ``(rows, W)`` int32 arrays that cover the image from top to bottom. Ids are
         unique in the whole image and, taken together, 1 … n.
     """
+    height, width = shape
     logits = RowBuffer((width,), np.float32)
-    if confidence is not None:
+    if how.confidence is not None:
         bands = _keep_logits(bands, logits)
-    found = _find_cells(bands, height, width, config, kernels, trace, flow_check, confidence)
-    labels = fill_holes(found, height, trace) if config.fill_holes else found
-    return labels if confidence is None else _measure(labels, logits, confidence, trace)
+    labels = _find_cells(bands, shape, how)
+    if how.config.fill_holes:
+        labels = fill_holes(labels, height, how.trace)
+    if how.confidence is not None:
+        labels = _measure(labels, logits, how.confidence, how.trace)
+    return labels
 
 
 def _keep_logits(bands: Iterable[Float32Array], logits: RowBuffer) -> Iterator[Float32Array]:
@@ -119,27 +123,20 @@ def _measure(
 
 
 def _find_cells(
-    bands: Iterable[Float32Array],
-    height: int,
-    width: int,
-    config: MaskConfig,
-    kernels: LabelKernels,
-    trace: Trace,
-    flow_check: FlowCheck | None,
-    confidence: CellConfidence | None,
+    bands: Iterable[Float32Array], shape: tuple[int, int], how: Labelling
 ) -> Iterator[LabelArray]:
     """Label the image whole, in blocks or as a moving band; see :func:`label_bands`."""
+    (height, width), config, trace = shape, how.config, how.trace
+    means = config, how.kernels, how.flow_check, how.confidence
     if is_stitched(height, width, config):
-        stitched = StitchedLabels(height, width, config, kernels, flow_check, confidence)
+        stitched = StitchedLabels(height, width, *means)
         for maps in bands:
             yield from trace.time_items("labels", stitched.add(maps))
     elif config.blocks == "paper" and height * width >= LARGE_IMAGE_PIXELS:
         size, n_cells = config.block_size or LARGE_IMAGE_BLOCK, 0
         for maps in gather_rows(bands, size):
             with trace.stage("labels"):
-                labels, n_cells = _label_row_of_blocks(
-                    maps, size, n_cells, config, kernels, flow_check, confidence
-                )
+                labels, n_cells = _label_row_of_blocks(maps, size, n_cells, how)
             yield labels
     else:
         whole, n_rows = np.empty((3, height, width), dtype=np.float32), 0
@@ -147,5 +144,5 @@ def _find_cells(
             whole[:, n_rows : n_rows + maps.shape[1]] = maps
             n_rows += maps.shape[1]
         with trace.stage("labels"):
-            labels, _ = compute_labels(whole, config, kernels, flow_check, confidence)
+            labels, _ = compute_labels(whole, *means)
         yield labels

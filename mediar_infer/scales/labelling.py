@@ -7,6 +7,7 @@ fall apart (many seeds on small pixels); see ``benchmarks/NOTES.md``. Sizes in p
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import Final
 
@@ -14,58 +15,43 @@ import numpy as np
 import numpy.typing as npt
 
 from mediar_infer.arrays import Float32Array, LabelArray
-from mediar_infer.config import MaskConfig
 from mediar_infer.engine.resampling import AxisTable, scaled_length
-from mediar_infer.image_trace import Trace
-from mediar_infer.labels.blocks import label_bands
+from mediar_infer.labels.blocks import Labelling, label_bands
 from mediar_infer.labels.confidence import CellConfidence
-from mediar_infer.labels.flows import FlowCheck
-from mediar_infer.labels.kernels import LabelKernels
 from mediar_infer.row_buffer import RowBuffer
 
 _ROWS_AT_ONCE: Final = 64
 
 
 def label_rescaled(
-    bands: Iterable[Float32Array],
-    height: int,
-    width: int,
-    config: MaskConfig,
-    kernels: LabelKernels,
-    trace: Trace,
-    flow_check: FlowCheck | None = None,
-    confidence: CellConfidence | None = None,
+    bands: Iterable[Float32Array], shape: tuple[int, int], how: Labelling
 ) -> Iterator[LabelArray]:
     """Turn bands of maps into bands of labels of the image.
 
     Args:
-        bands: ``(3, rows, W)`` from top to bottom, at the scale in ``trace``.
-        height: rows of the image.
-        width: columns of the image.
-        config: thresholds and how large images are divided.
-        kernels: what runs the loops over pixels.
-        trace: gains the stage ``labels``.
-        flow_check: gains the cells that the flow check examined and removed.
-        confidence: gains the confidence of every cell, if it is wanted; of resized labels only
-            after the last band.
+        bands: ``(3, rows, W)`` from top to bottom, at the scale in the trace once the first is
+            there.
+        shape: height and width of the image.
+        how: settings, and what takes note; of resized labels the confidence of all cells is known
+            only after the last band.
 
     Yields:
         ``(rows, W)`` int32 from top to bottom, ids 1 … n.
     """
     iterator = iter(bands)
-    first = next(iterator)  # once it is there, the scale is known
-    grid = scaled_length(height, trace.scale), scaled_length(width, trace.scale)
-    maps = chain([first], iterator)
-    is_same = trace.scale == 1
-    measured = confidence if is_same or confidence is None else CellConfidence()
-    labels = label_bands(maps, *grid, config, kernels, trace, flow_check, measured)
-    if is_same:
-        yield from labels
+    maps = chain([next(iterator)], iterator)  # now the scale is known
+    scale = how.trace.scale
+    if scale == 1:
+        yield from label_bands(maps, shape, how)
         return
+    height, width = shape
+    grid = scaled_length(height, scale), scaled_length(width, scale)
+    measured = None if how.confidence is None else CellConfidence()
+    labels = label_bands(maps, grid, replace(how, confidence=measured))
     ids = NewIds()
-    yield from trace.time_items("labels", resize_labels(labels, grid, (height, width), ids))
-    if confidence is not None and measured is not None:
-        confidence.take_cells(measured, ids.old_ids)
+    yield from how.trace.time_items("labels", resize_labels(labels, grid, shape, ids))
+    if how.confidence is not None and measured is not None:
+        how.confidence.take_cells(measured, ids.old_ids)
 
 
 class NewIds:

@@ -8,7 +8,7 @@ from mediar_infer.arrays import CELLPROB
 from mediar_infer.config import MaskConfig
 from mediar_infer.image_trace import Trace
 from mediar_infer.labels import blocks
-from mediar_infer.labels.blocks import gather_rows, label_bands
+from mediar_infer.labels.blocks import Labelling, gather_rows, label_bands
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.labels.masks import compute_labels
 
@@ -25,9 +25,8 @@ def in_bands(maps, rows):
 
 def labelled(maps, config, rows=50):
     _, height, width = maps.shape
-    bands = list(
-        label_bands(in_bands(maps, rows), height, width, config, select_kernels(), Trace())
-    )
+    how = Labelling(config, select_kernels(), Trace())
+    bands = list(label_bands(in_bands(maps, rows), (height, width), how))
     labels = np.concatenate(bands)
     assert labels.shape == (height, width)
     assert labels.dtype == np.int32
@@ -166,5 +165,5 @@ def test_labels_are_timed_and_the_making_of_maps_is_not(crossing, mode):
             yield band
 
     config = MaskConfig(blocks=mode, block_size=64)
-    list(label_bands(slow_bands(), 128, 128, config, select_kernels(), trace))
+    list(label_bands(slow_bands(), (128, 128), Labelling(config, select_kernels(), trace)))
     assert trace.stages_s["labels"] < 100 < trace.stages_s["network"]

@@ -8,7 +8,7 @@ from mediar_infer.arrays import CELLPROB
 from mediar_infer.config import MaskConfig
 from mediar_infer.image_trace import Trace
 from mediar_infer.labels import blocks
-from mediar_infer.labels.blocks import label_bands
+from mediar_infer.labels.blocks import Labelling, label_bands
 from mediar_infer.labels.confidence import CellConfidence, to_probability
 from mediar_infer.labels.flows import compute_flow_errors
 from mediar_infer.labels.kernels.choice import select_kernels
@@ -36,11 +36,9 @@ def measure(maps, rows=204, kernels=None, **settings):
     bands = (maps[:, top : top + rows] for top in range(0, height, rows))
     confidence, taken, n_rows = CellConfidence(), [], 0
     config = MaskConfig(block_size=64, fill_holes=False, **settings)
-    kernels = kernels or select_kernels()
+    how = Labelling(config, kernels or select_kernels(), Trace(), confidence=confidence)
     early = {}
-    for labels in label_bands(
-        bands, height, width, config, kernels, Trace(), confidence=confidence
-    ):
+    for labels in label_bands(bands, (height, width), how):
         taken.append(labels)
         n_rows += len(labels)
         for each in np.unique(labels[labels > 0]):
@@ -139,7 +137,7 @@ def test_image_without_cells_has_no_values(mode):
 @pytest.mark.parametrize("flow_threshold", [None, 0.4])
 def test_asking_for_confidence_does_not_change_the_labels(maps, mode, flow_threshold):
     config = MaskConfig(blocks=mode, block_size=64, flow_threshold=flow_threshold, fill_holes=False)
-    plain = label_bands(iter([maps]), *maps.shape[1:], config, select_kernels(), Trace())
+    plain = label_bands(iter([maps]), maps.shape[1:], Labelling(config, select_kernels(), Trace()))
     labels, _ = measure(maps, blocks=mode, flow_threshold=flow_threshold)
     np.testing.assert_array_equal(np.concatenate(list(plain)), labels)
 
@@ -147,7 +145,7 @@ def test_asking_for_confidence_does_not_change_the_labels(maps, mode, flow_thres
 def test_nothing_is_computed_for_a_confidence_that_is_not_wanted(maps, monkeypatch):
     monkeypatch.setattr("mediar_infer.labels.masks.compute_flow_errors", None)
     config = MaskConfig(flow_threshold=None)
-    list(label_bands(iter([maps]), *maps.shape[1:], config, select_kernels(), Trace()))
+    list(label_bands(iter([maps]), maps.shape[1:], Labelling(config, select_kernels(), Trace())))
 
 
 def test_probability_is_exact_at_the_ends_and_does_not_overflow():

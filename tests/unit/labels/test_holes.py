@@ -9,7 +9,7 @@ from mediar_infer.arrays import CELLPROB, FLOW_X, FLOW_Y
 from mediar_infer.config import MaskConfig
 from mediar_infer.image_trace import Trace
 from mediar_infer.labels import blocks, holes
-from mediar_infer.labels.blocks import label_bands
+from mediar_infer.labels.blocks import Labelling, label_bands
 from mediar_infer.labels.confidence import CellConfidence
 from mediar_infer.labels.holes import fill_components, fill_holes, fill_rows
 from mediar_infer.labels.kernels.choice import select_kernels
@@ -191,11 +191,9 @@ def dotted():
 
 def label(maps, rows=100, confidence=None, **settings):
     bands = (maps[:, top : top + rows] for top in range(0, maps.shape[1], rows))
-    found = label_bands(
-        bands, *maps.shape[1:], MaskConfig(**settings), select_kernels(), Trace(),
-        confidence=confidence,
-    )  # fmt: skip
-    return np.concatenate(list(found))
+    config = MaskConfig(**settings)
+    how = Labelling(config, select_kernels(), Trace(), confidence=confidence)
+    return np.concatenate(list(label_bands(bands, maps.shape[1:], how)))
 
 
 @pytest.mark.usefixtures("everything_is_large")
