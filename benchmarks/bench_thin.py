@@ -76,7 +76,8 @@ class StripBench:
         """Cut a strip of a height and segment it."""
         top = (image.shape[0] - height) // 2
         strip, truth = (np.ascontiguousarray(each[top : top + height]) for each in (image, true))
-        self.places[height].add(count_places(*strip.shape[:2], CONFIGS["packed"]))
+        packed = CONFIGS["packed"]
+        self.places[height].add(count_places(*strip.shape[:2], packed.plan, packed.roi_size))
         labels = {}
         for name, segmenter in self.segmenters.items():
             started = time.process_time()

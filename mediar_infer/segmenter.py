@@ -19,7 +19,7 @@ from mediar_infer.engine.costs import Costs
 from mediar_infer.engine.merging import merge_channels
 from mediar_infer.engine.paced_bands import predict_paced_bands
 from mediar_infer.engine.pacing import Deadline, Pacer
-from mediar_infer.engine.packing import count_places
+from mediar_infer.engine.packing import can_pack
 from mediar_infer.engine.plans import ladder_below
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
 from mediar_infer.engine.resampling import resize_whole, scaled_length
@@ -244,8 +244,8 @@ class Segmenter:
         size = source.height, source.width
         deadline = Deadline(source.name, *size, config.fit_budget, config.outside_s)
         height, width = (scaled_length(length, trace.scale) for length in size)
-        can_pack = count_places(height, width, config) > 1
-        plans = ladder_below(config.plan, len(self.members), can_pack=can_pack)
+        is_narrow = can_pack(height, width, config.roi_size)
+        plans = ladder_below(config.plan, len(self.members), can_pack=is_narrow)
         return Pacer(plans, self._costs, deadline, trace, later_stages=later_stages)
 
     def _predict(

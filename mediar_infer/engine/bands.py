@@ -130,7 +130,7 @@ def _group_window_rows(
     whatever rows are asked for.
     """
     groups: list[list[tuple[int, list[Window]]]] = []
-    n_places = count_places(height, width, config) if config.plan.packed else 1
+    n_places = count_places(height, width, config.plan, config.roi_size)
     n_wanted = n_held = _SHEETS_AT_ONCE * n_places if n_places > 1 else 1
     for top, windows in _windows_by_top(height, width, config).items():
         if n_held >= n_wanted:

@@ -62,7 +62,6 @@ class _Sweep:
         self._ops = ops
         self._weights = ops.from_host(importance_map(config.roi_size))[None]
         self._margins = self._margins_of(plan)
-        self._n_packed = count_places(height, width, config)
         self._grids: dict[tuple[FlipName, float], WindowGrid] = {}
         self.done = 0
         self.passes = []
@@ -91,7 +90,7 @@ class _Sweep:
 
     def count_places(self, plan: Plan) -> int:
         """Count the windows that a plan shows to the network at once."""
-        return self._n_packed if plan.packed else 1
+        return count_places(self._height, self._width, plan, self._roi_size)
 
     @property
     def top(self) -> int | None:

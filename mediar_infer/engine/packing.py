@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from mediar_infer.arrays import AnyArray
-from mediar_infer.config import EngineConfig, Plan
+from mediar_infer.config import Plan
 
 GAP: Final = 8
 """Least number of black pixels between neighbours in a sheet."""
@@ -62,14 +62,19 @@ def window_margins(height: int, width: int, plan: Plan, roi_size: int) -> tuple[
     Returns:
         Rows and columns; zeros unless two windows or more fit in a sheet.
     """
-    margins = _outside(height, roi_size), _outside(width, roi_size)
-    return margins if plan.packed and _count_parts(margins, roi_size) > 1 else (0, 0)
+    if count_places(height, width, plan, roi_size) == 1:
+        return 0, 0
+    return _outside(height, roi_size), _outside(width, roi_size)
 
 
-def count_places(height: int, width: int, config: EngineConfig) -> int:
-    """Count the windows of an image that fit in a sheet when they are packed."""
-    roi_size = config.roi_size
-    return _count_parts((_outside(height, roi_size), _outside(width, roi_size)), roi_size)
+def count_places(height: int, width: int, plan: Plan, roi_size: int) -> int:
+    """Count the windows of an image that a plan puts in one sheet; 1 unless they are packed."""
+    return _count_fitting(height, width, roi_size) if plan.packed else 1
+
+
+def can_pack(height: int, width: int, roi_size: int) -> bool:
+    """Whether an image is so narrow that two windows of it or more fit in a sheet."""
+    return _count_fitting(height, width, roi_size) > 1
 
 
 def _outside(length: int, roi_size: int) -> int:
@@ -77,10 +82,10 @@ def _outside(length: int, roi_size: int) -> int:
     return max(0, (roi_size - length) // 2)
 
 
-def _count_parts(margins: tuple[int, int], roi_size: int) -> int:
-    """Count the windows with these margins that fit in a sheet."""
-    rows, columns = margins
-    return len(list_places((roi_size - 2 * rows, roi_size - 2 * columns), roi_size))
+def _count_fitting(height: int, width: int, roi_size: int) -> int:
+    """Count the windows of an image, without what lies outside it, that fit in a sheet."""
+    rows, columns = (roi_size - 2 * _outside(length, roi_size) for length in (height, width))
+    return len(list_places((rows, columns), roi_size))
 
 
 def fill_sheet(

@@ -13,7 +13,14 @@ from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.costs import Costs
 from mediar_infer.engine.paced_bands import predict_paced_bands
 from mediar_infer.engine.pacing import Deadline, Pacer
-from mediar_infer.engine.packing import GAP, count_places, fill_sheet, list_places, window_margins
+from mediar_infer.engine.packing import (
+    GAP,
+    can_pack,
+    count_places,
+    fill_sheet,
+    list_places,
+    window_margins,
+)
 from mediar_infer.engine.plans import ladder_below, name_dropped
 from mediar_infer.engine.preprocess import Scaling
 from mediar_infer.image_trace import Trace
@@ -55,7 +62,7 @@ def test_a_network_that_sees_little_gives_the_maps_of_separate_windows(height, w
     expected, n_windows = predict(image, replace(packed, plan=Plan(overlap=overlap)))
     maps, n_sheets = predict(image, packed)
     np.testing.assert_allclose(maps, expected, rtol=0, atol=1e-5)
-    n_places = count_places(height, width, packed)
+    n_places = count_places(height, width, packed.plan, ROI)
     assert n_places > 1
     assert n_windows / n_places <= n_sheets < n_windows
 
@@ -140,11 +147,13 @@ def test_places_keep_their_distance_and_stay_inside(part_shape):
     ],
 )
 def test_as_many_windows_share_one_as_fit(height, width, n_places):
-    config = EngineConfig(plan=Plan(packed=True))
-    assert count_places(height, width, config) == n_places
-    has_margins = window_margins(height, width, config.plan, config.roi_size) != (0, 0)
+    packed, roi_size = Plan(packed=True), 512
+    assert count_places(height, width, packed, roi_size) == n_places
+    assert can_pack(height, width, roi_size) == (n_places > 1)
+    has_margins = window_margins(height, width, packed, roi_size) != (0, 0)
     assert has_margins == (n_places > 1)
-    assert window_margins(height, width, Plan(), config.roi_size) == (0, 0)
+    assert count_places(height, width, Plan(), roi_size) == 1
+    assert window_margins(height, width, Plan(), roi_size) == (0, 0)
 
 
 def test_parts_of_a_sheet_are_surrounded_by_black():
