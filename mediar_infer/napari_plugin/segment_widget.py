@@ -18,13 +18,17 @@ from napari.utils.notifications import show_error, show_warning
 
 from mediar_infer.commands.arguments import read_field_docs
 from mediar_infer.config import PLANS, CellSize, EngineConfig, MaskConfig, parse_scale
-from mediar_infer.errors import MediarError, UsageError
+from mediar_infer.errors import MediarError
 from mediar_infer.napari_plugin.image_choice import NO_LABEL, ImageChoice
 from mediar_infer.napari_plugin.layers import LayerPlane
 from mediar_infer.napari_plugin.steps import SegmentedPlane, segment_in_steps
+from mediar_infer.scales.choice import find_pixel_size_mm
 
 _PERCENT: Final = 100
 _DEFAULT_FLOW_THRESHOLD: Final = 0.4
+_BY_LAYER: Final = (
+    "give the layer its scale and the unit µm, or the cell size in pixels, such as 30"
+)
 
 
 class SegmentWidget(Container):  # type: ignore[misc]  # napari's packages have no types here
@@ -116,7 +120,9 @@ class SegmentWidget(Container):  # type: ignore[misc]  # napari's packages have 
         try:
             plane, source = self.choice.open()
             config = self.to_config()
-            _check_unit(plane, config.cell_size)
+            if config.cell_size is not None and config.cell_size.unit == "um":
+                # Now, and not after the networks were loaded.
+                find_pixel_size_mm(source, config.cell_size, _BY_LAYER)
         except MediarError as error:
             show_error(str(error))
             return
@@ -162,11 +168,3 @@ class SegmentWidget(Container):  # type: ignore[misc]  # napari's packages have 
         self._show_result(f"{found.n_cells} cells in {found.seconds:.1f} s{seen}")
         for warning in found.warnings:
             show_warning(f"{plane.layer.name}: {warning}")
-
-
-def _check_unit(plane: LayerPlane, size: CellSize | None) -> None:
-    if size is not None and size.unit == "um" and plane.pixel_size_um is None:
-        raise UsageError(
-            f"{plane.layer.name}: found no unit of length, expected one for cells of {size}; give"
-            " the layer its scale and the unit µm, or the cell size in pixels, such as 30"
-        )

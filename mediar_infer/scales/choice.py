@@ -12,6 +12,9 @@ from mediar_infer.images.sources import UM_PER_MM, ImageSource
 
 _NEARLY_SAME: Final = 1.1
 """Cells that differ less from the training images are shown as they are: resizing blurs."""
+_BY_OPTION: Final = (
+    "give the size in pixels, such as --cell-size 30, or the size of a pixel with --pixel-size"
+)
 _SQUARE: Final = 0.01
 """Pixels whose height and width differ by less than this fraction are square."""
 
@@ -88,17 +91,31 @@ def known_scale(
     return ScaleChoice(scale, shown, warning=warning)
 
 
+def find_pixel_size_mm(
+    source: ImageSource, size: CellSize, remedy: str = _BY_OPTION
+) -> tuple[float, float]:
+    """Height and width of a pixel, which a size in micrometres needs.
+
+    Args:
+        source: the image.
+        size: what is asked for.
+        remedy: what a user can do where the image states no pixel size.
+
+    Raises:
+        ImageReadError: if it states none.
+    """
+    if source.pixel_size_mm is None:
+        raise ImageReadError(
+            f"{source.name}: found no pixel size, expected one for cells of {size}; {remedy}"
+        )
+    return source.pixel_size_mm
+
+
 def _to_pixels(
     source: ImageSource, size: CellSize, training_diameter: float
 ) -> tuple[float, str | None]:
     """A size in pixels, and a warning where pixels are not square."""
-    size_mm = source.pixel_size_mm
-    if size_mm is None:
-        raise ImageReadError(
-            f"{source.name}: found no pixel size, expected one for --cell-size {size}; give the"
-            " size in pixels, such as --cell-size 30, or the size of a pixel with --pixel-size"
-        )
-    height_um, width_um = (UM_PER_MM * side for side in size_mm)
+    height_um, width_um = (UM_PER_MM * side for side in find_pixel_size_mm(source, size))
     mean_um = math.sqrt(height_um * width_um)  # a pixel of it has the same area
     pixels = size.value / mean_um
     low, high = training_diameter / MAX_SCALE, training_diameter / MIN_SCALE

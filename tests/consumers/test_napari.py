@@ -230,7 +230,8 @@ def test_small_cells_are_shown_larger(viewer, qtbot, network, settings, seen):
      ({"scale": "99"}, "found scale 99.0, expected 0.1 to 8, or auto"),
      ({"cell_size": "large"}, "found cell size 'large', expected a diameter in pixels"),
      ({"scale": "2", "cell_size": "9"}, "found scale 2.0 and cell size 9 px, expected one"),
-     ({"cell_size": "9um"}, "plain: found no unit of length, expected one for cells of 9 µm")],
+     ({"cell_size": "9um"},
+      "plain: found no pixel size, expected one for cells of 9 µm; give the layer its scale")],
 )  # fmt: skip
 def test_sizes_that_cannot_be_are_notifications(viewer, qtbot, network, shown, settings, message):
     viewer.add_image(slide()[0], name="plain")

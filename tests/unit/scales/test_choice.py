@@ -7,7 +7,7 @@ from mediar_infer.config import CellSize, EngineConfig
 from mediar_infer.errors import ImageReadError, UsageError
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ArraySource, Geometry
-from mediar_infer.scales.choice import check_cell_size, known_scale
+from mediar_infer.scales.choice import check_cell_size, find_pixel_size_mm, known_scale
 
 
 def image(*pixel_um):
@@ -73,6 +73,8 @@ def test_micrometres_need_the_pixel_size_of_the_image():
         ImageReadError, match=r"cells.tif: found no pixel size, .* 12 µm; give .* --cell-size 30"
     ):
         scale_of("12um")
+    with pytest.raises(ImageReadError, match="expected one for cells of 12 µm; draw it"):
+        find_pixel_size_mm(image(), CellSize(12, "um"), "draw it")
 
 
 @pytest.mark.parametrize("size", ["12um", "15um"])
