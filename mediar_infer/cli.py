@@ -14,6 +14,7 @@ from typing import Final, NoReturn
 
 from mediar_infer._version import __version__
 from mediar_infer.commands.limits import explain_limits, survive_address_limit
+from mediar_infer.commands.parser import CommandParser
 from mediar_infer.commands.printing import escape_controls
 from mediar_infer.errors import CheckpointError, MediarError, UsageError
 from mediar_infer.process import flush_stdout, protect_streams, return_large_blocks
@@ -54,7 +55,7 @@ def build_parser(*commands: str) -> argparse.ArgumentParser:
     Args:
         commands: those that get their options. Only their modules are imported, which costs time.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=PROGRAM, description="MEDIAR cell segmentation: images in, labels out."
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
@@ -134,7 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 for success, 1 if an image failed or a result could not be written, 2 for wrong use.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    args = build_parser(*arguments[:1]).parse_args(arguments)
+    named = [each for each in arguments if each in _COMMANDS]
+    args = build_parser(*named[:1]).parse_args(arguments)
     return_large_blocks()
     stopped = "interrupted; finished images are in the output folder"
     return run_command(_COMMANDS[args.command][0], args, stopped)

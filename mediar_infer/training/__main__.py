@@ -15,6 +15,7 @@ from mediar_infer.cli import (
     run_process,
     set_up_logging,
 )
+from mediar_infer.commands.parser import CommandParser
 from mediar_infer.process import keep_large_blocks
 from mediar_infer.training.commands import TRAINING_PROGRAM
 
@@ -58,7 +59,7 @@ COMMANDS: Final = {
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Build the parser; only the named command's module is imported, as imports cost seconds."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=TRAINING_PROGRAM,
         description="Train MEDIAR-Former networks: images and labels in, weights out.",
     )
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 all done, 1 data or training failed, 2 wrong use, or a package is missing.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    command = arguments[0] if arguments and arguments[0] in COMMANDS else None
+    command = next((each for each in arguments if each in COMMANDS), None)
     try:
         args = build_parser(command).parse_args(arguments)
         missing = [name for name in _EXTRA_PACKAGES if find_spec(name) is None]

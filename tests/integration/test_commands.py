@@ -48,6 +48,30 @@ def test_wrong_use_ends_with_two(arguments, capsys):
     assert "usage: mediar-infer" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "usage", "message"),
+    [
+        ("predict --cellsize 30", "predict", "--cellsize 30; did you mean --cell-size?"),
+        ("predict --cell-sise=30", "predict", "--cell-sise=30; did you mean --cell-size?"),
+        ("predict --resum3 --tabel a", "predict",
+         "--resum3 --tabel a; did you mean --resume --table?"),
+        ("predict --colour", "predict", "--colour"),
+        ("predict images", "predict", "images"),
+        ("weights verify --frobnicate", "weights verify", "--frobnicate"),
+        ("--quiet predict -i images", "", "--quiet"),
+    ],
+)  # fmt: skip
+def test_wrong_option_is_named_below_the_usage_of_its_command(arguments, usage, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        _run(*arguments.split())
+    assert stopped.value.code == 2
+    out, err = capsys.readouterr()
+    program = f"mediar-infer {usage}".strip()
+    assert out == ""
+    assert err.startswith(f"usage: {program} [-h]")
+    assert err.splitlines()[-1] == f"{program}: error: unrecognized arguments: {message}"
+
+
 def test_help_lists_every_command(capsys):
     with pytest.raises(SystemExit) as stopped:
         _run("--help")

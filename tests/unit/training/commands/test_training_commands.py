@@ -123,3 +123,12 @@ def test_finetuning_follows_its_pretraining_to_the_end():
     for phase in (1, 2):
         names = [f"{name}_phase{phase}" for name in ("finetune", "broaden", "settle")]
         assert find_finetuning(small, phase) == names
+
+
+def test_wrong_option_is_named_below_the_usage_of_its_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["curves", "run", "-o", "a.png", "--stge", "one"])
+    assert stopped.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("usage: python -m mediar_infer.training curves [-h]")
+    assert err.endswith("unrecognized arguments: --stge one; did you mean --stage?\n")
