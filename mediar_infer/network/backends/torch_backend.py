@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -31,10 +32,12 @@ class TorchBackend:
         self.batch = batch or _BATCH.get(device.type, 1)
         self._half = _HALF.get(precision)
         network = model.eval()
+        if device.type != "cpu" or self._half:
+            network = deepcopy(network)
         if device.type != "cpu":
-            network = fold_norms(network)
+            fold_norms(network)
         if self._half:
-            network = halve_weights(network, self._half)
+            halve_weights(network, self._half)
         # Convolutions run fastest when the channels of a pixel lie side by side.
         self._model = network.to(device.to_torch()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

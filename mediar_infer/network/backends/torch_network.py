@@ -1,6 +1,8 @@
-"""A network rewritten for prediction: the same function, with less work at every call."""
+"""A network rewritten for prediction: the same function, with less work at every call.
 
-from copy import deepcopy
+Networks are modified in place, so that they are copied once however much is rewritten.
+"""
+
 from itertools import pairwise
 
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
-def fold_norms(model: nn.Module) -> nn.Module:
+def fold_norms(model: nn.Module) -> None:
     """Fold each BatchNorm that directly follows a convolution into its weights.
 
     On an accelerator it is a pass of its own over the convolution's output. Logits change by
@@ -16,13 +18,9 @@ def fold_norms(model: nn.Module) -> nn.Module:
     zeros, not the norm of zeros.
 
     Args:
-        model: in evaluation mode. Not modified.
-
-    Returns:
-        A copy, for prediction only.
+        model: in evaluation mode; afterwards for prediction only.
     """
-    folded = deepcopy(model)
-    for block in folded.modules():
+    for block in model.modules():
         if not isinstance(block, nn.Sequential):
             continue
         for i, (conv, norm) in enumerate(pairwise(list(block))):
@@ -31,23 +29,17 @@ def fold_norms(model: nn.Module) -> nn.Module:
                 continue
             if norm.running_mean is not None:
                 block[i], block[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
-    return folded
 
 
-def halve_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def halve_weights(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast weights of convolutions and matrix products, which autocast would cast at every call.
 
     The logits are the same to the last bit: what autocast leaves in float32 stays so.
 
     Args:
-        model: the network. Not modified.
+        model: the network; afterwards to be run under autocast.
         dtype: the type of autocast.
-
-    Returns:
-        A copy, to be run under autocast.
     """
-    halved = deepcopy(model)
-    for layer in halved.modules():
+    for layer in model.modules():
         if type(layer) in (nn.Conv2d, nn.Linear):
             layer.to(dtype)
-    return halved

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -230,7 +231,8 @@ def test_members_may_be_started_before_the_first_is_waited_for(checkpoint, graph
 def test_folded_norms_change_logits_by_rounding_only(checkpoint, inputs):
     model = build_model(checkpoint).eval()
     n_norms = sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
-    folded = fold_norms(model)
+    folded = deepcopy(model)
+    fold_norms(folded)
     # Only the norms of the two heads are left: convolutions with padding follow them.
     assert sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules()) == 2 < n_norms
     with torch.no_grad():
@@ -243,12 +245,36 @@ def test_weights_cast_once_give_the_bits_of_weights_cast_at_every_call(
     checkpoint, inputs, precision
 ):
     model = build_model(checkpoint).eval()
+    halved = deepcopy(model)
+    halve_weights(halved, precision)
+    assert {weight.dtype for weight in halved.parameters()} == {torch.float32, precision}
     with torch.no_grad(), torch.autocast("cpu", precision):
-        expected, found = (
-            net(torch.from_numpy(inputs[:1])) for net in (model, halve_weights(model, precision))
-        )
+        expected, found = (net(torch.from_numpy(inputs[:1])) for net in (model, halved))
     assert torch.equal(found, expected)
-    assert all(weight.dtype == torch.float32 for weight in model.parameters())
+
+
+@pytest.mark.usefixtures("fake_cuda")
+@pytest.mark.parametrize(
+    ("device", "precision", "n_copies"),
+    [(CPU, "float32", 0), (CPU, "bfloat16", 1), (Device("cuda", 0), "float32", 1),
+     (Device("cuda", 0), "float16", 1)],
+)  # fmt: skip
+def test_a_network_is_copied_once_at_most_and_stays_as_it_is(
+    checkpoint, monkeypatch, device, precision, n_copies
+):
+    model = build_model(checkpoint)
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    copied = []
+    monkeypatch.setattr(
+        "mediar_infer.network.backends.torch_backend.deepcopy",
+        lambda network: copied.append(network) or deepcopy(network),
+    )
+    TorchBackend(model, device, precision)
+    assert copied == [model] * n_copies
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
 @pytest.mark.usefixtures("fake_cuda")
