@@ -67,12 +67,12 @@ def czi_bytes(tiles, xml=""):
 
 
 def czi_metadata(channels=(), scenes=(), pixel_um=None):
-    """Metadata with names and the size of a pixel."""
+    """Metadata with names and the size (y, x) of a pixel."""
     names = "".join(f'<Channel Id="Channel:{k}" Name="{c}"/>' for k, c in enumerate(channels))
     titles = "".join(f'<Scene Index="{k}" Name="{title}"/>' for k, title in enumerate(scenes))
     distances = "".join(
-        f'<Distance Id="{letter}"><Value>{pixel_um * 1e-6}</Value></Distance>'
-        for letter in ("XY" if pixel_um else "")
+        f'<Distance Id="{letter}"><Value>{um * 1e-6}</Value></Distance>'
+        for letter, um in zip("YX", pixel_um or (), strict=False)
     )
     return (
         "<ImageDocument><Metadata><Information><Image><Dimensions>"

@@ -8,12 +8,23 @@ _CODES = {"X": 1, "Y": 2, "Z": 3, "T": 4, "M": 10}
 
 
 def lif_image(name, pixels, axes, names=(), tags=(), pixel_um=None, dye_names=()):
-    """One image for ``lif_bytes``; ``axes`` in the order of the array, C for channels."""
+    """One image for ``lif_bytes``.
+
+    Args:
+        name: of the image.
+        pixels: the array.
+        axes: letters in the order of the array, C for channels.
+        names: of the channels.
+        tags: of the channels.
+        pixel_um: size (y, x) of a pixel.
+        dye_names: of the channels.
+    """
+    step_m = {letter: um * 1e-6 for letter, um in zip("YX", pixel_um or (), strict=False)}
     axes = dict(zip(axes, zip(pixels.shape, pixels.strides, strict=True), strict=True))
     n_channels, channel_step = axes.pop("C", (1, 0))
     described = "".join(
         f'<DimensionDescription DimID="{_CODES[letter]}" NumberOfElements="{n}" Origin="0"'
-        f' Length="{(n - 1) * (pixel_um or 0) * 1e-6}" Unit="m" BytesInc="{step}" BitInc="0"/>'
+        f' Length="{(n - 1) * step_m.get(letter, 0)}" Unit="m" BytesInc="{step}" BitInc="0"/>'
         for letter, (n, step) in axes.items()
     )
     channels = "".join(

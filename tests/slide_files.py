@@ -4,8 +4,8 @@ import imagecodecs
 import numpy as np
 
 
-def write_dicom_slide(path, image, *, tile=64, pixel_mm=0.00025, compress=False):
-    """Write ``(H, W, 3)`` uint8 as a tiled whole-slide image and return the path."""
+def write_dicom_slide(path, image, *, tile=64, pixel_mm=(0.0005, 0.00025), compress=False):
+    """Write ``(H, W, 3)`` uint8 as a tiled slide, pixels of a size (y, x), and return the path."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.encaps import encapsulate
     from pydicom.uid import (
@@ -43,7 +43,7 @@ def write_dicom_slide(path, image, *, tile=64, pixel_mm=0.00025, compress=False)
     slide.HighBit, slide.PixelRepresentation = 7, 0
     slide.TotalPixelMatrixFocalPlanes = slide.NumberOfOpticalPaths = 1
     measures = Dataset()
-    measures.PixelSpacing, measures.SliceThickness = [pixel_mm, pixel_mm], 0.001
+    measures.PixelSpacing, measures.SliceThickness = list(pixel_mm), 0.001
     shared = Dataset()
     shared.PixelMeasuresSequence = [measures]
     slide.SharedFunctionalGroupsSequence = [shared]

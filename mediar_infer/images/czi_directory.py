@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import Final
 from xml.etree import ElementTree
 
-import numpy as np
-
 from mediar_infer.images.faults import DamagedFile
 from mediar_infer.images.file_bytes import FileBytes
 
@@ -73,7 +71,7 @@ class CziMetadata:
     scene_names: Mapping[int, str]
     """Number of a scene → name."""
     pixel_size_um: tuple[float, float] | None
-    """Width and height of a pixel."""
+    """Height and width of a pixel."""
 
 
 def read_czi(file: FileBytes) -> tuple[list[CziTile], CziMetadata]:
@@ -175,7 +173,7 @@ def _pixel_size(root: ElementTree.Element) -> tuple[float, float] | None:
         for each in root.iterfind("Metadata/Scaling/Items/Distance")
     }
     try:
-        x, y = (float(found[letter]) * _MICROMETRES_PER_METRE for letter in "XY")
+        height, width = (float(found[letter]) * _MICROMETRES_PER_METRE for letter in "YX")
     except (KeyError, ValueError):
         return None
-    return (x, y) if np.isfinite([x, y]).all() and min(x, y) > 0 else None
+    return height, width

@@ -100,7 +100,7 @@ class LifSource(StackSource):
         for channel in self._channels:
             if channel.offset + last + channel.dtype.itemsize > n_bytes:
                 raise DamagedFile(f"an image of more than the {n_bytes:,} bytes of its block")
-        sizes = self._x.pixel_um, self._y.pixel_um
+        sizes = self._y.pixel_um, self._x.pixel_um
         return StackLayout(
             height=self._y.size,
             width=self._x.size,

@@ -140,14 +140,14 @@ def _positions(file: Any) -> list[str]:  # noqa: ANN401
 
 
 def _describe_channels(file: Any) -> tuple[tuple[str, ...], tuple[float, float] | None]:  # noqa: ANN401
-    """Names of the channels and size of a pixel; the image can be read without them."""
+    """Names of the channels, height and width of a pixel; the image can be read without them."""
     try:
         channels = file.metadata.channels or []
         names = tuple(str(each.channel.name or "").strip() for each in channels)
         if not channels or not all(channels[0].volume.axesCalibrated[:2]):
             return names, None
         x, y = channels[0].volume.axesCalibration[:2]
-        return names, (float(x), float(y))
+        return names, (float(y), float(x))
     except Exception:  # noqa: BLE001  (metadata of any origin)
         return (), None
 

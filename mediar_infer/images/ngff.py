@@ -34,7 +34,7 @@ class NgffImage:
     axes: str
     """Letter of each axis, some of ``tczyx``; the last two are y and x."""
     pixel_size_um: tuple[float, float] | None
-    """Width and height of a pixel; None where the axes have no unit."""
+    """Height and width of a pixel; None where the axes have no unit."""
     channel_names: tuple[str, ...]
     """Names of the channels, as far as they are stated."""
 
@@ -74,7 +74,7 @@ def parse_image(ome: Mapping[str, Any]) -> NgffImage:
     ]
     height, width = sizes[-2:]
     is_known = 0 < height < math.inf and 0 < width < math.inf
-    return NgffImage(paths, letters, (width, height) if is_known else None, _find_names(ome))
+    return NgffImage(paths, letters, (height, width) if is_known else None, _find_names(ome))
 
 
 def _find_scale(level: Mapping[str, Any], n_axes: int) -> list[float]:

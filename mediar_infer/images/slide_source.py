@@ -55,8 +55,8 @@ class SlideSource(StackSource):
                     n_samples=(3,),
                     channel_names=("",),
                     pixel_size_um=_to_size(
-                        properties.get(openslide.PROPERTY_NAME_MPP_X),
                         properties.get(openslide.PROPERTY_NAME_MPP_Y),
+                        properties.get(openslide.PROPERTY_NAME_MPP_X),
                     ),
                 )
             super().__init__(path.name, layout, options, notes)
@@ -90,8 +90,8 @@ def _to_colour(text: str | None) -> AnyArray:
         return np.full(3, 255, np.uint8)
 
 
-def _to_size(x: str | None, y: str | None) -> tuple[float, float] | None:
+def _to_size(height: str | None, width: str | None) -> tuple[float, float] | None:
     try:
-        return float(x or ""), float(y or "")
+        return float(height or ""), float(width or "")
     except ValueError:
         return None

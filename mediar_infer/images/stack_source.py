@@ -34,7 +34,8 @@ class StackLayout:
     channel_names: tuple[str, ...]
     """A name for each channel, empty where the file states none."""
     pixel_size_um: tuple[float, float] | None = None
-    """Width and height of a pixel."""
+    """Height and width of a pixel as the file states them, perhaps no lengths; None if it does not.
+    """
     step: int = 1
     """Rows that are decoded together."""
 
@@ -122,15 +123,14 @@ def to_geometry(pixel_size_um: tuple[float, float] | None) -> Geometry | None:
     """Place an image of a known pixel size at the origin.
 
     Args:
-        pixel_size_um: width and height of a pixel.
+        pixel_size_um: height and width of a pixel.
 
     Returns:
         The geometry; none where the size is unknown, infinite or not positive.
     """
     if pixel_size_um is None or not all(0 < size < np.inf for size in pixel_size_um):
         return None
-    x, y = pixel_size_um
-    return Geometry.of_size((y, x))
+    return Geometry.of_size(pixel_size_um)
 
 
 def _check_dtype(name: str, dtype: np.dtype[Any]) -> None:

@@ -58,7 +58,7 @@ def _mosaic():
             Tile(image, index={"C": channel, "M": 0}),
             Tile(image, x=WIDTH - 9, index={"C": channel, "M": 1}, compression=ZSTD, data=data),
         ]
-    return czi_bytes(tiles, czi_metadata(channels=["DAPI", "CD8"], pixel_um=0.325))
+    return czi_bytes(tiles, czi_metadata(channels=["DAPI", "CD8"], pixel_um=(0.325, 0.325)))
 
 
 def images():
@@ -82,7 +82,7 @@ def images():
         "imagej.tif": _tiff(np.stack([GREY16] * 2), imagej=True, metadata={"axes": "CYX"}),
         "ome.ome.tif": _tiff(np.stack([GREY8] * 2), ome=True, metadata={"axes": "CYX"}, **grey),
         "mosaic.czi": _mosaic(),
-        "colours.lif": lif_bytes(lif_image("A", RGB, "YXC", tags=(1, 2, 3), pixel_um=0.5)),
+        "colours.lif": lif_bytes(lif_image("A", RGB, "YXC", tags=(1, 2, 3), pixel_um=(0.5, 0.5))),
         "packed.nd2": nd2_bytes(np.dstack([GREY16] * 2), names=["a", "b"], compress=True),
         "plain.nd2": nd2_bytes(RGB, names=["RGB"]),
         "rgb.png": imagecodecs.png_encode(RGB),

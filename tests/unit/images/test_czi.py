@@ -154,12 +154,12 @@ def test_maximum_over_depths(read, stack):
 
 def test_channels_are_chosen_by_name_and_the_pixel_size_is_read(tmp_path, stack):
     tiles, pixels = stack
-    xml = czi_metadata(channels=["DAPI", "CD8"], pixel_um=0.325)
+    xml = czi_metadata(channels=["DAPI", "CD8"], pixel_um=(0.65, 0.325))
     (tmp_path / "a.czi").write_bytes(czi_bytes(tiles, xml))
     with open_image(tmp_path / "a.czi", ReadOptions(plane=2, channels=("cd8",))) as source:
         rows = source.read_rows(0, 8)
         assert source.channel_names == ("CD8",)
-        np.testing.assert_allclose(source.geometry.pixel_size_mm, (0.325e-3, 0.325e-3))
+        np.testing.assert_allclose(source.geometry.pixel_size_mm, (0.65e-3, 0.325e-3))
     for k in range(3):
         np.testing.assert_array_equal(rows[:, :, k], pixels[1, 0, 2])
 

@@ -32,7 +32,7 @@ def read(tmp_path):
 def test_channels_and_planes_in_any_order_of_the_axes(read, tmp_path, dtype, axes):
     sizes = {"T": 2, "Z": 3, "C": 2, "Y": 20, "X": 11}
     pixels = RNG.integers(0, 200, [sizes[letter] for letter in axes]).astype(dtype)
-    data = lif_bytes(lif_image("A", pixels, axes, names=["Green", "Red"], pixel_um=0.5))
+    data = lif_bytes(lif_image("A", pixels, axes, names=["Green", "Red"], pixel_um=(0.5, 0.25)))
     (tmp_path / "a.lif").write_bytes(data)
     order = "TZ" if axes.index("T") < axes.index("Z") else "ZT"
     expected = np.transpose(pixels, [axes.index(letter) for letter in f"{order}YXC"])
@@ -41,7 +41,7 @@ def test_channels_and_planes_in_any_order_of_the_axes(read, tmp_path, dtype, axe
         source, found = read(data, plane=plane)
         np.testing.assert_array_equal(found, expected[plane])
     assert source.channel_names == ("Green", "Red")
-    np.testing.assert_allclose(source.geometry.pixel_size_mm, (0.5e-3, 0.5e-3))
+    np.testing.assert_allclose(source.geometry.pixel_size_mm, (0.5e-3, 0.25e-3))
     with liffile.LifFile(tmp_path / "a.lif") as lif:
         image = lif.images[0]
         letters = ["C" if letter == "S" else letter for letter in image.dims]

@@ -26,7 +26,7 @@ def test_rows_of_a_dicom_slide(tmp_path, monkeypatch, step):
     monkeypatch.setattr(slide_source, "_REGION_BYTES", 4 * 50 * step)
     source, found = read_rows(write_dicom_slide(tmp_path / "a.dcm", IMAGE), step)
     np.testing.assert_array_equal(found, IMAGE)
-    np.testing.assert_allclose(source.geometry.pixel_size_mm, (0.25e-3, 0.25e-3))
+    np.testing.assert_allclose(source.geometry.pixel_size_mm, (0.5e-3, 0.25e-3))
     assert (source.dtype, source.warnings) == (np.uint8, ())
 
 
