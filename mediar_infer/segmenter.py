@@ -22,7 +22,7 @@ from mediar_infer.engine.pacing import Deadline, Pacer
 from mediar_infer.engine.packing import can_pack
 from mediar_infer.engine.plans import ladder_below
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
-from mediar_infer.engine.resampling import resize_whole, scaled_length
+from mediar_infer.engine.resampling import resize_whole, scaled_shape
 from mediar_infer.errors import CheckpointError, ImageReadError, UsageError
 from mediar_infer.image_trace import Trace
 from mediar_infer.image_work import Bands, ImageWork
@@ -243,7 +243,7 @@ class Segmenter:
             return None
         size = source.height, source.width
         deadline = Deadline(source.name, *size, config.fit_budget, config.outside_s)
-        height, width = (scaled_length(length, trace.scale) for length in size)
+        height, width = scaled_shape(size, trace.scale)
         is_narrow = can_pack(height, width, config.roi_size)
         plans = ladder_below(config.plan, len(self.members), can_pack=is_narrow)
         return Pacer(plans, self._costs, deadline, trace, later_stages=later_stages)
@@ -316,7 +316,7 @@ def _check_not_forked() -> None:
 
 def _check_memory(source: ImageSource, config: EngineConfig, scale: float) -> None:
     """Refuse an image that cannot fit, before a system that is out of memory ends the process."""
-    height, width = (scaled_length(length, scale) for length in (source.height, source.width))
+    height, width = scaled_shape((source.height, source.width), scale)
     n_bytes = _ROW_BYTES_PER_PIXEL * config.roi_size * width
     if not is_stitched(height, width, config.masks):
         n_bytes += _WHOLE_BYTES_PER_PIXEL * height * width

@@ -10,7 +10,7 @@ from mediar_infer.cluster.worker import ClusterJob, RowMaps, Rows, choose_scale,
 from mediar_infer.devices import CPU, Device, select_device
 from mediar_infer.engine.bands import BAND_ROWS, list_window_rows
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
-from mediar_infer.engine.resampling import scaled_length
+from mediar_infer.engine.resampling import scaled_shape
 from mediar_infer.errors import UsageError
 from mediar_infer.folder.run_image import RunImage
 from mediar_infer.image_trace import Trace
@@ -81,7 +81,7 @@ class SpreadSegmenter:
             with trace.stage("network"):
                 self._cluster.result_of(source.name, task).note(trace)
         scale = trace.scale
-        height, width = scaled_length(source.height, scale), scaled_length(source.width, scale)
+        height, width = scaled_shape((source.height, source.width), scale)
         window_rows = list_window_rows(height, width, config)
         n_workers = max(self._cluster.count_workers(), 1)
         max_rows = max(MAX_RANGE_BYTES // (12 * width), 1)

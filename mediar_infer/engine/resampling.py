@@ -27,6 +27,12 @@ def scaled_length(length: int, scale: float) -> int:
     return max(1, int(length * scale + 0.5))
 
 
+def scaled_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Height and width of an image at another scale."""
+    height, width = shape
+    return scaled_length(height, scale), scaled_length(width, scale)
+
+
 @dataclass(frozen=True, slots=True)
 class AxisTable:
     """What each position of a resized axis is made of."""

@@ -16,7 +16,7 @@ from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.paced_bands import predict_paced_bands
 from mediar_infer.engine.pacing import Pacer
 from mediar_infer.engine.preprocess import Scaling
-from mediar_infer.engine.resampling import AxisTable, RowResampler, scaled_length
+from mediar_infer.engine.resampling import AxisTable, RowResampler, scaled_shape
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.network.backends import Backend
@@ -39,10 +39,11 @@ class ScaledSource(ImageSource):
     """
 
     def __init__(self, source: ImageSource, scaling: Scaling, scale: float) -> None:
+        height, width = scaled_shape((source.height, source.width), scale)
         super().__init__(
             source.name,
-            height=scaled_length(source.height, scale),
-            width=scaled_length(source.width, scale),
+            height=height,
+            width=width,
             dtype=np.dtype(np.uint8),
             channel_names=("",) * 3,
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from mediar_infer.arrays import LabelArray
 from mediar_infer.config import EngineConfig
-from mediar_infer.engine.resampling import scaled_length
+from mediar_infer.engine.resampling import scaled_shape
 from mediar_infer.hosts.models import load_segmenter
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ImageSource
@@ -63,7 +63,7 @@ def segment_in_steps(
         parts: list[LabelArray] = []
         maps = work.maps()
         first = next(maps)  # once it is there, the scale is known
-        height, width = (scaled_length(n, trace.scale) for n in (source.height, source.width))
+        height, width = scaled_shape((source.height, source.width), trace.scale)
         maps = chain([first], maps)
         if is_stitched(height, width, config.masks):
             for rows in work.labels(maps):

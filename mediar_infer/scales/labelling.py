@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mediar_infer.arrays import Float32Array, LabelArray
-from mediar_infer.engine.resampling import AxisTable, scaled_length
+from mediar_infer.engine.resampling import AxisTable, scaled_shape
 from mediar_infer.labels.blocks import Labelling, label_bands
 from mediar_infer.labels.confidence import CellConfidence
 from mediar_infer.row_buffer import RowBuffer
@@ -44,8 +44,7 @@ def label_rescaled(
     if scale == 1:
         yield from label_bands(maps, shape, how)
         return
-    height, width = shape
-    grid = scaled_length(height, scale), scaled_length(width, scale)
+    grid = scaled_shape(shape, scale)
     measured = None if how.confidence is None else CellConfidence()
     labels = label_bands(maps, grid, replace(how, confidence=measured))
     ids = NewIds()
