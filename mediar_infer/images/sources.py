@@ -10,7 +10,7 @@ from typing import Any, Final, Self, TypeVar
 import numpy as np
 
 from mediar_infer.arrays import AnyArray
-from mediar_infer.errors import ShapeError
+from mediar_infer.errors import ImageReadError, ShapeError
 from mediar_infer.images.array_likes import LazyArray, to_array
 from mediar_infer.images.channels import (
     Picks,
@@ -22,14 +22,36 @@ from mediar_infer.images.channels import (
 )
 from mediar_infer.images.faults import reading
 
-REAL_KINDS = "biuf"
+UM_PER_MM: Final = 1000.0
+_IDENTITY: Final = (1.0, 0.0, 0.0, 1.0)
+_REAL_KINDS: Final = "biuf"
 """Kinds of ``numpy.dtype`` that hold intensities: bool, integers, floats."""
-_MAX_ITEM_BYTES = 8
+_MAX_ITEM_BYTES: Final = 8
 _Array = TypeVar("_Array", bound=AnyArray | LazyArray)
 
 
-UM_PER_MM: Final = 1000.0
-_IDENTITY: Final = (1.0, 0.0, 0.0, 1.0)
+def holds_intensities(dtype: np.dtype[Any]) -> bool:
+    """Whether a type is bool, integer or float of up to 64 bits."""
+    return dtype.kind in _REAL_KINDS and dtype.itemsize <= _MAX_ITEM_BYTES
+
+
+def check_samples(name: str, dtype: np.dtype[Any] | None, found: object = None) -> None:
+    """Refuse a file whose samples are no intensities.
+
+    Args:
+        name: file name, for messages.
+        dtype: type of the samples; None if numpy has none for them.
+        found: what to call the type then.
+
+    Raises:
+        ImageReadError: if they are none.
+    """
+    if dtype is None or not holds_intensities(dtype):
+        kind = found if dtype is None else dtype
+        raise ImageReadError(
+            f"{name}: found samples of type {kind}, expected integers or floats of up to 64 bits;"
+            " convert the image"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +270,7 @@ def _checked_image(image: _Array, name: str) -> _Array:
         raise ShapeError(f"{found}, expected (H, W) or (H, W, C); pass one 2-D image")
     if image.size == 0:
         raise ShapeError(f"{found}, expected at least one pixel and one channel")
-    if image.dtype.kind not in REAL_KINDS or image.dtype.itemsize > _MAX_ITEM_BYTES:
+    if not holds_intensities(image.dtype):
         raise ShapeError(
             f"{found}, expected bool, integers or floats of up to 64 bits; convert it first"
         )

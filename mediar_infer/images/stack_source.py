@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 
 from mediar_infer.arrays import AnyArray
-from mediar_infer.errors import ImageReadError
 from mediar_infer.images.channels import channel_notes, find_channels, keep_picked
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.planes import Projection, StackAxes, choose_planes
-from mediar_infer.images.sources import REAL_KINDS, Geometry, ImageSource
-
-_MAX_ITEM_BYTES = 8
+from mediar_infer.images.sources import Geometry, ImageSource, check_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ class StackSource(ImageSource):
     def __init__(
         self, name: str, layout: StackLayout, options: ReadOptions, notes: Sequence[str]
     ) -> None:
-        _check_dtype(name, layout.dtype)
+        check_samples(name, layout.dtype)
         options.check_size(name, layout.height, layout.width)
         letters = "".join(letter for letter, _ in layout.axes)
         sizes = " × ".join(str(size) for _, size in (*layout.axes, ("Y", layout.height)))
@@ -131,11 +128,3 @@ def to_geometry(pixel_size_um: tuple[float, float] | None) -> Geometry | None:
     if pixel_size_um is None or not all(0 < size < np.inf for size in pixel_size_um):
         return None
     return Geometry.of_size(pixel_size_um)
-
-
-def _check_dtype(name: str, dtype: np.dtype[Any]) -> None:
-    if dtype.kind not in REAL_KINDS or dtype.itemsize > _MAX_ITEM_BYTES:
-        raise ImageReadError(
-            f"{name}: found samples of type {dtype}, expected integers or floats of up to 64 bits;"
-            " convert the image"
-        )

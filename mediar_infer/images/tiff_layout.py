@@ -15,7 +15,7 @@ from mediar_infer.images.channels import KEPT_OPACITY
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.palettes import COLOURS_NOTE, is_grey, is_ramp
 from mediar_infer.images.planes import choose_planes, choose_scene
-from mediar_infer.images.sources import REAL_KINDS
+from mediar_infer.images.sources import check_samples
 from mediar_infer.images.tiff_directories import tiff_file
 
 _SLIDE_KINDS = frozenset({"svs", "ndpi", "scn", "bif", "philips", "avs", "qpi"})
@@ -173,7 +173,7 @@ def resolve_layout(series: Any, options: ReadOptions, *, name: str) -> TiffLayou
             colour space is not supported.
     """
     page = series.keyframe
-    _check_dtype(page, name)
+    check_samples(name, page.dtype, f"{page.bitspersample} bits, sample format {page.sampleformat}")
     sizes = zip(series.get_axes(False).upper(), series.get_shape(False), strict=True)
     axes = [_Axis(letter, int(n)) for letter, n in sizes if n != 1 or letter in "YX"]
     warnings: list[str] = []
@@ -215,16 +215,6 @@ def _split_opacity(
     else:
         opacity = []
     return [channel for channel in stored if channel not in opacity], opacity
-
-
-def _check_dtype(page: Any, name: str) -> None:  # noqa: ANN401
-    dtype = page.dtype
-    if dtype is None or dtype.kind not in REAL_KINDS or dtype.itemsize > 8:
-        found = dtype or f"{page.bitspersample} bits, sample format {page.sampleformat}"
-        raise ImageReadError(
-            f"{name}: found samples of type {found}, expected integers or floats of up to 64 "
-            "bits; convert the image"
-        )
 
 
 def _shape(axes: list[_Axis]) -> str:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ShapeError
 from mediar_infer.images.channels import channel_notes, check_choice, find_channels
-from mediar_infer.images.sources import REAL_KINDS, Geometry, ImageSource
+from mediar_infer.images.sources import Geometry, ImageSource, holds_intensities
 
 _RGB_CHANNELS: Final = 3
 _UM_PER_UNIT: Final = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3}
@@ -148,7 +148,7 @@ class LayerSource(ImageSource):
         check_choice(channels)
         name, (height, width) = plane.layer.name, plane.shape
         dtype = np.dtype(plane.data.dtype)
-        if dtype.kind not in REAL_KINDS or not height * width * plane.n_channels:
+        if not holds_intensities(dtype) or not height * width * plane.n_channels:
             raise ShapeError(
                 f"{name}: found {height} × {width} pixels of type {dtype}, expected one pixel or"
                 " more of integers or floats; convert the layer first"
