@@ -193,6 +193,50 @@ class NormalisedWeights:
         return window.grid.without_margins(self._cached(window.grid.roi_size, *neighbours))
 
 
+class _FinishedRows:
+    """Rows that no further window touches: from the ring to the host, some bands in flight.
+
+    Args:
+        ring: the sums of all passes.
+        n_passes: by which they are divided.
+        ops: operations on the device of the ring.
+        trace: gains the stage ``network``.
+        top: first row that is in the ring.
+        rows: first row that is wanted and row after the last one; what is above is dropped.
+    """
+
+    def __init__(
+        self,
+        ring: RingOfRows,
+        n_passes: int,
+        ops: ArrayOps,
+        trace: Trace,
+        top: int,
+        rows: tuple[int, int],
+    ) -> None:
+        self._ring, self._n_passes, self._ops, self._trace = ring, n_passes, ops, trace
+        self._taken = top
+        self._start, self._stop = rows
+        self._waiting: deque[Callable[[], Float32Array]] = deque()
+
+    def take_to(self, bottom: int) -> Iterator[Float32Array]:
+        """Take the rows above ``bottom``; yield the bands ``(3, rows, W)`` that have arrived."""
+        while self._taken < min(bottom, self._stop):
+            end = min(self._taken + BAND_ROWS, bottom, self._stop)
+            with self._trace.stage("network"):
+                sums = self._ring.take(self._taken, end)[:, max(self._start - self._taken, 0) :]
+                sums /= self._n_passes
+                if sums.shape[1]:
+                    self._waiting.append(self._ops.start_to_host(sums))
+            self._taken = end
+            # No windows follow the last bands.
+            n_held = self._ops.bands_in_flight if end < self._stop else 0
+            while len(self._waiting) > n_held:
+                with self._trace.stage("network"):
+                    maps = self._waiting.popleft()()
+                yield maps
+
+
 def predict_bands(
     source: ImageSource,
     scaling: Scaling,
@@ -235,13 +279,13 @@ def predict_bands(
     n_passes = len(members) * len(config.plan.flips)
     tops = [max(top, 0) for group in groups for top, _ in group]
     ends = iter([*tops[1:], stop])
-    done, row = tops[0], start
-    waiting: deque[Callable[[], Float32Array]] = deque()
-    inputs = InputRows(source, scaling, trace, done)
+    finished = _FinishedRows(ring, n_passes, ensemble.ops, trace, tops[0], (start, stop))
+    inputs = InputRows(source, scaling, trace, tops[0])
+    row = start
     for group in groups:
         inputs.move_to(max(group[0][0], 0), min(group[-1][0] + config.roi_size, height))
         # Windows are predicted as they are taken.
-        predicted = ensemble.predict([each for _, row in group for each in row], inputs)
+        predicted = ensemble.predict([each for _, windows in group for each in windows], inputs)
         for (top, windows), end in zip(group, ends, strict=False):
             if top >= stop:
                 break  # only there to be packed with windows above
@@ -250,23 +294,11 @@ def predict_bands(
                     ring.add(window, logits * weights.of_window(window))
             if top == group[-1][0]:
                 predicted.close()  # gives back the last batch
-            while done < min(end, stop):
-                bottom = min(done + BAND_ROWS, end, stop)
-                with trace.stage("network"):
-                    sums = ring.take(done, bottom)[:, max(start - done, 0) :]
-                    sums /= n_passes
-                    if sums.shape[1]:
-                        waiting.append(ensemble.ops.start_to_host(sums))
-                done = bottom
-                # No windows follow the last bands.
-                n_held = ensemble.ops.bands_in_flight if done < stop else 0
-                while len(waiting) > n_held:
-                    with trace.stage("network"):
-                        maps = waiting.popleft()()
-                    check_finite(maps, source.name, row)
-                    row += maps.shape[1]
-                    trace.on_progress((row - start) / (stop - start))
-                    yield maps
+            for maps in finished.take_to(end):
+                check_finite(maps, source.name, row)
+                row += maps.shape[1]
+                trace.on_progress((row - start) / (stop - start))
+                yield maps
 
 
 def check_finite(maps: npt.NDArray[np.float32], name: str, top: int) -> None:
