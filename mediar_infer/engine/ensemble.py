@@ -30,9 +30,13 @@ class Window:
     """One place where the network looks, in one pass."""
 
     flip: FlipName
+    """How the network sees it; logits are turned back."""
     grid: WindowGrid
+    """The windows of its pass."""
     top: int
+    """First image row; negative where the image is padded."""
     left: int
+    """First image column; negative where the image is padded."""
 
 
 _Sheet = Sequence[Window]

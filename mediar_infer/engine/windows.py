@@ -96,6 +96,7 @@ class WindowGrid:
     """The windows of one pass over an image, in the image's own coordinates."""
 
     roi_size: int
+    """Side of the windows."""
     tops: list[int]
     """First rows, increasing; negative where the image is padded."""
     lefts: list[int]

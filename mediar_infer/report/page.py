@@ -19,7 +19,9 @@ class TableCell:
     """One cell of the table: what is shown, and what it is sorted by."""
 
     text: str
+    """What is shown."""
     value: float | str | None
+    """What it is sorted by; None sorts last."""
     kind: str = ""
     """Classes of the cell."""
     mark: str = ""
@@ -47,8 +49,11 @@ class Plot:
     """A drawing above the table."""
 
     title: str
+    """Heading above the drawing."""
     drawing: Markup
+    """SVG."""
     caption: str
+    """What the drawing shows, below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class PageHead:
     eyebrow: str
     """Small line above the headline."""
     headline: str
+    """Heading of the page."""
     title: str
     """Of the browser's window."""
     lead: str
@@ -67,8 +73,11 @@ class PageHead:
     figures: Sequence[tuple[str, str]]
     """Term and number."""
     problems_title: str
+    """Heading of the problems."""
     problems: Sequence[RowProblem]
+    """What is wrong with images, each with a link to its row."""
     plot: Plot | None
+    """A drawing above the table, if there is one."""
     facts: Sequence[tuple[str, str]]
     """How this was run."""
 
@@ -78,7 +87,9 @@ class ImageSection:
     """What the viewer shows of an image when its row is chosen."""
 
     facts: Sequence[tuple[str, str]]
+    """Term and what there is to say."""
     layers: Layers
+    """Pictures of the image, shown one over the other."""
     problems: Sequence[str] = ()
     """Sentences in the colour of errors."""
     log: str = ""

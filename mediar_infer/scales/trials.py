@@ -55,6 +55,7 @@ class Trial:
     """What a network makes of some windows at one scale."""
 
     scale: float
+    """Size at which the network saw them, relative to the image."""
     n_cells: int
     """Cells that pass the flow check."""
     kept: float

@@ -31,18 +31,24 @@ class CellPixels:
     """Pixels of all cells, sorted by cell and inside a cell in row-major order."""
 
     y: Tensor
+    """``(n_pixels,)`` int64 rows."""
     x: Tensor
+    """``(n_pixels,)`` int64 columns."""
     cell: Tensor
-    """Index of the pixel's cell, 0 … n_cells - 1."""
+    """``(n_pixels,)`` index of the pixel's cell, 0 … n_cells - 1."""
     counts: Tensor
-    """Pixels per cell."""
+    """``(n_cells,)`` pixels per cell."""
     top: Tensor
+    """``(n_cells,)`` first row of each cell."""
     left: Tensor
+    """``(n_cells,)`` first column of each cell."""
     height: Tensor
-    """Bounding-box heights."""
+    """``(n_cells,)`` heights of the bounding boxes."""
     width: Tensor
+    """``(n_cells,)`` widths of the bounding boxes."""
     centre: Tensor
-    """Position, in this list, of each cell's pixel nearest to its median (y, x)."""
+    """``(n_cells,)`` position, in the list of pixels, of each cell's pixel nearest to its median
+    (y, x)."""
 
 
 def _segment_min(values: Tensor, segment: Tensor, n_segments: int) -> Tensor:

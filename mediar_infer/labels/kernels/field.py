@@ -15,11 +15,13 @@ class FieldAxis:
     """
 
     scale: float
-    """Array pixel → field: ``pixel * scale + shift``."""
+    """Factor of array pixel → field: ``pixel * scale + shift``."""
     shift: float
+    """Summand of the same."""
     low: float
-    """Positions in the field are clamped to ``low`` … ``high`` after every step."""
+    """Least position in the field; positions are clamped to ``low`` … ``high`` after every step."""
     high: float
+    """Greatest position in the field."""
     first: int
     """First pixel, in array coordinates, in which a track may end."""
     last: int

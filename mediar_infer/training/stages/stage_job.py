@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,17 +28,29 @@ class StageJob:
     """Everything that a process needs for one stage; picklable."""
 
     recipe: Recipe
+    """The recipe that the stage is from."""
     config: StageConfig
+    """The stage."""
     seed: int
+    """Of everything random in the stage."""
     run_path: Path
+    """Folder of the run."""
     records: Sequence[TrainingImage]
+    """Images that it trains on."""
     scored: Sequence[TrainingImage]
+    """Images on which it is validated; empty if it is not."""
     sampler: StepSampler
+    """Which images each step takes."""
     label_paths: Mapping[str, Path]
+    """Image id → labels in place of the image's own, where a prediction replaced them."""
     description: Mapping[str, Any]
+    """Everything that the result depends on, as plain values."""
     execution: Execution
+    """Where and how to compute."""
     log_level: int
-    extra_loss: ExtraLoss | None = field(default=None)
+    """Least level of log lines in processes that are started for the stage."""
+    extra_loss: ExtraLoss | None = None
+    """Additional term of the loss."""
 
     @property
     def folder(self) -> StageFolder:
