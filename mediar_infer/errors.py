@@ -1,5 +1,8 @@
 """Errors of the package: each says what was found, what was expected and what to do."""
 
+from collections.abc import Iterable
+from itertools import islice
+
 
 class MediarError(Exception):
     """Base of every error that the engine raises on purpose."""
@@ -47,3 +50,9 @@ class ClusterError(MediarError):
 
 class TrainingError(MediarError):
     """Training cannot go on: a loss is not finite, or a process of several died."""
+
+
+def list_some(names: Iterable[object], most: int) -> str:
+    """Names for a message, separated by commas; ``…`` stands for those beyond a number."""
+    shown = [str(name) for name in islice(names, most + 1)]
+    return ", ".join([*shown[:most], "…"] if len(shown) > most else shown)

@@ -119,9 +119,6 @@ def run_on_cluster(
             run.remove_leftovers()
 
 
-# ---- on the client -------------------------------------------------------------------------------
-
-
 def _lost_scheduler() -> ClusterError:
     return ClusterError(
         "lost the Dask scheduler, expected it to run to the end; finished images are in the output"

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, get_args
 
+from mediar_infer.errors import list_some
 from mediar_infer.folder.ledger import LedgerEntry, Status
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.selection import Selection
@@ -167,18 +168,16 @@ def log_skipped(selection: Selection, skipped: Mapping[str, SkippedFile]) -> Non
     """Name folders that are not searched; warn of files that hold an image, or labels of one."""
     folders = [name for name, file in skipped.items() if file.is_folder]
     if folders:
-        listed = folders if len(folders) <= _LISTED else [*folders[:_LISTED], "…"]
         logger.info(
             "%d sub-folder(s) are not searched: %s; add --recursive if they hold images",
-            len(folders), ", ".join(listed),
+            len(folders), list_some(folders, _LISTED),
         )  # fmt: skip
     for name, file in skipped.items():
         if file.is_image:
             logger.warning("%s: skipped: %s", name, file.reason)
     names = [name for name, file in skipped.items() if file.is_labels]
     if names:
-        listed = names if len(names) <= _LISTED else [*names[:_LISTED], "…"]
         logger.warning(
             "%s: skipped %d label file(s): %s",
-            selection.describe_inputs(), len(names), ", ".join(listed),
+            selection.describe_inputs(), len(names), list_some(names, _LISTED),
         )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mediar_infer.errors import DataError, UsageError
+from mediar_infer.errors import DataError, UsageError, list_some
 from mediar_infer.exports.joined_table import join_tables
 from mediar_infer.folder.inputs import order_names
 from mediar_infer.folder.ledger import (
@@ -82,10 +82,9 @@ class _PartFiles:
         missing = [name for name in images if name not in known]
         if not missing:
             return []
-        listed = ", ".join(missing[:_LISTED]) + (", …" if len(missing) > _LISTED else "")
         return [
-            f"{found} no entry of {len(missing)} of its {len(images)} images ({listed}), expected"
-            f" one each; {remedy}"
+            f"{found} no entry of {len(missing)} of its {len(images)} images"
+            f" ({list_some(missing, _LISTED)}), expected one each; {remedy}"
         ]
 
 

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from mediar_infer.arrays import AnyArray
-from mediar_infer.errors import ImageReadError
+from mediar_infer.errors import ImageReadError, list_some
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.row_blocks import RowBlocks
 
@@ -101,13 +101,10 @@ def choose_scene(name: str, scenes: Sequence[str], options: ReadOptions) -> tupl
         is_idle = isinstance(scene, int) and scene > 0
         return 0, [f"the file has one scene only: --scene {scene} has no effect"] if is_idle else []
     if not isinstance(scene, int):
-        listed = ", ".join(
-            f"{number} {title}".strip() for number, title in enumerate(scenes[:_LISTED_SCENES])
-        )
-        more = ", …" if len(scenes) > _LISTED_SCENES else ""
+        titles = (f"{number} {title}".strip() for number, title in enumerate(scenes))
         raise ImageReadError(
-            f"{name}: found {len(scenes)} scenes ({listed}{more}), expected one image; choose one"
-            " with --scene N, or all with --scene all"
+            f"{name}: found {len(scenes)} scenes ({list_some(titles, _LISTED_SCENES)}),"
+            " expected one image; choose one with --scene N, or all with --scene all"
         )
     if not 0 <= scene < len(scenes):
         raise ImageReadError(

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mediar_infer.errors import DataError
+from mediar_infer.errors import DataError, list_some
 from mediar_infer.labels.reading import read_labels
 
 logger = logging.getLogger(__name__)
@@ -99,8 +99,7 @@ def _find_shared_numbers(
     n_pieces = _count_pieces(labels)
     if n_pieces <= (1 if len(ids) == 1 else _PIECES_PER_CELL * len(ids)):
         return None
-    listed = ", ".join(str(value) for value in ids[:_LISTED]) + ", …" * (len(ids) > _LISTED)
-    found = f"{n_pieces} separate regions, but no numbers other than {listed}"
+    found = f"{n_pieces} separate regions, but no numbers other than {list_some(ids, _LISTED)}"
     # A single cell may be numbered 1 and lie in two pieces.
     is_certain = n_pieces > 2 or len(ids) > 1 or int(ids[0]) != 1
     return LabelFault(found, _INSTANCES, is_certain)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from mediar_infer.devices import has_torch, require_torch
-from mediar_infer.errors import CheckpointError
+from mediar_infer.errors import CheckpointError, list_some
 from mediar_infer.network.architecture import Architecture
 from mediar_infer.network.entries import check_finite_entries, read_entries
 from mediar_infer.network.graphs import (
@@ -153,7 +153,7 @@ def check_entries(checkpoint: Checkpoint, graph: Path | None = None) -> None:
     ]
     if missing or unexpected or reshaped or mistyped:
         problems = [
-            f"{len(names)} {kind} ({', '.join(names[:_LISTED])}{', …' * (len(names) > _LISTED)})"
+            f"{len(names)} {kind} ({list_some(names, _LISTED)})"
             for names, kind in (
                 (missing, "keys missing"), (unexpected, "unexpected"),
                 (reshaped, "of wrong shape"), (mistyped, "of wrong type"),

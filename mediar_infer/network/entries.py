@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from mediar_infer.devices import require_torch
-from mediar_infer.errors import CheckpointError
+from mediar_infer.errors import CheckpointError, list_some
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -173,8 +173,8 @@ def _find_state_dict(path: Path, content: Any) -> "dict[str, Tensor]":  # noqa: 
         return tensors
     found = f"networks under {', '.join(map(repr, networks))}" if networks else "none"
     raise CheckpointError(
-        f"{path}: found {type(content).__name__} (keys: {_shorten(content)}; state dicts of a"
-        f" MEDIAR-Former: {found}), expected one; save model.state_dict() alone"
+        f"{path}: found {type(content).__name__} (keys: {list_some(content, _LISTED)};"
+        f" state dicts of a MEDIAR-Former: {found}), expected one; save model.state_dict() alone"
     )
 
 
@@ -188,10 +188,6 @@ def _without_prefix(
             logger.info("%s: prefix %r removed from all entries", path, prefix)
             return {n.removeprefix(prefix): values for n, values in entries.items()}
     return entries
-
-
-def _shorten(names: Mapping[Any, Any]) -> str:
-    return ", ".join(map(str, list(names)[:_LISTED])) + ", …" * (len(names) > _LISTED)
 
 
 def check_finite_entries(path: Path, entries: Mapping[str, npt.NDArray[Any]]) -> None:
