@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from mediar_infer.errors import ImageReadError
 from mediar_infer.exports.compiled import Uint32Array
+from mediar_infer.images.geometry import UM_PER_MM
 from mediar_infer.images.open import open_image
-from mediar_infer.images.sources import UM_PER_MM, ImageSource
+from mediar_infer.images.sources import ImageSource
 from mediar_infer.labels.reading import read_labels
 
 _MAX_ID = np.iinfo(np.uint32).max

@@ -10,6 +10,7 @@ from typing import Any, Final
 from mediar_infer.folder.ledger import LedgerEntry
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance, package_versions
+from mediar_infer.images.geometry import UM_PER_MM
 from mediar_infer.output_files import Spool
 from mediar_infer.report.figures import ImageFigures
 from mediar_infer.report.page import (
@@ -243,7 +244,7 @@ def _image_facts(entry: LedgerEntry, sizes: SizeSummary | None) -> list[tuple[st
     if entry.height and entry.width:
         facts.append(("size", f"{entry.height}×{entry.width} px"))
     if entry.pixel_size_mm:
-        height, width = (f"{1000 * mm:.4g}" for mm in entry.pixel_size_mm)
+        height, width = (f"{UM_PER_MM * mm:.4g}" for mm in entry.pixel_size_mm)
         facts.append(("pixel", f"{height} µm" if height == width else f"{height}×{width} µm"))
     if entry.n_cells is not None:
         facts.append(("cells", f"{entry.n_cells:,}"))

@@ -16,10 +16,11 @@ import numpy as np
 
 from mediar_infer.arrays import AnyArray
 from mediar_infer.images.faults import DamagedFile, reading
+from mediar_infer.images.geometry import Geometry
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.mha_header import MetaHeader, format_header, read_meta_header
 from mediar_infer.images.planes import choose_planes
-from mediar_infer.images.sources import ArraySource, Geometry
+from mediar_infer.images.sources import ArraySource
 
 _AXES = "XYZTUVW"
 _CHUNK_BYTES = 2**20

@@ -7,7 +7,7 @@ from typing import IO, Any
 import numpy as np
 
 from mediar_infer.images.faults import DamagedFile
-from mediar_infer.images.sources import Geometry
+from mediar_infer.images.geometry import Geometry
 
 _DTYPES: dict[str, tuple[str, ...]] = {
     "CHAR": ("i1",),

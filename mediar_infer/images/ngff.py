@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mediar_infer.images.faults import DamagedFile
-from mediar_infer.images.sources import UM_PER_MM
+from mediar_infer.images.geometry import UM_PER_MM
 
 _MM_PER_UNIT: Final = {
     "angstrom": 1e-7,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from mediar_infer.images.faults import reading
 from mediar_infer.images.formats import EXTENSIONS, recognise_file
+from mediar_infer.images.geometry import Geometry
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.mha import open_meta_image
 from mediar_infer.images.raster import open_raster
-from mediar_infer.images.sources import Geometry, ImageSource
+from mediar_infer.images.sources import ImageSource
 from mediar_infer.images.tiff_layout import list_tiff_scenes
 from mediar_infer.images.tiff_source import TiffSource
 

@@ -10,8 +10,8 @@ import tifffile
 
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.faults import reading
+from mediar_infer.images.geometry import UM_PER_MM, Geometry
 from mediar_infer.images.ome_pixels import find_ome_pixels
-from mediar_infer.images.sources import UM_PER_MM, Geometry
 
 _MM_PER_UNIT: Final = {
     "pm": 1e-9,

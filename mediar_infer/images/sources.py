@@ -1,9 +1,7 @@
 """Images in files and in memory as rows of three channels, read on demand."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -21,9 +19,8 @@ from mediar_infer.images.channels import (
     without_opacity,
 )
 from mediar_infer.images.faults import reading
+from mediar_infer.images.geometry import Geometry
 
-UM_PER_MM: Final = 1000.0
-_IDENTITY: Final = (1.0, 0.0, 0.0, 1.0)
 _REAL_KINDS: Final = "biuf"
 """Kinds of ``numpy.dtype`` that hold intensities: bool, integers, floats."""
 _MAX_ITEM_BYTES: Final = 8
@@ -52,44 +49,6 @@ def check_samples(name: str, dtype: np.dtype[Any] | None, found: object = None) 
             f"{name}: found samples of type {kind}, expected integers or floats of up to 64 bits;"
             " convert the image"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """Where the pixels of an image lie in space; axes in the order x, y[, z …]."""
-
-    spacing: tuple[float, ...]
-    """Distance of neighbouring pixels along each axis in mm."""
-    origin: tuple[float, ...] = (0.0, 0.0)
-    """Position of the first pixel."""
-    direction: tuple[float, ...] = _IDENTITY
-    """Directions of the axes, a square matrix row by row."""
-    is_measured: bool = True
-    """Whether the spacing is the size of something; else it only stands in the file, such as the
-    dots per inch of a camera, and is passed on without being used."""
-
-    @property
-    def pixel_size_mm(self) -> tuple[float, float] | None:
-        """Height and width of a pixel; None if the spacing is not measured or no length."""
-        x, y = self.spacing[:2]
-        is_length = self.is_measured and 0 < x < math.inf and 0 < y < math.inf
-        return (y, x) if is_length else None
-
-    @classmethod
-    def of_size(
-        cls, pixel_size_um: tuple[float, float], place: "Geometry | None" = None
-    ) -> "Geometry":
-        """Geometry of an image whose pixel size is known.
-
-        Args:
-            pixel_size_um: height and width of a pixel in µm.
-            place: where its pixels lie otherwise; None for the origin.
-        """
-        height, width = pixel_size_um
-        known = (width / UM_PER_MM, height / UM_PER_MM)
-        if place is None:
-            return cls(known)
-        return replace(place, spacing=(*known, *place.spacing[2:]), is_measured=True)
 
 
 class ImageSource(ABC):

@@ -9,9 +9,10 @@ import numpy as np
 
 from mediar_infer.arrays import AnyArray
 from mediar_infer.images.channels import channel_notes, find_channels, keep_picked
+from mediar_infer.images.geometry import to_geometry
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.planes import Projection, StackAxes, choose_planes
-from mediar_infer.images.sources import Geometry, ImageSource, check_samples
+from mediar_infer.images.sources import ImageSource, check_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +115,3 @@ class StackSource(ImageSource):
     @abstractmethod
     def _read_channel(self, plane: int, channel: int, top: int, bottom: int) -> AnyArray:
         """Rows of one channel of one plane, ``(rows, width)`` or ``(rows, width, samples)``."""
-
-
-def to_geometry(pixel_size_um: tuple[float, float] | None) -> Geometry | None:
-    """Place an image of a known pixel size at the origin.
-
-    Args:
-        pixel_size_um: height and width of a pixel.
-
-    Returns:
-        The geometry; none where the size is unknown, infinite or not positive.
-    """
-    if pixel_size_um is None or not all(0 < size < np.inf for size in pixel_size_um):
-        return None
-    return Geometry.of_size(pixel_size_um)

@@ -16,9 +16,9 @@ import tifffile
 from mediar_infer.arrays import AnyArray
 from mediar_infer.config import LARGE_IMAGE_PIXELS
 from mediar_infer.errors import ImageReadError, OutputError, ShapeError
+from mediar_infer.images.geometry import Geometry
 from mediar_infer.images.label_names import SOFTWARE
 from mediar_infer.images.mha import write_meta_image
-from mediar_infer.images.sources import Geometry
 from mediar_infer.images.tiff_directories import tiff_file
 from mediar_infer.labels.ome import N_CELLS, LabelDescription, parse_description
 from mediar_infer.output_files import replacing, to_output_error

@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from mediar_infer.images.geometry import UM_PER_MM
 from mediar_infer.images.label_names import SOFTWARE
-from mediar_infer.images.sources import UM_PER_MM
 
 N_CELLS: Final = "n_cells"
 """Key of the number of cells among the facts of a file."""

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ShapeError
 from mediar_infer.images.channels import channel_notes, check_choice, find_channels
-from mediar_infer.images.sources import Geometry, ImageSource, holds_intensities
+from mediar_infer.images.geometry import Geometry
+from mediar_infer.images.sources import ImageSource, holds_intensities
 
 _RGB_CHANNELS: Final = 3
 _UM_PER_UNIT: Final = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3}

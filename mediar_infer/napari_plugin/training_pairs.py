@@ -10,7 +10,8 @@ import tifffile
 
 from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import DataError, OutputError, ShapeError
-from mediar_infer.images.sources import Geometry, ImageSource
+from mediar_infer.images.geometry import Geometry
+from mediar_infer.images.sources import ImageSource
 from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.naming import find_marked_stem, label_path
 from mediar_infer.labels.plausibility import find_label_fault

@@ -8,7 +8,8 @@ from typing import Any, Final
 from mediar_infer.config import MAX_SCALE, MIN_SCALE, CellSize, EngineConfig
 from mediar_infer.errors import ImageReadError, UsageError
 from mediar_infer.image_trace import Trace
-from mediar_infer.images.sources import UM_PER_MM, ImageSource
+from mediar_infer.images.geometry import UM_PER_MM
+from mediar_infer.images.sources import ImageSource
 
 _NEARLY_SAME: Final = 1.1
 """Cells that differ less from the training images are shown as they are: resizing blurs."""

@@ -15,7 +15,7 @@ from slides import decode_scene
 
 from mediar_infer.config import EngineConfig
 from mediar_infer.demo.scenes import make_scene
-from mediar_infer.images.sources import Geometry
+from mediar_infer.images.geometry import Geometry
 from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.metrics import evaluate_labels
 from mediar_infer.labels.reading import read_labels

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mediar_infer.exports.label_rows import open_label_rows
-from mediar_infer.images.sources import Geometry
+from mediar_infer.images.geometry import Geometry
 from mediar_infer.labels.files import write_labels
 
 HERE = Path(__file__).parent

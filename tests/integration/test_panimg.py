@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from folder_helpers import ROOT
 
-from mediar_infer.images.sources import Geometry
+from mediar_infer.images.geometry import Geometry
 from mediar_infer.labels import files as label_files
 from mediar_infer.labels.files import write_labels
 

@@ -8,10 +8,10 @@ import pytest
 import tifffile
 
 from mediar_infer.errors import UsageError
+from mediar_infer.images.geometry import Geometry
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.mha import write_meta_image
 from mediar_infer.images.open import open_image
-from mediar_infer.images.sources import Geometry
 
 IMAGE = np.zeros((8, 6), np.uint8)
 

@@ -16,7 +16,7 @@ import pytest
 import tifffile
 
 from mediar_infer.errors import ImageReadError, OutputError, ShapeError
-from mediar_infer.images.sources import Geometry
+from mediar_infer.images.geometry import Geometry
 from mediar_infer.labels import files as label_files
 from mediar_infer.labels.files import (
     LabelHeader,

@@ -9,7 +9,7 @@ from fakes import draw_cells
 
 from mediar_infer.cli import main
 from mediar_infer.demo.scenes import make_scene
-from mediar_infer.images.sources import Geometry
+from mediar_infer.images.geometry import Geometry
 from mediar_infer.labels.files import write_labels
 from mediar_infer.napari_plugin.reader import get_label_reader
 

@@ -6,7 +6,8 @@ import pytest
 from mediar_infer.config import CellSize, EngineConfig
 from mediar_infer.errors import ImageReadError, UsageError
 from mediar_infer.image_trace import Trace
-from mediar_infer.images.sources import ArraySource, Geometry
+from mediar_infer.images.geometry import Geometry
+from mediar_infer.images.sources import ArraySource
 from mediar_infer.scales.choice import check_cell_size, find_pixel_size_mm, known_scale
 
 
