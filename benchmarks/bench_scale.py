@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=1024, help="largest part that is segmented")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--every", type=int, default=1, help="take every Nth image")
+    parser.add_argument("--first", type=int, default=0, help="of these, to share the work")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these")
     args = parser.parse_args()
     started = time.perf_counter()
@@ -125,7 +126,7 @@ def main() -> None:
     for folder in args.data:
         with (folder / "manifest.csv").open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["split"] == args.split]
-        for row in rows[:: args.every]:
+        for row in rows[args.first :: args.every]:
             for factor in FACTORS:
                 key = f"{folder.name}|{row['id']}|{factor:g}"
                 if key in images or time.perf_counter() - started > args.seconds:
