@@ -166,9 +166,9 @@ def check_entries(checkpoint: Checkpoint, graph: Path | None = None) -> None:
 def _no_network(
     path: Path, entries: Mapping[str, npt.NDArray[Any]], error: Exception
 ) -> CheckpointError:
-    names = ", ".join(map(str, list(entries)[:_LISTED]))
     return CheckpointError(
-        f"{path}: found {len(entries)} entries ({names}, …) without {error}; {_EXPECTED}"
+        f"{path}: found {len(entries)} entries ({list_some(entries, _LISTED)}) without {error};"
+        f" {_EXPECTED}"
     )
 
 
