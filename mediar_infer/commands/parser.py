@@ -24,7 +24,7 @@ class CommandParser(argparse.ArgumentParser):
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             alike = [_find_alike(word, self._option_string_actions) for word in unknown]
-            meant = " ".join(option for option in alike if option is not None)
+            meant = " ".join(dict.fromkeys(option for option in alike if option is not None))
             hint = f"; did you mean {meant}?" if meant else ""
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return found, unknown

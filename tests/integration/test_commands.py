@@ -55,6 +55,8 @@ def test_wrong_use_ends_with_two(arguments, capsys):
         ("predict --cell-sise=30", "predict", "--cell-sise=30; did you mean --cell-size?"),
         ("predict --resum3 --tabel a", "predict",
          "--resum3 --tabel a; did you mean --resume --table?"),
+        ("predict --cellsize 3 --cellsise 4", "predict",
+         "--cellsize 3 --cellsise 4; did you mean --cell-size?"),
         ("predict --colour", "predict", "--colour"),
         ("predict images", "predict", "images"),
         ("weights verify --frobnicate", "weights verify", "--frobnicate"),
