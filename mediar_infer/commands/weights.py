@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     graph = actions.add_parser("graph", help="export the network's graph for fast CPU inference")
     convert = actions.add_parser(
-        "convert", help=f"write .pth files as float16 safetensors with {MANIFEST_NAME} and graph"
+        "convert",
+        help=f"write .pth files as float16 safetensors with {MANIFEST_NAME}, and the graph if the"
+        " package does not have it",
     )
     for writing in (graph, convert):
         writing.add_argument(

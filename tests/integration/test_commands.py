@@ -154,6 +154,18 @@ def test_converted_weights_are_the_same_numbers_under_a_manifest(weights_dir, tm
     assert "exists already; remove it or choose another folder" in capsys.readouterr().err
 
 
+def test_no_graph_is_made_of_networks_whose_graph_the_package_has(
+    weights_dir, tmp_path, monkeypatch
+):
+    package, converted = tmp_path / "package", tmp_path / "converted"
+    package.mkdir()
+    (package / graph_name(TINY, 512)).touch()
+    monkeypatch.setattr("mediar_infer.commands.weights.PUBLISHED_GRAPHS", package)
+    source = weights_dir / "from_phase1.safetensors"
+    assert _run("weights", "convert", source, "-o", converted) == 0
+    assert names_of(converted) == ["from_phase1.safetensors", "manifest.json"]
+
+
 def test_convert_into_a_file_is_an_error_that_names_it(weights_dir, tmp_path, capsys):
     (tmp_path / "taken").write_text("mine")
     source = weights_dir / "from_phase1.safetensors"
