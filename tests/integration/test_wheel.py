@@ -84,7 +84,9 @@ def test_wheel_holds_types_tables_page_weights_and_licence(wheel):
     inside = {name.partition("/")[2] for name in names if name.startswith("mediar_infer/")}
     sources = (path for path in (ROOT / "mediar_infer").rglob("*") if path.is_file())
     own = {str(path.relative_to(ROOT / "mediar_infer")) for path in sources}
-    data = {name for name in own if re.search(r"\.(py|typed|toml|yaml|html|css|js)$", name)}
+    data = {
+        name for name in own if re.search(r"\.(py|typed|toml|yaml|html|css|js|svg|xml|bin)$", name)
+    }
     assert {"py.typed", "report/page.js", "training/recipes/paper.toml"} < data
     without_package = {name for name in data if name.startswith("container/")}
     assert data - inside <= without_package

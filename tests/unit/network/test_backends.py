@@ -20,6 +20,7 @@ from mediar_infer.network.backends.openvino_graph import compile_graph, read_gra
 from mediar_infer.network.backends.torch_backend import TorchBackend
 from mediar_infer.network.backends.torch_network import fold_norms, halve_weights
 from mediar_infer.network.checkpoints import (
+    Checkpoint,
     build_model,
     check_entries,
     find_graph_of,
@@ -151,6 +152,16 @@ def test_the_package_has_the_graph_of_the_published_networks():
     assert {name: shape for name, (shape, _) in entries.items()} == {
         name: tuple(values.shape) for name, values in expected.items()
     }
+
+
+def test_the_graph_of_the_package_is_found_last_and_for_its_window_size_only(tmp_path):
+    published = Checkpoint(tmp_path / "a.pth", "", Architecture(*ENCODERS["mit_b5"]), {})
+    of_package = find_graph_of(published)
+    assert of_package.parent == PUBLISHED_GRAPHS
+    assert find_graph_of(published, ROI) is None
+    own = tmp_path / of_package.name
+    own.touch()
+    assert find_graph_of(published) == own
 
 
 @pytest.mark.slow
