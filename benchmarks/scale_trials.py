@@ -95,8 +95,9 @@ def try_image(segmenter: Segmenter, image: AnyArray, true: AnyArray) -> list[dic
 def summarise(images: dict[str, list[dict[str, Any]]], typical: float) -> dict[str, Any]:
     """Factor → mean F1 as it is, with ``auto``, at the true scale and at the best; losses."""
     factors: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
-    for key, rows in images.items():
+    for key, tried in images.items():
         factor = key.rpartition("|")[2]
+        rows = [row for row in tried if row["scale"] in SCALES]  # more may have been tried
         scored = {row["scale"]: row["f1"] for row in rows if row["f1"] is not None}
         if 1.0 not in scored:
             continue
