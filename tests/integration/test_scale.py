@@ -97,6 +97,7 @@ def test_auto_says_what_it_chose_and_why(predict, inputs, tmp_path, capsys):
     records = latest_records(tmp_path / "out")
     small, right = (records[name] for name in ("small.png", "right.png"))
     assert small["n_cells"] == true.max()
+    assert (small["plan"]["scale"], small["plan"]["cell_diameter"]) == ("auto", 20)
     assert small["scale"]["scale"] > 1.4
     assert len(small["scale"]["trials"]) > 3
     assert right["scale"]["scale"] == 1
