@@ -39,9 +39,9 @@ demo: $(VENV)/.ready ## segment a few real and generated images into demo/
 smoke: $(VENV)/.ready ## run the quickest tests, in seconds
 	$(PY) -m pytest tests/smoke
 
-# More than four processes would need too much memory.
+# Two processes: more would need too much memory, and some tests build on what others have imported.
 test: $(VENV)/.ready ## run all tests, on all cores
-	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PY) -m pytest --numprocesses auto --maxprocesses 2 --dist worksteal
 
 consumers: $(VENV)/.ready ## check exports with the programs that read them
 	$(PY) -m pytest tests/consumers
