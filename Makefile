@@ -39,7 +39,7 @@ demo: $(VENV)/.ready ## segment a few real and generated images into demo/
 smoke: $(VENV)/.ready ## run the quickest tests, in seconds
 	$(PY) -m pytest tests/smoke
 
-# Two processes: more would need too much memory, and some tests build on what others have imported.
+# More than two processes would need too much memory.
 test: $(VENV)/.ready ## run all tests, on all cores
 	$(PY) -m pytest --numprocesses auto --maxprocesses 2 --dist worksteal
 

@@ -32,6 +32,10 @@ class FakeStream:
 
 
 COPY, EMPTY, AUTOCAST = torch.Tensor.copy_, torch.empty, torch.autocast
+with torch.device("meta"):
+    # At the first such call torch keeps a list of what makes tensors; replaced functions must not
+    # get into it, as they would stay there when they are put back.
+    EMPTY(0)
 
 
 def pretend_cuda(monkeypatch):
