@@ -29,15 +29,21 @@ import numpy as np
 from mediar_infer import EngineConfig, Segmenter, evaluate_labels
 from mediar_infer.arrays import AnyArray
 from mediar_infer.engine.preprocess import compute_scaling
-from mediar_infer.engine.resampling import scaled_length
 from mediar_infer.images.sources import ArraySource
 from mediar_infer.scales.parts import PartPrediction, PartPredictor
 from mediar_infer.scales.places import choose_places, find_part
-from mediar_infer.scales.trials import SCALES, Trial, judge, make_trial
+from mediar_infer.scales.trials import (
+    N_PLACES,
+    SCALES,
+    TYPICAL_DIAMETER,
+    Trial,
+    judge,
+    list_scales,
+    make_trial,
+)
 
 SEED = 3
 SIDE = 640
-SMALLEST = 48
 LOSS = 0.05
 
 
@@ -75,12 +81,10 @@ def try_image(segmenter: Segmenter, image: AnyArray, true: AnyArray) -> list[dic
     """Trials at all scales, each with its F1."""
     config, source = segmenter.config, ArraySource(image)
     scaling = compute_scaling(source)
-    places = choose_places(source, scaling, config.roi_size, 2)
+    places = choose_places(source, scaling, config.roi_size, N_PLACES)
     predictor = PartPredictor(source, scaling, segmenter.members[0], config)
     trials = []
-    for scale in SCALES:
-        if scale != 1 and scaled_length(max(image.shape[:2]), scale) < SMALLEST:
-            continue
+    for scale in list_scales(source.height, source.width):
         parts = [predictor.predict(place, scale) for place in places]
         scores = [
             score_part(part, true, place, scale, config.roi_size)
@@ -125,7 +129,7 @@ def main() -> None:
     parser.add_argument("--per-kind", type=int, default=3, help="images of a source and modality")
     args = parser.parse_args()
     segmenter = Segmenter.from_weights(args.weights, EngineConfig())
-    typical = segmenter.cell_diameter or 0.0
+    typical = segmenter.cell_diameter or TYPICAL_DIAMETER
     images = json.loads(args.output.read_text())["images"] if args.output.exists() else {}
     metadata = common.metadata(
         per_kind=args.per_kind, side=SIDE, weights=segmenter.digests, cell_diameter=typical

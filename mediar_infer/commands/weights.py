@@ -5,7 +5,9 @@ from pathlib import Path
 
 from mediar_infer.commands.arguments import add_examples
 from mediar_infer.commands.printing import print_result, print_summary
+from mediar_infer.config import EngineConfig
 from mediar_infer.devices import require_torch
+from mediar_infer.network.architecture import Architecture
 from mediar_infer.network.checkpoints import (
     Checkpoint,
     find_graph_of,
@@ -78,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
         _convert(args.paths, args.output)
         return 0
     if args.action == "graph":
-        _export_graphs(args.paths)
+        paths = find_weights(args.paths)
+        _export_graphs({(path.parent, load_checkpoint(path).architecture) for path in paths})
         return 0
     for path in find_weights(args.paths):
         checkpoint = load_checkpoint(path)
@@ -107,17 +110,12 @@ def _show_ranges(checkpoint: Checkpoint, *, fits_graph: bool) -> None:
     )
 
 
-def _export_graphs(paths: list[Path], *, skips_published: bool = False) -> None:
-    """Export the graph of each architecture; the package has that of published networks."""
-    from mediar_infer.config import EngineConfig
+def _export_graphs(graphs: set[tuple[Path, Architecture]]) -> None:
+    """Export the graphs of architectures, each into its folder."""
     from mediar_infer.network.backends.openvino_export import export_graph
 
-    roi_size = EngineConfig().roi_size
-    graphs = {(path.parent, load_checkpoint(path).architecture) for path in find_weights(paths)}
     for folder, architecture in sorted(graphs, key=str):
-        if skips_published and find_graph(architecture, roi_size, [PUBLISHED_GRAPHS]):
-            continue
-        print_summary(str(export_graph(architecture, roi_size, folder)))
+        print_summary(str(export_graph(architecture, EngineConfig().roi_size, folder)))
 
 
 def _convert(paths: list[Path], output: Path) -> None:
@@ -133,4 +131,8 @@ def _convert(paths: list[Path], output: Path) -> None:
         converted[target.name] = ListedWeights(digest, checkpoint.cell_diameter)
         print_summary(f"{target}  SHA-256 {digest}")
     write_weights_manifest(output, listed | converted)
-    _export_graphs(list(sources), skips_published=True)
+    architectures = {checkpoint.architecture for checkpoint in checkpoints.values()}
+    roi_size = EngineConfig().roi_size
+    _export_graphs(
+        {(output, a) for a in architectures if not find_graph(a, roi_size, [PUBLISHED_GRAPHS])}
+    )

@@ -33,7 +33,8 @@ SCALES: Final = (1.0, 0.25, 0.35, 0.5, 2.0, 2.83, 4.0)
 _UNDECIDED_LOGIT: Final = 2.0
 _FEW_CELLS: Final = 8
 """Fewer cells prove nothing: a colony that is taken for one giant cell looks perfect."""
-_N_PLACES: Final = 2
+N_PLACES: Final = 2
+"""Most parts of an image that are looked at."""
 _SMALLEST: Final = 48
 """Longest side in pixels below which an image is not shrunk."""
 _CONVINCING: Final = 0.5
@@ -46,7 +47,7 @@ _CLEARLY: Final = 2.0
 _KNOWN_SIZES: Final = (0.5, 2.0)
 """Diameters, relative to the typical one of training, at which a network finds nearly all that it
 ever finds of the same cells."""
-_TYPICAL_DIAMETER: Final = 36.0
+TYPICAL_DIAMETER: Final = 36.0
 """In pixels, for weights that do not state theirs."""
 
 
@@ -130,21 +131,27 @@ def find_scale(
     Returns:
         The scale and what was tried; 1 if nothing is clearly better.
     """
-    typical = training_diameter or _TYPICAL_DIAMETER
+    typical = training_diameter or TYPICAL_DIAMETER
     with trace.stage("scale"):
-        places = choose_places(source, scaling, config.roi_size, _N_PLACES)
+        places = choose_places(source, scaling, config.roi_size, N_PLACES)
         predictor = PartPredictor(source, scaling, member, config)
-        trials = [make_trial(1.0, [predictor.predict(place, 1.0) for place in places])]
+
+        def try_at(scale: float) -> Trial:
+            return make_trial(scale, [predictor.predict(place, scale) for place in places])
+
+        own_scale, *others = list_scales(source.height, source.width)
+        trials = [try_at(own_scale)]
         if not trials[0].is_convincing(typical):
-            longest = max(source.height, source.width)
-            trials += [
-                make_trial(scale, [predictor.predict(place, scale) for place in places])
-                for scale in SCALES[1:]
-                if scaled_length(longest, scale) >= _SMALLEST
-            ]
+            trials += map(try_at, others)
         choice = judge(trials, typical)
     logger.info("%s: seen at %g times its size: %s", source.name, choice.scale, choice.reason)
     return choice
+
+
+def list_scales(height: int, width: int) -> list[float]:
+    """Scales at which an image is tried: its own, then those that leave something to see."""
+    longest = max(height, width)
+    return [scale for scale in SCALES if scale == 1 or scaled_length(longest, scale) >= _SMALLEST]
 
 
 def make_trial(scale: float, parts: Sequence[PartPrediction]) -> Trial:
