@@ -10,9 +10,9 @@ from mediar_infer.network.checkpoints import Checkpoint
 from mediar_infer.network.graphs import WINDOW_INPUT, unreadable_graph
 from mediar_infer.network.int8_ranges import QUANTISE_COMMAND, WEIGHTS_INPUT, Int8Ranges
 
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
-"""Precisions that graphs are computed in, and OpenVINO's names for them. A graph in int8 says which
-layers are; the others are float32."""
+PRECISIONS = ("float32", "bfloat16", "int8")
+"""Precisions that graphs are computed in. A graph in int8 says which layers are; the others are
+bfloat16 where the CPU has instructions for it, float32 elsewhere."""
 _MAX_STREAMS = 4
 _LEVELS = 256
 _WEIGHT_LEVELS = 255
@@ -116,16 +116,16 @@ def compile_graph(graph: Any, threads: int, precision: str = "float32") -> Any: 
     import openvino
 
     core = openvino.Core()
-    if precision == "bfloat16" and "BF16" not in core.get_property(
-        "CPU", "OPTIMIZATION_CAPABILITIES"
-    ):
+    has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bfloat16" and not has_bfloat16:
         raise UsageError(
             "found a CPU without bfloat16 instructions, expected one with them for --precision"
             " bfloat16, which is slower than float32 otherwise; use --precision float32"
         )
     # Explicit, because the default of OpenVINO on recent CPUs is bfloat16.
+    is_exact = precision == "float32" or not has_bfloat16
     settings = {
-        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+        "INFERENCE_PRECISION_HINT": "f32" if is_exact else "bf16",
         "NUM_STREAMS": min(threads, _MAX_STREAMS),
         "INFERENCE_NUM_THREADS": threads,
         # Otherwise every process pins its threads to the same first cores.
