@@ -58,7 +58,7 @@ def build_parser(*commands: str) -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=PROGRAM, description="MEDIAR cell segmentation: images in, labels out."
     )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    _add_version(parser, help="show the version and exit")
     parser.add_argument(
         "--print-completion", action=_PrintCompletion, choices=SHELLS,
         help="print a script that completes commands, options and paths in this shell",
@@ -69,7 +69,14 @@ def build_parser(*commands: str) -> argparse.ArgumentParser:
         if name in commands:
             importlib.import_module(module).add_arguments(child)
         add_logging_options(child)
+        # For 'docker run mediar --version', whose options are those of predict.
+        _add_version(child, help=argparse.SUPPRESS)
     return parser
+
+
+def _add_version(parser: argparse.ArgumentParser, *, help: str) -> None:
+    version = f"{PROGRAM} {__version__}"
+    parser.add_argument("--version", action="version", version=version, help=help)
 
 
 class _PrintCompletion(argparse.Action):

@@ -83,9 +83,10 @@ def test_help_lists_every_command(capsys):
         assert re.search(rf"^ +{command}\b", out, re.MULTILINE)
 
 
-def test_version_is_printed(capsys):
+@pytest.mark.parametrize("command", [(), ("predict",), ("evaluate",)])
+def test_version_is_printed(command, capsys):
     with pytest.raises(SystemExit):
-        _run("--version")
+        _run(*command, "--version")
     assert capsys.readouterr().out == f"mediar-infer {__version__}\n"
 
 

@@ -147,9 +147,10 @@ def test_table_lists_every_packaged_recipe():
 
 
 def _actions(command):
-    """All options of a command but ``--help``."""
+    """All options of a command but those of every command, ``--help`` and ``--version``."""
     parser = cli.build_parser(command)._subparsers._group_actions[0].choices[command]
-    return [action for action in parser._actions if action.option_strings and action.dest != "help"]
+    options = [action for action in parser._actions if action.option_strings]
+    return [action for action in options if action.dest not in ("help", "version")]
 
 
 def _options(command):
