@@ -31,7 +31,7 @@ from skimage.morphology import remove_small_objects
 from skimage.segmentation import watershed
 
 from mediar_infer import EngineConfig, Plan, RuntimeConfig, Segmenter
-from mediar_infer.errors import UsageError
+from mediar_infer.errors import CheckpointError, UsageError
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.metrics import THRESHOLDS, evaluate_labels
 from mediar_infer.network.weight_files import compute_digest
@@ -71,13 +71,16 @@ def build_ladder(weights: list[Path], prefix: str = "") -> dict[str, Method]:
 
 
 def build_methods(weights: list[Path], before: list[Path]) -> dict[str, Method]:
-    """The floor, the ladder, the ensemble in bfloat16, and the ladder of the previous pair."""
+    """The floor, the ladder, the ensemble in lower precisions, the ladder of the previous pair."""
     methods = {"otsu + watershed": otsu_watershed} | build_ladder(weights)
-    half = EngineConfig(plan=Plan(), runtime=RuntimeConfig(precision="bfloat16"))
-    try:
-        methods["ensemble, flips, bfloat16"] = labels_of(Segmenter.from_weights(weights, half))
-    except UsageError as error:
-        print(f"left out: {error}", flush=True)
+    for precision in ("bfloat16", "int8"):
+        config = EngineConfig(plan=Plan(), runtime=RuntimeConfig(precision=precision))
+        try:
+            segmenter = Segmenter.from_weights(weights, config)
+        except (UsageError, CheckpointError) as error:
+            print(f"left out: {error}", flush=True)
+        else:
+            methods[f"ensemble, flips, {precision}"] = labels_of(segmenter)
     return methods | (build_ladder(before, "before: ") if before else {})
 
 
