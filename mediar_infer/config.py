@@ -6,13 +6,14 @@ The docstring under a field is also the help of the option that sets it.
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from mediar_infer.errors import UsageError
 
 FlipName = Literal["identity", "horizontal", "vertical"]
 BlockMode = Literal["auto", "paper", "stitched"]
 Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
+BackendChoice = Literal["auto", "torch", "openvino"]
 
 ALL_FLIPS: tuple[FlipName, ...] = ("identity", "horizontal", "vertical")
 LARGE_IMAGE_PIXELS = 5000 * 5000
@@ -117,7 +118,7 @@ class RuntimeConfig:
     precision: Precision = "auto"
     """Number format of the network; ``auto`` is float16 on CUDA and float32 elsewhere, and sums are
     always float32. ``int8`` is for CPUs and needs calibrated ranges beside the weights."""
-    backend: Literal["auto", "torch", "openvino"] = "auto"
+    backend: BackendChoice = "auto"
     """What runs the network; ``auto`` is OpenVINO on a CPU if the weights come with an exported
     graph, and torch otherwise."""
     batch: int = 0
@@ -128,6 +129,11 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         _check(self.batch >= 0, f"found batch {self.batch}, expected 0 (automatic) or more")
         _check(self.threads >= 0, f"found {self.threads} threads, expected 0 (all) or more")
+        for what, name, names in (
+            ("precision", self.precision, get_args(Precision)),
+            ("backend", self.backend, get_args(BackendChoice)),
+        ):
+            _check(name in names, f"found {what} {name!r}, expected one of {', '.join(names)}")
         _check(
             self.precision != "int8" or self.backend != "torch",
             "found precision int8 for torch, expected OpenVINO; use --backend auto, or another"

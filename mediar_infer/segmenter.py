@@ -28,7 +28,7 @@ from mediar_infer.image_trace import Trace
 from mediar_infer.image_work import Bands, ImageWork
 from mediar_infer.images.channels import check_choice
 from mediar_infer.images.sources import ArraySource, ImageSource
-from mediar_infer.labels.blocks import Labelling, is_stitched
+from mediar_infer.labels.blocks import Labelling, is_stitched, rows_at_once
 from mediar_infer.labels.confidence import CellConfidence, to_probability
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.network.backends import Backend
@@ -42,8 +42,11 @@ logger = logging.getLogger(__name__)
 
 _ROW_BYTES_PER_PIXEL = 15
 """Of each of ``roi_size`` rows: three float32 sums, and three bytes of input."""
-_WHOLE_BYTES_PER_PIXEL = 24
-"""Of an image that is labelled at once: maps, hits, basins and labels. The real need is more."""
+_INPUT_BYTES_PER_PIXEL = 3
+_PACED_BYTES_PER_PIXEL = 16
+"""With a time budget, of each of these rows and of every pass: four float32 sums."""
+_LABEL_BYTES_PER_PIXEL = 24
+"""Of rows that are labelled at once: maps, hits, basins and labels. The real need is more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +220,7 @@ class Segmenter:
         """
         _check_not_forked()
         self._choose_scale(source, trace)
-        _check_memory(source, self.config, trace.scale)
+        _check_memory(source, self.config, len(self.members), trace.scale)
         with trace.stage("preprocess"):
             scaling = compute_scaling(source)
         trace.warn(*scaling.warnings)
@@ -314,12 +317,17 @@ def _check_not_forked() -> None:
         )
 
 
-def _check_memory(source: ImageSource, config: EngineConfig, scale: float) -> None:
+def _check_memory(source: ImageSource, config: EngineConfig, n_members: int, scale: float) -> None:
     """Refuse an image that cannot fit, before a system that is out of memory ends the process."""
     height, width = scaled_shape((source.height, source.width), scale)
-    n_bytes = _ROW_BYTES_PER_PIXEL * config.roi_size * width
+    per_pixel = _ROW_BYTES_PER_PIXEL
+    if config.fit_budget is not None:
+        n_passes = n_members * len(config.plan.flips)
+        per_pixel = _INPUT_BYTES_PER_PIXEL + _PACED_BYTES_PER_PIXEL * n_passes
+    n_bytes = per_pixel * config.roi_size * width
     if not is_stitched(height, width, config.masks):
-        n_bytes += _WHOLE_BYTES_PER_PIXEL * height * width
+        n_rows = rows_at_once(height, width, config.masks)
+        n_bytes += _LABEL_BYTES_PER_PIXEL * n_rows * width
     available_bytes = available_memory_bytes()
     if available_bytes is not None and n_bytes > available_bytes:
         raise ImageReadError(

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -132,7 +133,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _has_labels(options: RunOptions, images: Iterable[RunImage]) -> bool:
     """Whether an earlier run may have done one of the images."""
-    return any(options.label_path(image).exists() for image in images)
+    # Unlike Path.exists, False for a name that the file system refuses.
+    return any(os.path.exists(options.label_path(image)) for image in images)  # noqa: PTH110
 
 
 def _to_run_options(args: argparse.Namespace) -> RunOptions:
@@ -163,8 +165,15 @@ def _to_selection(args: argparse.Namespace) -> Selection:
         part=args.part and RunPart.parse(args.part),
     )
     for path in selection.list_paths():
-        if not path.exists():
-            raise UsageError(f"{path}: no such folder or file; name it with --input")
+        try:
+            path.stat()
+        except FileNotFoundError as error:
+            raise UsageError(f"{path}: no such folder or file; name it with --input") from error
+        except OSError as error:
+            raise UsageError(
+                f"{path}: cannot be read ({error.strerror}), expected a folder or an image; check"
+                " its name and permissions"
+            ) from error
     return selection
 
 

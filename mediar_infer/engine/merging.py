@@ -64,6 +64,7 @@ class _MergedSource(ImageSource):
             channel_names=source.channel_names,
             picked=source.picked,
         )
+        self.stored_dtype = source.stored_dtype
 
     def read_channels(self, top: int, bottom: int) -> AnyArray:
         return self._source.read_channels(top, bottom)  # as stored, for measurements

@@ -186,6 +186,6 @@ class ImageRunner:
             "flow_check": trace.flow_check,
             "height": source.height if source else None,
             "width": source.width if source else None,
-            "dtype": str(source.dtype) if source else None,
+            "dtype": str(source.stored_dtype) if source else None,
             "pixel_size_mm": source.pixel_size_mm if source else None,
         }

@@ -40,20 +40,18 @@ class ImageSegmenter(Protocol):
         ...
 
 
-def open_input(image: RunImage, options: RunOptions, max_pixels: int | None = None) -> ImageSource:
+def open_input(image: RunImage, options: RunOptions, held_pixels: int | None = None) -> ImageSource:
     """Open an image of a run, its channels merged as the options say.
 
     Args:
         image: the image.
         options: how it is read.
-        max_pixels: largest image that is accepted; by default the limit of the options.
+        held_pixels: largest image that is accepted besides the limits of the options.
 
     Raises:
         ImageReadError: if it cannot be read as one image, or is too large.
     """
-    reading = options.reading_of(image)
-    if max_pixels is not None:
-        reading = replace(reading, max_pixels=max_pixels)
+    reading = replace(options.reading_of(image), held_pixels=held_pixels)
     source = open_image(image.path, reading)
     try:
         return merge_channels(source)
@@ -79,27 +77,27 @@ class ImageTask:
         self._work: ImageWork | None = None
         self._failure: Exception | None = None
 
-    def open(self, max_pixels: int | None = None) -> ImageSource:
+    def open(self, held_pixels: int | None = None) -> ImageSource:
         """Open the file, unless it is open.
 
         Args:
-            max_pixels: largest image that is accepted; by default the limit of the options.
+            held_pixels: largest image that is accepted besides the limits of the options.
 
         Raises:
             ImageReadError: if it cannot be read as one image, or is too large.
         """
         if self.source is None:
             with self.trace.stage("open"):
-                self.source = open_input(self.image, self._options, max_pixels)
+                self.source = open_input(self.image, self._options, held_pixels)
             self.trace.warn(*self.source.warnings)
         return self.source
 
-    def begin(self, segmenter: ImageSegmenter, max_pixels: int | None = None) -> ImageWork:
+    def begin(self, segmenter: ImageSegmenter, held_pixels: int | None = None) -> ImageWork:
         """Open the image and begin with it, unless that is done.
 
         Args:
             segmenter: makes the labels.
-            max_pixels: as for ``open``.
+            held_pixels: as for ``open``.
 
         Returns:
             The work, to be used as a context manager.
@@ -111,7 +109,7 @@ class ImageTask:
             raise self._failure
         if self._work is None:
             try:
-                source = self.open(max_pixels)
+                source = self.open(held_pixels)
                 stages = self._options.list_result_stages(source.height, source.width)
                 self._work = segmenter.begin(source, self.trace, later_stages=stages)
             except Exception as failure:
@@ -177,9 +175,7 @@ def _begin_ahead(
     """
     task = ImageTask(image, options)
     with suppress(Exception):
-        task.begin(
-            segmenter, min(LARGE_IMAGE_PIXELS, options.reading.max_pixels or LARGE_IMAGE_PIXELS)
-        )
+        task.begin(segmenter, LARGE_IMAGE_PIXELS)
         return task
     task.close()
     return None

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -62,10 +63,14 @@ def run_folder(
     from mediar_infer.folder.image_runner import ImageRunner
 
     provenance = Provenance.of(segmenter, options)
-    # The first image is charged with the start of the process, as the challenge does.
-    runner = ImageRunner(segmenter, provenance, options, process_start_s())
+    # The first image is charged with the start of the process, as the challenge does, but not with
+    # what images of an earlier run still lack.
+    started_s, before_s = process_start_s(), time.perf_counter()
     with FolderRun(provenance, options, found) as run:
         run.add_known()
+        if options.resume:
+            started_s += time.perf_counter() - before_s
+        runner = ImageRunner(segmenter, provenance, options, started_s)
         with closing(runner.run_all(run.to_do, run.show_progress, run.at_work)) as results:
             for result in results:
                 run.add(result)

@@ -31,6 +31,8 @@ class ReadOptions:
     largest image of a TIFF."""
     max_pixels: int | None = None
     """Refuse images of more pixels before they are decoded; ``None`` is a limit per format."""
+    held_pixels: int | None = None
+    """Refuse images of more pixels, besides all other limits: another image is held in memory."""
     channels: tuple[str | int, ...] = ()
     """One to three channels to segment: names from the metadata or numbers from 0, ``-`` for a
     channel of zeros, ``A+B`` for the maximum of channels that are first normalised by themselves;
@@ -61,8 +63,7 @@ class ReadOptions:
         Raises:
             ImageReadError: if it has more than ``max_pixels`` or ``MAX_PIXELS`` pixels.
         """
-        limit = MAX_PIXELS if self.max_pixels is None else self.max_pixels
-        _check_pixels(name, height, width, limit)
+        _check_pixels(name, height, width, self._limit(MAX_PIXELS))
 
     def check_decoded(
         self, name: str, height: int, width: int, n_bytes: int, *, where: str = ""
@@ -82,8 +83,7 @@ class ReadOptions:
                 memory than this process may still use.
         """
         where = where and f" {where}"
-        limit = MAX_DECODED_PIXELS if self.max_pixels is None else self.max_pixels
-        _check_pixels(name, height, width, limit, where)
+        _check_pixels(name, height, width, self._limit(MAX_DECODED_PIXELS), where)
         found = f"{name}: found {height:,} × {width:,} pixels{where}"
         if self.max_pixels is None and n_bytes > MAX_DECODED_BYTES:
             raise ImageReadError(
@@ -92,6 +92,10 @@ class ReadOptions:
                 f" parts, or pass --max-pixels {height * width} if the file is genuine and fits"
             )
         _check_memory(found, n_bytes)
+
+    def _limit(self, default: int) -> int:
+        limit = default if self.max_pixels is None else self.max_pixels
+        return limit if self.held_pixels is None else min(limit, self.held_pixels)
 
 
 def check_pixel_size(pixel_size_um: tuple[float, float] | None) -> None:

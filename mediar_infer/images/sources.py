@@ -66,6 +66,8 @@ class ImageSource(ABC):
     """Number of columns."""
     dtype: np.dtype[Any]
     """Data type of the rows, native byte order; bool is read as uint8 0/1."""
+    stored_dtype: np.dtype[Any]
+    """Data type of the file; another one where the rows are computed from it."""
     warnings: tuple[str, ...]
     """What was decided in reading that a user may want to know, one sentence each."""
     geometry: Geometry | None
@@ -91,6 +93,7 @@ class ImageSource(ABC):
         self.height = height
         self.width = width
         self.dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
+        self.stored_dtype = self.dtype
         self.warnings = tuple(warnings)
         self.geometry = geometry
         self.channel_names = tuple(channel_names)

@@ -77,6 +77,19 @@ def is_stitched(height: int, width: int, config: MaskConfig) -> bool:
     return config.blocks == "stitched" or (config.blocks == "auto" and is_large)
 
 
+def _is_in_blocks(height: int, width: int, config: MaskConfig) -> bool:
+    return config.blocks == "paper" and height * width >= LARGE_IMAGE_PIXELS
+
+
+def _side_of_block(config: MaskConfig) -> int:
+    return config.block_size or LARGE_IMAGE_BLOCK
+
+
+def rows_at_once(height: int, width: int, config: MaskConfig) -> int:
+    """Rows of an image that are held to be labelled, unless it is stitched."""
+    return _side_of_block(config) if _is_in_blocks(height, width, config) else height
+
+
 def label_bands(
     bands: Iterable[Float32Array], shape: tuple[int, int], how: Labelling
 ) -> Iterator[LabelArray]:
@@ -132,8 +145,8 @@ def _find_cells(
         stitched = StitchedLabels(height, width, *means)
         for maps in bands:
             yield from trace.time_items("labels", stitched.add(maps))
-    elif config.blocks == "paper" and height * width >= LARGE_IMAGE_PIXELS:
-        size, n_cells = config.block_size or LARGE_IMAGE_BLOCK, 0
+    elif _is_in_blocks(height, width, config):
+        size, n_cells = _side_of_block(config), 0
         for maps in gather_rows(bands, size):
             with trace.stage("labels"):
                 labels, n_cells = _label_row_of_blocks(maps, size, n_cells, how)

@@ -128,7 +128,8 @@ def default_weights_dir(model_dir: Path = MODEL_DIR) -> Path:
     """
     folders = weights_dirs(model_dir)
     for folder in folders:
-        if folder.is_dir() and _list_weights(folder):
+        # A folder that cannot be entered holds none for this user.
+        if os.access(folder, os.R_OK | os.X_OK) and folder.is_dir() and _list_weights(folder):
             return folder
     raise CheckpointError(
         f"found no weights in {', '.join(map(str, folders))}; expected {' or '.join(SUFFIXES)}"
@@ -155,10 +156,10 @@ def find_weights(given: Sequence[Path] = (), model_dir: Path = MODEL_DIR) -> lis
     """
     if len(given) > MAX_MEMBERS:
         raise CheckpointError(f"found {len(given)} weight files, expected 1 or {MAX_MEMBERS}")
-    if len(given) == 0 or (len(given) == 1 and given[0].is_dir()):
+    if len(given) == 0 or (len(given) == 1 and os.path.isdir(given[0])):  # noqa: PTH112 (no error)
         return _weights_of_folder(given[0] if given else default_weights_dir(model_dir))
     for path in given:
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113 (no error)
             beside = sorted(p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES)
             raise CheckpointError(
                 f"{path}: there is no such weight file; beside it: {', '.join(beside) or 'none'}"

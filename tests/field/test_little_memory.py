@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 from folder_helpers import (
@@ -16,6 +17,8 @@ from folder_helpers import (
 )
 
 from mediar_infer import process, segmenter
+from mediar_infer.config import EngineConfig, MaskConfig
+from mediar_infer.errors import ImageReadError
 from mediar_infer.folder import image_task
 from mediar_infer.folder.at_work import AT_WORK_NAME, AtWork
 from mediar_infer.images import limits
@@ -46,6 +49,32 @@ def test_image_that_cannot_fit_fails_by_name_and_the_rest_is_done(
     assert records["b.png"]["error"].startswith("b.png: found 900 × 900 pixels that take")
     assert verb in records["b.png"]["error"]
     assert "the memory that is left to this process" in records["b.png"]["error"]
+
+
+class _Sized:
+    """An image of which only the size counts."""
+
+    def __init__(self, height, width):
+        self.name, self.height, self.width = "a.tif", height, width
+
+
+@pytest.mark.parametrize(
+    ("size", "config", "mib", "fits"),
+    [
+        # 2,000 rows are held for the released blocks, all of them for one piece.
+        ((60_000, 40_000), EngineConfig(masks=MaskConfig(blocks="paper")), 4000, True),
+        ((60_000, 40_000), EngineConfig(masks=MaskConfig(blocks="paper")), 2000, False),
+        ((4000, 4000), EngineConfig(masks=MaskConfig(blocks="paper")), 360, False),
+        # A time budget keeps a ring of rows per pass.
+        ((6000, 100_000), EngineConfig(), 1000, True),
+        ((6000, 100_000), EngineConfig(fit_budget=1.0), 1000, False),
+        ((6000, 100_000), EngineConfig(fit_budget=1.0), 5000, True),
+    ],
+)
+def test_memory_is_that_of_the_rows_that_are_held(monkeypatch, size, config, mib, fits):
+    monkeypatch.setattr(segmenter, "available_memory_bytes", lambda: mib * MIB)
+    with nullcontext() if fits else pytest.raises(ImageReadError, match="MiB to segment"):
+        segmenter._check_memory(_Sized(*size), config, 2, 1.0)
 
 
 # What is left

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from folder_helpers import latest_records, names_of, noise, read_ledger, slide, write_image
 
-from mediar_infer.folder import after_labels
+from mediar_infer.folder import after_labels, image_runner, runner
 from mediar_infer.folder import options as run_options
 from mediar_infer.folder.ledger import Ledger
 from mediar_infer.image_work import ImageWork
@@ -174,6 +174,31 @@ def test_resume_compares_budgets_that_were_asked_for(predict, small_inputs, tmp_
     for options in (("--resume",), budget, (*budget, "--budget-scale", "0.5")):
         assert predict(small_inputs, outputs, *options) == 0
         assert _statuses(outputs)[-2:] == ["done"] * 2
+
+
+@pytest.mark.usefixtures("perfect_network")
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_first_image_is_not_charged_with_what_resumed_ones_lack(
+    predict, small_inputs, tmp_path, monkeypatch, resume
+):
+    process_s, completing_s, started_s = time.perf_counter(), 0.05, []
+
+    class Observed(image_runner.ImageRunner):
+        def __init__(self, *arguments):
+            started_s.append(arguments[-1])
+            super().__init__(*arguments)
+
+    def add_known_slowly(run):
+        time.sleep(completing_s)
+        add_known(run)
+
+    add_known = runner.FolderRun.add_known
+    monkeypatch.setattr(runner.FolderRun, "add_known", add_known_slowly)
+    monkeypatch.setattr(runner, "process_start_s", lambda: process_s)
+    monkeypatch.setattr(image_runner, "ImageRunner", Observed)
+    assert predict(small_inputs, tmp_path / "out", *resume) == 0
+    [first_s] = started_s
+    assert first_s >= process_s + completing_s if resume else first_s == process_s
 
 
 @pytest.mark.usefixtures("perfect_network")

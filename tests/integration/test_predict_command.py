@@ -320,6 +320,24 @@ def test_missing_input_ends_with_two_before_weights_are_loaded(tmp_path, capsys)
     assert f"{missing}: no such folder or file" in capsys.readouterr().err
 
 
+def test_name_that_the_file_system_refuses_ends_with_two(predict, inputs, tmp_path, capsys):
+    long_name = tmp_path / ("n" * 300)
+    assert predict(long_name, tmp_path / "out") == 2
+    assert "cannot be read (File name too long), expected a folder" in capsys.readouterr().err
+    assert predict(inputs, tmp_path / "out", "--weights", long_name) == 2
+    assert "there is no such weight file" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_image_whose_label_cannot_be_named_is_reported_by_every_run(predict, tmp_path, capsys):
+    name = "n" * 250 + ".png"
+    write_image(tmp_path / "in" / name, np.zeros((1, 1), np.uint8))
+    (tmp_path / "in" / name).write_bytes(b"")
+    for _ in range(2):
+        assert predict(tmp_path / "in", tmp_path / "out", "--resume") == 1
+        assert "Traceback" not in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("perfect_network")
 @pytest.mark.parametrize("output", [".", "../in"])
 def test_output_folder_must_not_be_the_input_folder(predict, inputs, output, capsys):

@@ -72,6 +72,8 @@ def test_masks_refuse(fields, message):
     [
         ({"batch": -1}, "found batch -1, expected 0"),
         ({"threads": -2}, "found -2 threads, expected 0"),
+        ({"precision": "half"}, "found precision 'half', expected one of auto, float32, float16"),
+        ({"backend": "onnx"}, "found backend 'onnx', expected one of auto, torch, openvino"),
     ],
 )
 def test_runtime_refuses(fields, message):

@@ -17,7 +17,7 @@ class Backend(Protocol):
     name: str
     """What runs the network: ``torch`` or ``openvino``."""
     precision: str
-    """``float32``, ``float16``, ``bfloat16`` or ``int8``."""
+    """``float32``, ``float16``, ``bfloat16``, ``int8`` or ``int8+bfloat16``."""
     device: Device
     """Where the batch must lie and where the logits are returned: numpy arrays for the CPU, torch
     tensors for anything else."""

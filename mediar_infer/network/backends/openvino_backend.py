@@ -15,7 +15,8 @@ class OpenVinoBackend:
     Args:
         compiled: network from ``openvino_graph.compile_graph``.
         batch: windows per call; 0 takes two per stream.
-        precision: what it was compiled for.
+        precision: what it was compiled for; int8 that is mixed with bfloat16 on this CPU becomes
+            ``int8+bfloat16``, because its labels may differ from those of another CPU.
     """
 
     def __init__(
@@ -27,7 +28,8 @@ class OpenVinoBackend:
         import openvino
 
         streams = compiled.get_property("NUM_STREAMS")
-        self.name, self.precision = "openvino", precision
+        is_mixed = precision == "int8" and _computes_in_bfloat16(compiled)
+        self.name, self.precision = "openvino", "int8+bfloat16" if is_mixed else precision
         self.device = CPU
         self.batch = batch or 2 * streams
         self._queue = openvino.AsyncInferQueue(compiled, streams)
@@ -44,6 +46,10 @@ class OpenVinoBackend:
             return logits
 
         return finish
+
+
+def _computes_in_bfloat16(compiled: Any) -> bool:  # noqa: ANN401 (OpenVINO has no types)
+    return "bfloat16" in repr(compiled.get_property("INFERENCE_PRECISION_HINT"))
 
 
 def _keep_result(request: Any, target: Any) -> None:  # noqa: ANN401 (OpenVINO has no types)

@@ -10,9 +10,6 @@ from mediar_infer.network.checkpoints import Checkpoint
 from mediar_infer.network.graphs import WINDOW_INPUT, unreadable_graph
 from mediar_infer.network.int8_ranges import QUANTISE_COMMAND, WEIGHTS_INPUT, Int8Ranges
 
-PRECISIONS = ("float32", "bfloat16", "int8")
-"""Precisions that graphs are computed in. A graph in int8 says which layers are; the others are
-bfloat16 where the CPU has instructions for it, float32 elsewhere."""
 _MAX_STREAMS = 4
 _LEVELS = 256
 _WEIGHT_LEVELS = 255
@@ -105,7 +102,8 @@ def compile_graph(graph: Any, threads: int, precision: str = "float32") -> Any: 
     Args:
         graph: from ``read_graph``.
         threads: CPU threads to use; one window is predicted per stream, side by side.
-        precision: one of ``PRECISIONS``.
+        precision: ``float32``, ``bfloat16`` or ``int8``. A graph in int8 says which layers are; the
+            others are bfloat16 where the CPU has instructions for it, float32 elsewhere.
 
     Returns:
         An ``openvino.CompiledModel``.

@@ -44,6 +44,13 @@ def test_merge_is_the_maximum_of_channels_normalised_by_themselves(channels):
     np.testing.assert_array_equal(rows[..., 2], dim)
 
 
+def test_type_of_the_file_is_kept_beside_that_of_the_rows(channels):
+    with merge_channels(ArraySource(channels, channels=("0+1",))) as source:
+        assert (source.dtype, source.stored_dtype) == (np.uint8, channels.dtype)
+    with merge_channels(ArraySource(channels, channels=("0", "1"))) as source:
+        assert source.dtype == source.stored_dtype == channels.dtype
+
+
 def test_one_merge_is_a_grey_image_in_any_order(channels):
     rows = merged(channels, "1 + 0")
     np.testing.assert_array_equal(rows, merged(channels, "0+1+1"))

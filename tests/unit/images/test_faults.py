@@ -185,6 +185,17 @@ def test_memory_to_decode_at_once_is_limited_unless_pixels_are(tmp_path, monkeyp
     assert read_all(tmp_path / "a.png", max_pixels=4800).shape == (60, 80, 3)
 
 
+def test_room_for_another_image_lifts_no_other_limit(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(ENCODED["a.png"])
+    with open_image(tmp_path / "a.png", ReadOptions(held_pixels=4800)) as source:
+        assert (source.height, source.width) == (60, 80)
+    with pytest.raises(ImageReadError, match=r"4,800 pixels, expected at most 4,799"):
+        open_image(tmp_path / "a.png", ReadOptions(held_pixels=4799, max_pixels=9999))
+    monkeypatch.setattr(limits, "MAX_DECODED_BYTES", 20_000)
+    with pytest.raises(ImageReadError, match=r"to decode at once"):
+        open_image(tmp_path / "a.png", ReadOptions(held_pixels=4800))
+
+
 def test_pixel_limit_can_be_set(tmp_path):
     (tmp_path / "a.png").write_bytes(ENCODED["a.png"])
     assert read_all(tmp_path / "a.png", max_pixels=4800).shape == (60, 80, 3)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fakes import has_bfloat16
 
 from mediar_infer.config import EngineConfig
 from mediar_infer.devices import CPU, Device
@@ -72,12 +73,6 @@ def graph(checkpoint):
 def openvino_backend(checkpoint, graph, precision="float32"):
     compiled = compile_graph(read_graph(checkpoint, graph), 2, precision)
     return OpenVinoBackend(compiled, precision=precision)
-
-
-def has_bfloat16():
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.fixture
