@@ -169,7 +169,8 @@ def find_weights(given: Sequence[Path] = (), model_dir: Path = MODEL_DIR) -> lis
 
 def _list_weights(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+        files = (path for path in folder.iterdir() if path.suffix in SUFFIXES)
+        return sorted(path for path in files if not path.name.startswith("."))  # of macOS
     except OSError as error:
         raise CheckpointError(
             f"{folder}: cannot be listed ({error.strerror or error}), expected a readable folder of"

@@ -50,7 +50,7 @@ def test_folder_with_one_or_two_files_gives_them_in_the_order_of_their_names(tmp
     paths = touch(tmp_path, "b.pth")
     assert find_weights([tmp_path]) == paths
     paths = touch(tmp_path, "a.safetensors", "b.pth")
-    touch(tmp_path, "README.md", "notes.txt")
+    touch(tmp_path, "README.md", "notes.txt", "._b.pth")
     assert find_weights([tmp_path]) == paths
 
 
