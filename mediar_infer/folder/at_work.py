@@ -25,8 +25,10 @@ class AtWork:
         name = part.rename(AT_WORK_NAME) if part else AT_WORK_NAME
         self._path = None if folder is None else folder / name
         self.suspects = self._read()
-        """Names of images that an earlier run was at when it died."""
+        """Names of images that earlier runs were at when they died."""
         self.close()
+        for name in self.suspects:  # of a run that dies before their turn, too
+            self.begin(name)
 
     def _read(self) -> frozenset[str]:
         names: dict[str, None] = {}

@@ -185,7 +185,15 @@ def test_images_that_are_finished_are_not_suspects(tmp_path):
     for name in "abc":
         at_work.begin(name)
     at_work.end("b")
-    assert AtWork(tmp_path).suspects == {"a", "c"}
+    at_work = AtWork(tmp_path)
+    assert at_work.suspects == {"a", "c"}
+    # The next run dies, too, before it comes to c.
+    at_work.begin("a")
+    at_work.end("a")
+    at_work.begin("d")
+    at_work = AtWork(tmp_path)
+    assert at_work.suspects == {"c", "d"}
+    at_work.close()
     assert AtWork(tmp_path).suspects == set()
 
 
