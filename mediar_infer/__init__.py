@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 from mediar_infer._version import __version__
-from mediar_infer.config import CellSize, EngineConfig, MaskConfig, Plan, RuntimeConfig
+from mediar_infer.config import PLANS, CellSize, EngineConfig, MaskConfig, Plan, RuntimeConfig
 from mediar_infer.errors import (
     CheckpointError,
     ClusterError,
@@ -32,6 +32,8 @@ from mediar_infer.errors import (
 if TYPE_CHECKING:
     from mediar_infer.hosts.patches import PatchSegmenter
     from mediar_infer.hosts.slide_model import SlideModel
+    from mediar_infer.image_trace import Trace
+    from mediar_infer.images.limits import ReadOptions
     from mediar_infer.images.open import open_image
     from mediar_infer.images.sources import ImageSource
     from mediar_infer.labels.confidence import CellConfidence
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from mediar_infer.segmenter import Segmentation, Segmenter
 
 __all__ = [
+    "PLANS",
     "CellConfidence",
     "CellSize",
     "CheckpointError",
@@ -58,6 +61,7 @@ __all__ = [
     "PatchSegmenter",
     "Plan",
     "PredictionError",
+    "ReadOptions",
     "RuntimeConfig",
     "Scores",
     "Segmentation",
@@ -65,6 +69,7 @@ __all__ = [
     "ShapeError",
     "SlideModel",
     "SocketError",
+    "Trace",
     "TrainingError",
     "UsageError",
     "__version__",
@@ -80,10 +85,12 @@ _HOMES: Final = {
     "Evaluation": "labels.scoring",
     "ImageSource": "images.sources",
     "PatchSegmenter": "hosts.patches",
+    "ReadOptions": "images.limits",
     "Scores": "labels.metrics",
     "Segmentation": "segmenter",
     "Segmenter": "segmenter",
     "SlideModel": "hosts.slide_model",
+    "Trace": "image_trace",
     "evaluate_folders": "labels.scoring",
     "evaluate_labels": "labels.metrics",
     "open_image": "images.open",

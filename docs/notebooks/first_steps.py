@@ -23,7 +23,7 @@
 
 # %%
 # Remove the "#" in Colab or in a fresh environment; ADDRESS is that of the repository.
-# # !git clone ADDRESS mediar && pip install --quiet -e "mediar[torch]" matplotlib
+# # !git clone ADDRESS mediar && pip install --quiet -e "mediar[gpu]" matplotlib
 
 # %%
 import csv

@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     if evaluation.errors:
         logger.error("%d images were not scored", len(evaluation.errors))
     if not evaluation.images:
-        logger.error("%s: no image was scored; expected <stem>_label.tiff files", args.predicted)
+        logger.error("%s: no image was scored; expected files NAME_label.tiff", args.predicted)
     logger.info("wrote %s", ", ".join(str(path) for path in paths))
     return 0 if evaluation.images and not evaluation.errors else 1
 
@@ -112,7 +112,9 @@ def run(args: argparse.Namespace) -> int:
 def _read_selection(args: argparse.Namespace) -> tuple[dict[str, str] | None, list[str] | None]:
     if args.manifest is None:
         if args.group or args.where:
-            raise UsageError("--group and --where need --manifest")
+            raise UsageError(
+                "found --group or --where, expected --manifest with them; name the manifest"
+            )
         return None, None
     manifest = read_image_manifest(args.manifest)
     column, separator, value = (args.where or "").partition("=")

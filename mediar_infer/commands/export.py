@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     check_pixel_size(args.pixel_size)
     if not options:
         raise UsageError(
-            "found nothing to export, expected one or more of --rois, --geojson, --zarr and --table"
+            "found nothing to export, expected one or more of --rois, --geojson, --gzip, --zarr and"
+            " --table"
         )
     check_exports(options)
     if args.images is not None and options.table is None:

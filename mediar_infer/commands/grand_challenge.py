@@ -19,6 +19,7 @@ from mediar_infer.commands.options import (
 )
 from mediar_infer.commands.printing import print_summary
 from mediar_infer.commands.start import load_for_process
+from mediar_infer.errors import UsageError
 from mediar_infer.grand_challenge.interfaces import (
     TABLE_NAME,
     choose_table,
@@ -101,8 +102,12 @@ def plan_job(args: argparse.Namespace) -> PlatformJob:
 
     Raises:
         SocketError: if the inputs are not those of a known interface.
-        UsageError: if the table of interfaces cannot be used.
+        UsageError: if the table of interfaces cannot be used, or all scenes are asked for.
     """
+    if args.scene == "all":
+        raise UsageError(
+            "found --scene all, expected a number: a job has one result; choose with --scene N"
+        )
     interfaces = read_interfaces(choose_table(args.sockets, args.model))
     given = args.result_socket
     sockets = {socket.slug: socket for socket in read_sockets(args.input)}

@@ -34,7 +34,7 @@ def _starting() -> Iterator[None]:
 
 
 def load_for_process(weights: Sequence[Path], config: EngineConfig) -> "Segmenter":
-    """Load the models of a new process, importing torch while weights are read or compiled.
+    """Load the models of a new process; a torch that is needed is imported while they are read.
 
     Raises:
         CheckpointError: if weights are missing, damaged or those of another network.

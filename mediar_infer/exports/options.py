@@ -45,7 +45,7 @@ class ExportOptions:
     geojson: bool = False
     """Write QuPath detections: geojson/NAME.geojson."""
     gzip: bool = False
-    """Write QuPath detections compressed: geojson/NAME.geojson.gz."""
+    """Write QuPath detections compressed: geojson/NAME.geojson.gz, in place of --geojson."""
     zarr: bool = False
     """Write OME-Zarr 0.5 labels: zarr/NAME.ome.zarr (needs the package zarr)."""
     table: Path | None = None

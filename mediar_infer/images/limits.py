@@ -11,7 +11,7 @@ from mediar_infer.process import available_memory_bytes
 MAX_PIXELS = 2**34
 """Default limit of height × width for images read by rows: 131,072 × 131,072."""
 MAX_DECODED_PIXELS = 10**9
-"""Default limit of pixels decoded at once: whole files other than TIFF, one TIFF strip."""
+"""Default limit of pixels decoded at once: files that are not read by rows, one TIFF strip."""
 MAX_DECODED_BYTES = 2**30
 """Default limit of memory to decode them in."""
 

@@ -75,7 +75,7 @@ _DEFAULTS = ReadOptions()
 
 
 def open_image(path: Path, options: ReadOptions = _DEFAULTS) -> ImageSource:
-    """Open an image file; it is then read by rows if its format allows (TIFF), else decoded here.
+    """Open an image file; it is then read by rows if its format allows, else decoded here.
 
     The format is taken from the content. Whatever a user may want to know about the choice of
     planes, channels and colours is in ``warnings``.

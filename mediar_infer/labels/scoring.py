@@ -78,7 +78,7 @@ def evaluate_folders(
     groups: Mapping[str, str] | None = None,
     images: Iterable[str] | None = None,
 ) -> Evaluation:
-    """Score every ``<stem>_label.tiff`` of one folder against its namesake in the other.
+    """Score every ``NAME_label.tiff`` of one folder against its namesake in the other.
 
     Args:
         predicted_dir: folder of predicted label files, see :func:`list_label_files`.
@@ -149,14 +149,14 @@ def list_label_files(folder: Path) -> dict[str, list[Path]]:
     """Map stem → its label files; more than one is an error of that image.
 
     Args:
-        folder: label files ``<stem>_label.tiff``, or as other programs name them, see
+        folder: label files ``NAME_label.tiff``, or as other programs name them, see
             :func:`group_label_files`.
 
     Raises:
         UsageError: if the folder does not exist.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder}: not a folder; expected one of <stem>_label.tiff files")
+        raise UsageError(f"{folder}: not a folder; expected one of NAME_label.tiff files")
     return group_label_files(sorted(folder.iterdir()))
 
 

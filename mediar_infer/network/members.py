@@ -61,8 +61,8 @@ def _build_backend(
         asked = "--precision int8" if precision == "int8" else "--backend openvino"
         raise UsageError(
             f"{checkpoint.path}: {asked} needs a CPU, no --precision float16, and the file"
-            f" {graph_name(checkpoint.architecture, config.roi_size)} next to the weights;"
-            " make it with 'weights graph'"
+            f" {graph_name(checkpoint.architecture, config.roi_size)} next to the weights or in the"
+            " package; make it with 'weights graph'"
         )
     import torch
 

@@ -28,12 +28,13 @@ _EXTRA_PACKAGES: Final = frozenset(
         "nncf",
         "segmentation_models_pytorch",
         "tensorboard",
+        "torch",
         "torchvision",
     }
 )
 """Packages of the extra ``training``, under the names by which they are imported."""
 _WITHOUT_EXTRA: Final = frozenset({"index", "convert", "generate", "select", "export"})
-"""Commands that need none of these packages."""
+"""Commands that need none of these packages, or torch alone, which they name as they start."""
 _MODULES: Final = "mediar_infer.training.commands"
 
 COMMANDS: Final = {

@@ -9,6 +9,7 @@ import shlex
 import stat
 import subprocess
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -99,9 +100,11 @@ class Containers:
     def run(self, inputs, outputs, *arguments, options=()):
         """Run a container to its end."""
         command = self.command(inputs, outputs, *arguments, options=options)
+        # Elsewhere, because podman leaves an empty file "oom" where it is called.
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False,
+            cwd=tempfile.gettempdir(),
+        )  # fmt: skip
 
     def start(self, inputs, outputs, *arguments, options=()):
         """Start a container; returns its name and the process that waits for it."""

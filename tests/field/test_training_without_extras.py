@@ -54,6 +54,21 @@ def told(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.parametrize("command", ["select", "export"])
+def test_command_that_needs_torch_alone_names_the_extra(tmp_path, command):
+    arguments = json.dumps({command: ARGUMENTS[command]})
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, arguments, json.dumps(["torch"])],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [(code, lines)] = json.loads(done.stdout.splitlines()[-1]).values()
+
+    assert code == 2
+    assert len(lines) == 1
+    assert "found no package torch" in lines[0]
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS.keys() - WITHOUT))
 def test_command_names_the_extra_in_one_line(told, command):
     code, lines = told[command]

@@ -111,6 +111,12 @@ def test_mha_labels_of_a_tiff_keep_its_pixel_size(run_here, job):
     assert labels.GetSpacing() == pytest.approx((0.0005, 0.00025))
 
 
+def test_all_scenes_are_refused_because_a_job_has_one_result(run_here, job, capfd):
+    assert run_here("--scene", "all") == 2
+    assert "found --scene all, expected a number" in capfd.readouterr().err
+    assert not (job / "output").exists() or files_of(job / "output") == []
+
+
 def test_lack_of_a_pixel_size_is_logged(run_here, capfd):
     assert run_here() == 0
     assert "1 of 1 images state no pixel size" in capfd.readouterr().out

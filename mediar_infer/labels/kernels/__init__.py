@@ -1,4 +1,4 @@
-"""The expensive loops of the label stage behind one interface: C for CPUs, torch for GPUs."""
+"""The expensive loops of the label stage behind one interface: C, or torch without a compiler."""
 
 from dataclasses import dataclass
 from typing import Protocol

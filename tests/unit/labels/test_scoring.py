@@ -170,7 +170,7 @@ def test_command_fails_when_nothing_is_to_be_scored(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--group", "modality"], "need --manifest"),
+        (["--group", "modality"], "expected --manifest with them"),
         (["--manifest", "MANIFEST", "--group", "colour"], "no column 'colour' among id, split"),
         (["--manifest", "MANIFEST", "--where", "val"], "--where val; expected COLUMN=VALUE"),
         (["--thresholds", "0"], r"thresholds \[0.0\]; expected IoU values"),
