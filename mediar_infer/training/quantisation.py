@@ -44,7 +44,10 @@ _IN_FLOAT: Final = re.compile(
     r"|.+\.SE_[hl]l\."  # one pixel
     r"|(gradflow|cellprob)_head\."  # the last layers: a third of the error of the maps
 )
-"""Weights of convolutions that stay in float32."""
+"""Weights of convolutions that stay in float."""
+_LARGEST_KERNEL: Final = 7
+"""Convolutions with larger kernels stay in float, too: with AMX, OpenVINO 2026.4 computes those of
+8 × 8, of which the encoder has some, wrongly in int8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +220,15 @@ def _choose_layers(graph_path: Path) -> set[str]:
         raise unreadable_graph(graph_path, error) from error
     chosen = set()
     for layer in graph.get_ops():
-        if layer.get_type_name() == _LAYER:
+        if layer.get_type_name() == _LAYER and _kernel_side(layer) <= _LARGEST_KERNEL:
             names = _find_inputs(layer.input_value(WEIGHTS_INPUT).get_node())
             if not any(map(_IN_FLOAT.match, names)):
                 chosen.add(layer.get_friendly_name())
     return chosen
+
+
+def _kernel_side(layer: Any) -> int:  # noqa: ANN401 (OpenVINO has no types)
+    return max(layer.input_value(WEIGHTS_INPUT).get_shape()[2:])
 
 
 def _find_inputs(layer: Any) -> set[str]:  # noqa: ANN401 (OpenVINO has no types)
