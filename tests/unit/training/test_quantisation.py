@@ -108,9 +108,9 @@ def test_a_command_makes_ranges_that_predict_nearly_as_float32(weights, records,
     assert read_weights_manifest(weights.parent) == {
         weights.name: replace(listed, int8_digest=ranges.digest)
     }
-    # Patch embeddings but the first, poolings of three stages, four in each of three fusion blocks,
-    # one in each of two further blocks.
-    assert ranges.n_layers == 3 + 3 + 3 * 4 + 2
+    # Patch embeddings but the first, poolings of two stages (that of the first has kernels of 8),
+    # four in each of three fusion blocks, one in each of two further blocks.
+    assert ranges.n_layers == 3 + 2 + 3 * 4 + 2
     for place, bounds in ranges.bounds.items():
         assert bounds.size == 2 or place.endswith(":1")
         assert bool((bounds[0] < bounds[1]).all())
@@ -141,7 +141,7 @@ def test_weights_whose_layers_stay_in_float32_are_those_that_were_meant(graph):
         "gradflow_head.N.weight",
         "cellprob_head.N.weight",
     }
-    assert len(chosen) == 3 + 3 + 3 * 4 + 2
+    assert len(chosen) == 3 + 2 + 3 * 4 + 2
 
 
 def test_weights_without_a_graph_are_refused_with_the_command_that_makes_it(weights, records):
