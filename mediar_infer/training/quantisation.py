@@ -228,7 +228,8 @@ def _choose_layers(graph_path: Path) -> set[str]:
 
 
 def _kernel_side(layer: Any) -> int:  # noqa: ANN401 (OpenVINO has no types)
-    return max(layer.input_value(WEIGHTS_INPUT).get_shape()[2:])
+    sides: list[int] = list(layer.input_value(WEIGHTS_INPUT).get_shape()[2:])
+    return max(sides)
 
 
 def _find_inputs(layer: Any) -> set[str]:  # noqa: ANN401 (OpenVINO has no types)
