@@ -27,7 +27,6 @@ from typing import Any
 
 import common
 import numpy as np
-import openvino
 import tifffile
 
 from mediar_infer import EngineConfig, RuntimeConfig, Segmenter
@@ -36,6 +35,7 @@ from mediar_infer.demo.scenes import make_scene
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.metrics import evaluate_labels
 from mediar_infer.network.backends import Backend
+from mediar_infer.network.backends.openvino_graph import has_bfloat16
 
 EXACT = "float32"
 MOST_MEAN_LOSS = 0.003
@@ -46,8 +46,7 @@ FEWEST_CELLS = 3
 
 def find_reduced() -> list[str]:
     """Precisions below float32 that this CPU computes in."""
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return ["bfloat16", "int8"] if "BF16" in capabilities else ["int8"]
+    return ["bfloat16", "int8"] if has_bfloat16() else ["int8"]
 
 
 class Recorder:

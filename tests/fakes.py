@@ -177,10 +177,3 @@ def draw_discs(height, width, diameter, spacing=1.6):
     ]
     labels = draw_ellipses(height, width, centres)
     return np.where(labels > 0, 200, 10).astype(np.uint8), labels
-
-
-def has_bfloat16():
-    """Whether OpenVINO computes in bfloat16 on this CPU."""
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

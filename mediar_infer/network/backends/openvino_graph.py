@@ -96,6 +96,27 @@ def _other_graph(ranges: Int8Ranges, place: str) -> CheckpointError:
     )
 
 
+def has_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _choose_hint(precision: str) -> str:
+    """OpenVINO's name for what is not in int8; its default on recent CPUs is bfloat16."""
+    if precision == "float32":
+        return "f32"
+    if has_bfloat16():
+        return "bf16"
+    if precision == "bfloat16":
+        raise UsageError(
+            "found a CPU without bfloat16 instructions, expected one with them for --precision"
+            " bfloat16, which is slower than float32 otherwise; use --precision float32"
+        )
+    return "f32"
+
+
 def compile_graph(graph: Any, threads: int, precision: str = "float32") -> Any:  # noqa: ANN401
     """Compile a network for this CPU; the interpreter lock is released meanwhile.
 
@@ -113,20 +134,11 @@ def compile_graph(graph: Any, threads: int, precision: str = "float32") -> Any: 
     """
     import openvino
 
-    core = openvino.Core()
-    has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if precision == "bfloat16" and not has_bfloat16:
-        raise UsageError(
-            "found a CPU without bfloat16 instructions, expected one with them for --precision"
-            " bfloat16, which is slower than float32 otherwise; use --precision float32"
-        )
-    # Explicit, because the default of OpenVINO on recent CPUs is bfloat16.
-    is_exact = precision == "float32" or not has_bfloat16
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32" if is_exact else "bf16",
+        "INFERENCE_PRECISION_HINT": _choose_hint(precision),
         "NUM_STREAMS": min(threads, _MAX_STREAMS),
         "INFERENCE_NUM_THREADS": threads,
         # Otherwise every process pins its threads to the same first cores.
         "ENABLE_CPU_PINNING": False,
     }
-    return core.compile_model(graph, "CPU", settings)
+    return openvino.Core().compile_model(graph, "CPU", settings)

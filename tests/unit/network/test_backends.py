@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fakes import has_bfloat16
 
 from mediar_infer.config import EngineConfig
 from mediar_infer.devices import CPU, Device
@@ -17,7 +16,11 @@ from mediar_infer.errors import CheckpointError, UsageError
 from mediar_infer.network.architecture import ENCODERS, Architecture
 from mediar_infer.network.backends.openvino_backend import OpenVinoBackend
 from mediar_infer.network.backends.openvino_export import export_graph
-from mediar_infer.network.backends.openvino_graph import compile_graph, read_graph
+from mediar_infer.network.backends.openvino_graph import (
+    compile_graph,
+    has_bfloat16,
+    read_graph,
+)
 from mediar_infer.network.backends.torch_backend import TorchBackend
 from mediar_infer.network.backends.torch_network import fold_norms, halve_weights
 from mediar_infer.network.checkpoints import (
