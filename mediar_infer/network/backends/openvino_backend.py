@@ -1,6 +1,7 @@
 """The network through OpenVINO: several times faster than torch on a CPU, same numbers."""
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from mediar_infer.devices import CPU
 
 class OpenVinoBackend:
     """A compiled checkpoint; windows are predicted one per stream, side by side.
+
+    Several threads may use it at once; they share its streams.
 
     Args:
         compiled: network from ``openvino_graph.compile_graph``.
@@ -34,12 +37,15 @@ class OpenVinoBackend:
         self.batch = batch or 2 * streams
         self._queue = openvino.AsyncInferQueue(compiled, streams)
         self._queue.set_callback(_keep_result)
+        # The queue may offer two threads the same idle request, and one would get the other's maps.
+        self._starting = Lock()
 
     def start(self, inputs: Float32Array) -> Callable[[], Float32Array]:
         """Start to predict logits; see :class:`mediar_infer.network.backends.Backend`."""
         logits = np.empty(inputs.shape, dtype=np.float32)
-        for i in range(len(inputs)):
-            self._queue.start_async({0: inputs[i : i + 1]}, userdata=logits[i])
+        with self._starting:
+            for i in range(len(inputs)):
+                self._queue.start_async({0: inputs[i : i + 1]}, userdata=logits[i])
 
         def finish() -> Float32Array:
             self._queue.wait_all()

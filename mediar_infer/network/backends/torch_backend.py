@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from threading import Lock
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from mediar_infer.network.backends.torch_network import fold_norms, halve_weight
 
 _BATCH = {"cuda": 16, "mps": 4, "cpu": 1}
 _HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+_SETTINGS = Lock()
+"""Torch's settings are those of the process: one thread would take back another's."""
 
 
 class TorchBackend:
@@ -60,9 +63,10 @@ def _exact_products() -> Iterator[None]:
     batch varies, each would start trials of its own, and the next run might choose differently.
     """
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark
-    convolutions.allow_tf32 = products.allow_tf32 = convolutions.benchmark = False
-    try:
-        yield
-    finally:
-        convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark = before
+    with _SETTINGS:
+        before = convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark
+        convolutions.allow_tf32 = products.allow_tf32 = convolutions.benchmark = False
+        try:
+            yield
+        finally:
+            convolutions.allow_tf32, products.allow_tf32, convolutions.benchmark = before

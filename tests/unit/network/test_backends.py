@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 
@@ -94,6 +95,18 @@ def test_windows_of_a_batch_keep_their_order(checkpoint, graph, inputs):
     backend = openvino_backend(checkpoint, graph)
     one_by_one = np.concatenate([backend.start(window[None])() for window in inputs])
     np.testing.assert_array_equal(backend.start(inputs)(), one_by_one)
+
+
+def test_threads_that_share_a_backend_get_their_own_maps(checkpoint, graph, inputs):
+    backend = openvino_backend(checkpoint, graph)
+    expected = backend.start(inputs)()
+
+    def predict_rolled(shift):
+        found = [backend.start(np.roll(inputs, shift, axis=0))() for _ in range(50)]
+        return all(np.array_equal(each, np.roll(expected, shift, axis=0)) for each in found)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(predict_rolled, range(4)))
 
 
 @pytest.mark.parametrize("kind", ["torch", "openvino"])
