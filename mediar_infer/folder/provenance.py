@@ -11,7 +11,7 @@ from mediar_infer import __version__
 from mediar_infer.devices import describe_device
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.run_image import RunImage
-from mediar_infer.images.formats import count_bytes
+from mediar_infer.images.fingerprint import compute_fingerprint, count_bytes
 
 if TYPE_CHECKING:
     from mediar_infer.segmenter import Segmenter
@@ -101,13 +101,14 @@ def describe_labels(image: RunImage, provenance: Provenance) -> dict[str, Any]:
         provenance: models and settings.
 
     Raises:
-        OSError: if the image does not exist.
+        OSError: if the image does not exist or cannot be read.
     """
     return {
         "mediar_infer": __version__,
         "image": image.path.name,
         **({} if image.scene is None else {"scene": image.scene}),
         "image_bytes": count_bytes(image.path),
+        "image_fingerprint": compute_fingerprint(image.path),
         "plan": dict(provenance.plan),
         "weights": dict(provenance.digests),
     }

@@ -155,17 +155,6 @@ def is_folder_format(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_FORMATS[_OME_ZARR]
 
 
-def count_bytes(path: Path) -> int:
-    """Size of an image file; of a folder that is an image, of all files in it.
-
-    Raises:
-        OSError: if it does not exist.
-    """
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size
-
-
 def recognise_file(path: Path) -> str:
     """Name the format of an image file: by its content, except where that is another one's.
 

@@ -137,6 +137,17 @@ def test_resume_takes_the_labels_of_release_0_1_0(predict, small_inputs, tmp_pat
 
 
 @pytest.mark.usefixtures("perfect_network")
+def test_resume_notices_another_image_of_the_same_name_and_size(predict, tmp_path):
+    inputs, outputs = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    for image in (pixels, pixels, pixels[::-1]):
+        tifffile.imwrite(inputs / "a.tif", image, metadata=None)
+        assert predict(inputs, outputs, "--resume") == 0
+    assert _statuses(outputs) == ["done", "resumed", "done"]
+
+
+@pytest.mark.usefixtures("perfect_network")
 def test_without_resume_everything_is_done_again(predict, small_inputs, tmp_path):
     for _ in range(2):
         assert predict(small_inputs, tmp_path / "out") == 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mediar_infer.errors import ImageReadError
-from mediar_infer.images.formats import count_bytes
+from mediar_infer.images.fingerprint import count_bytes
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.listing import list_images
 from mediar_infer.images.open import open_image
