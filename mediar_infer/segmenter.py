@@ -85,8 +85,8 @@ class Segmenter:
         context = multiprocessing.get_context("spawn")
         with context.Pool(4, initializer=load_segmenter) as pool: ...
 
-    Use in a forked process, and pickling, are errors that say so. Threads of one process may share a
-    segmenter; with ``fit_budget``, let it segment one image at a time.
+    Use in a forked process, and pickling, are errors that say so. Threads of one process may share
+    a segmenter; with ``fit_budget``, let it segment one image at a time.
 
     Args:
         members: the models of the ensemble, on one device.
