@@ -9,13 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from mediar_infer.arrays import AnyArray
-from mediar_infer.errors import ImageReadError
 from mediar_infer.images.faults import reading
 from mediar_infer.images.file_bytes import FileBytes
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.planes import Projection
 from mediar_infer.images.tiff_layout import JPEG_COMPRESSIONS
-from mediar_infer.images.tiff_segments import check_segment
+from mediar_infer.images.tiff_segments import check_segment, count_missing
 
 _LARGEST_SAMPLE = 8
 _N_BUNDLES = 32
@@ -142,15 +141,10 @@ class SegmentRows:
         stop = self._first + n_segments
         self._offsets = np.asarray(page.dataoffsets[self._first : stop], np.int64)
         self._counts = np.asarray(page.databytecounts[self._first : stop], np.int64)
-        n_found = min(len(self._offsets), len(self._counts))
-        is_stored = (self._offsets[:n_found] > 0) & (self._counts[:n_found] > 0)
-        self.n_missing = int(n_found - is_stored.sum())
-        if n_found < n_segments or not is_stored.any() or (self.n_missing and not is_tiled):
-            kind = "tiles" if is_tiled else "strips"
-            raise ImageReadError(
-                f"{self._file.name}: found {int(is_stored.sum())} of {n_segments} {kind}, "
-                "expected all: the file was not written to its end; export it again"
-            )
+        self.n_missing = count_missing(
+            self._file.name, self._offsets, self._counts, n_segments, is_tiled=is_tiled
+        )
+        is_stored = (self._offsets > 0) & (self._counts > 0)
         last = int(np.argmax((self._offsets + self._counts) * is_stored))
         self._file.check_range(int(self._offsets[last]), int(self._counts[last]))
 

@@ -1,5 +1,12 @@
-"""Strips and tiles of TIFF whose codec ignores damage, checked before they are decoded."""
+"""Strips and tiles of TIFF: which are stored, and damage that their codec ignores."""
 
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from mediar_infer.errors import ImageReadError
 from mediar_infer.images.faults import DamagedFile
 from mediar_infer.images.jpeg import check_jpeg, read_jpeg_header, with_tables
 from mediar_infer.images.jpeg2000 import read_jpeg2000_header
@@ -8,6 +15,59 @@ _JPEG = frozenset({7, 33007, 34892})
 _JPEG_2000 = frozenset({33003, 33004, 33005, 34712})
 _MAX_EXCESS = 4
 """A segment may be coded with a frame larger than its place by this factor, never more."""
+
+
+def is_one_piece(page: Any) -> bool:  # noqa: ANN401  (tifffile is untyped here)
+    """Whether the rows of a page lie in the file one after the other, as they are read.
+
+    Args:
+        page: a ``tifffile.TiffPage`` or ``TiffFrame``.
+    """
+    key = page.keyframe
+    if key is None or not key.is_final:
+        return False
+    # A frame repeats what is true of its key frame; its own strips may lie in another order. A
+    # place at byte 0, where the header of the file is, means that nothing was written. A length
+    # of 0 does not: old writers leave it out.
+    offsets = np.asarray(page.dataoffsets, np.int64)
+    steps = np.diff(np.asarray(key.dataoffsets, np.int64))
+    return bool((offsets > 0).all()) and np.array_equal(np.diff(offsets), steps)
+
+
+def count_missing(
+    name: str, offsets: Sequence[int], counts: Sequence[int], n_segments: int, *, is_tiled: bool
+) -> int:
+    """Count the tiles that a file leaves out on purpose (sparse), at least one being there.
+
+    Args:
+        name: file name, for messages.
+        offsets: place of each strip or tile.
+        counts: bytes of each.
+        n_segments: strips or tiles that there should be.
+        is_tiled: whether they are tiles; no writer leaves out strips.
+
+    Raises:
+        ImageReadError: if strips, or all tiles, are missing.
+    """
+    n_found = min(len(offsets), len(counts))
+    is_stored = (np.asarray(offsets)[:n_found] > 0) & (np.asarray(counts)[:n_found] > 0)
+    n_stored = int(is_stored.sum())
+    if n_found < n_segments or not n_stored or (n_stored < n_found and not is_tiled):
+        kind = "tiles" if is_tiled else "strips"
+        raise ImageReadError(
+            f"{name}: found {n_stored} of {n_segments} {kind}, expected all: the file was not"
+            " written to its end; export it again"
+        )
+    return n_found - n_stored
+
+
+def count_missing_of_page(name: str, page: Any) -> int:  # noqa: ANN401
+    """Count the tiles that a whole page leaves out; see :func:`count_missing`."""
+    if is_one_piece(page):
+        return 0
+    n_segments = prod(page.chunked)
+    offsets, counts = page.dataoffsets[:n_segments], page.databytecounts[:n_segments]
+    return count_missing(name, offsets, counts, n_segments, is_tiled=page.keyframe.is_tiled)
 
 
 def check_segment(

@@ -36,6 +36,7 @@ from mediar_infer.images.tiff_rows import (
     ProjectedRows,
     SegmentRows,
 )
+from mediar_infer.images.tiff_segments import is_one_piece
 
 CACHE_BYTES = 64 * 2**20
 """Decoded strips or tile rows kept for the next read; one row of tiles is kept in any case."""
@@ -174,18 +175,12 @@ class TiffSource(ImageSource):
         read = layout.channels[:3] if is_part else layout.channels
         needed = sorted({plane for plane, _ in (*read, *layout.opacity)})
         shape = (layout.height, layout.width, layout.n_samples)
-        page_shape = (layout.width, layout.n_samples, 1)  # an (H, W, C) array saved as a stack
-        if series.dataoffset is None and tuple(series.keyframe.shaped[2:]) == page_shape != shape:
-            self._planes[0] = PagedRows(
-                lambda row: self._open_page(series, row, page_shape, 0, options),
-                width=layout.width,
-            )
-        else:
-            for plane in needed:
-                planes = layout.projected[plane]
-                cache_bytes = CACHE_BYTES // len(needed) if len(planes) == 1 else 0
-                rows = [self._open_plane(series, k, shape, cache_bytes, options) for k in planes]
-                self._planes[plane] = rows[0] if len(rows) == 1 else ProjectedRows(rows, shape)
+        self._start = _find_start(series)
+        for plane in needed:
+            planes = layout.projected[plane]
+            cache_bytes = CACHE_BYTES // len(needed) if len(planes) == 1 else 0
+            rows = [self._open_plane(series, k, shape, cache_bytes, options) for k in planes]
+            self._planes[plane] = rows[0] if len(rows) == 1 else ProjectedRows(rows, shape)
 
     def _open_plane(
         self,
@@ -196,11 +191,28 @@ class TiffSource(ImageSource):
         options: ReadOptions,
     ) -> PlaneRows:
         """Reader of one plane."""
-        if series.dataoffset is None:
-            return self._open_page(series, plane, shape, cache_bytes, options)
+        height, width, n_samples = shape
+        page_shape = (width, n_samples, 1)  # an (H, W, C) array saved as a stack
+        if self._start is not None:
+            return self._open_contiguous(series, self._start, plane, shape)
+        if tuple(series.keyframe.shaped[2:]) == page_shape != shape:
+            first = plane * height
+            return PagedRows(
+                lambda row: self._open_page(series, first + row, page_shape, 0, options),
+                width=width,
+            )
+        return self._open_page(series, plane, shape, cache_bytes, options)
+
+    def _open_contiguous(
+        self,
+        series: Any,  # noqa: ANN401
+        start: int,
+        plane: int,
+        shape: tuple[int, int, int],
+    ) -> ContiguousRows:
+        """Reader of one of the uncompressed planes that follow each other from a byte on."""
         dtype = np.dtype(series.dtype).newbyteorder(self._tif.byteorder)
-        n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        offset = series.dataoffset + plane * n_bytes
+        offset = start + plane * int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         return ContiguousRows(self._file, offset=offset, shape=shape, dtype=dtype)
 
     def _open_page(
@@ -225,11 +237,8 @@ class TiffSource(ImageSource):
                 f"{self._file.name}: found no page for plane {plane} although the metadata names "
                 "it, expected a complete file; copy or export it again"
             )
-        if page.is_final:
-            dtype = np.dtype(series.dtype).newbyteorder(self._tif.byteorder)
-            n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            offset = page.dataoffsets[0] + plane_of_page * n_bytes
-            return ContiguousRows(self._file, offset=offset, shape=shape, dtype=dtype)
+        if is_one_piece(page):
+            return self._open_contiguous(series, page.dataoffsets[0], plane_of_page, shape)
         return SegmentRows(
             self._file,
             page,
@@ -271,6 +280,16 @@ class TiffSource(ImageSource):
                 return np.where(image == self._nodata, image.dtype.type(missing), image)
             case _:
                 return image
+
+
+def _find_start(series: Any) -> int | None:  # noqa: ANN401
+    """First byte of a series whose pages follow each other uncompressed, as they are read."""
+    start: int | None = series.dataoffset
+    first = series.keyframe
+    # The first page of these describes the whole stack, and ImageJ may write no other one.
+    is_described = first.is_imagej or first.is_shaped or first.is_stk
+    pages = [first] if is_described else series
+    return start if start is not None and all(map(is_one_piece, pages)) else None
 
 
 def _to_rgb8(colormap: AnyArray) -> AnyArray:

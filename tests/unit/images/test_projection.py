@@ -61,6 +61,24 @@ def test_axis_without_a_name_is_taken_for_z_and_time_is_not(tmp_path):
         read_rows(tmp_path / "t.tif")
 
 
+@pytest.mark.usefixtures("_block")
+@pytest.mark.parametrize("n_samples", [2, 3, 5])
+def test_channels_last_saved_as_a_page_for_each_row(tmp_path, n_samples):
+    stack = np.random.default_rng(1).integers(1, 250, (4, 20, 30, n_samples), np.uint8)  # Z, Y, X
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, stack, photometric="minisblack", metadata={"axes": "ZYXC"},
+                     compression="zlib")  # fmt: skip
+    with tifffile.TiffFile(path) as tif:
+        assert len(tif.pages) == 4 * 20
+    expected = stack.max(axis=0)
+    for channel in range(n_samples):
+        found = read_rows(path, channels=(channel,))
+        np.testing.assert_array_equal(found[:, :, 0], expected[:, :, channel])
+    for plane in range(4):
+        with open_image(path, ReadOptions(plane=plane, all_channels=True)) as source:
+            np.testing.assert_array_equal(source.read_channels(3, 17), stack[plane, 3:17])
+
+
 def test_plane_chooses_the_time_that_is_projected(tmp_path):
     stack = STACK.transpose(1, 0, 2, 3)  # T, Z, Y, X
     tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, metadata={"axes": "TZYX"})
