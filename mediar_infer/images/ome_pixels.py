@@ -14,8 +14,8 @@ def find_ome_pixels(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> list[Ele
         page: a page of the image.
 
     Returns:
-        Elements ``Pixels`` of all images of the page's height and width. If one of them says that
-        it begins with the page, it is the only one.
+        Elements ``Pixels`` of all images of the page's height and width, without those that lie in
+        other files of a set. If one of them says that it begins with the page, it is the only one.
     """
     if not tif.is_ome:
         return []
@@ -24,15 +24,31 @@ def find_ome_pixels(tif: tifffile.TiffFile, page: tifffile.TiffPage) -> list[Ele
     except ElementTree.ParseError:
         return []
     size = {"SizeX": str(page.imagewidth), "SizeY": str(page.imagelength)}
-    found = [
-        pixels
-        for pixels in root.iterfind(".//{*}Image/{*}Pixels")
-        if size.items() <= pixels.attrib.items()
-    ]
+    stored_here = _find_files(root, tif.filename)
     number = str(page.index)
-    own = [
-        pixels
-        for pixels in found
-        if any(data.get("IFD", "0") == number for data in pixels.iterfind("{*}TiffData"))
-    ]
+    found, own = [], []
+    for pixels in root.iterfind(".//{*}Image/{*}Pixels"):
+        stored = pixels.findall("{*}TiffData")
+        here = [data for data in stored if _uuid(data) in stored_here]
+        if size.items() <= pixels.attrib.items() and (here or not stored):
+            found.append(pixels)
+            if any(data.get("IFD", "0") == number for data in here):
+                own.append(pixels)
     return own[:1] or found
+
+
+def _find_files(root: Element, name: str) -> set[str]:
+    """UUIDs by which the metadata name this file; an empty one stands for data that name none."""
+    stated = {
+        (uuid.text or "").strip(): uuid.get("FileName", "").casefold()
+        for uuid in root.iterfind(".//{*}TiffData/{*}UUID")
+    }
+    if len(stated) < 2:  # of this file, which may have another name by now
+        return {"", *stated}
+    if own := root.get("UUID"):
+        return {"", own.strip()}
+    return {"", *(uuid for uuid, file in stated.items() if file == name.casefold())}
+
+
+def _uuid(data: Element) -> str:
+    return (data.findtext("{*}UUID") or "").strip()

@@ -127,6 +127,48 @@ def test_ome_comes_before_the_tags(tmp_path):
     assert spacing_of(path) == pytest.approx((0.0005, 0.0005))
 
 
+def _set_of_files(own, stated=("a", "b")):
+    """OME metadata of a set: an image in each file, with a size and a channel of its own."""
+    images = "".join(
+        f'<Image ID="Image:{k}"><Pixels ID="Pixels:{k}" DimensionOrder="XYCZT" Type="uint8"'
+        f' SizeX="{IMAGE.shape[1]}" SizeY="{IMAGE.shape[0]}" SizeC="1" SizeZ="1" SizeT="1"'
+        f' PhysicalSizeX="{k + 1}" PhysicalSizeY="{k + 1}">'
+        f'<Channel ID="Channel:{k}:0" Name="stain {name}"/><TiffData IFD="0" PlaneCount="1">'
+        f'<UUID FileName="{name}.ome.tif">urn:uuid:{name}</UUID></TiffData></Pixels></Image>'
+        for k, name in enumerate(stated)
+    )
+    uuid = f'UUID="urn:uuid:{own}"' if own else ""
+    space = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+    return f'<?xml version="1.0"?><OME xmlns="{space}" {uuid}>{images}</OME>'
+
+
+@pytest.mark.parametrize("is_stated", [True, False], ids=["by its UUID", "by its name"])
+@pytest.mark.parametrize(("name", "um"), [("a", 1), ("b", 2)])
+def test_file_of_a_set_has_its_own_size_and_channel(tmp_path, name, um, is_stated):
+    path = tmp_path / f"{name}.ome.tif"
+    description = _set_of_files(name if is_stated else None)
+    tifffile.imwrite(path, IMAGE, description=description, metadata=None)
+    if is_stated:  # then it keeps them under another name
+        path = path.rename(tmp_path / "renamed.ome.tif")
+    with open_image(path) as source:
+        assert source.pixel_size_mm == pytest.approx((um / 1000, um / 1000))
+        assert source.channel_names == (f"stain {name}",)
+
+
+def test_file_that_a_set_does_not_name_has_no_size_of_another_one(tmp_path):
+    path = tmp_path / "c.ome.tif"
+    tifffile.imwrite(path, IMAGE, description=_set_of_files("c"), metadata=None)
+    with open_image(path) as source:
+        assert (source.geometry, source.channel_names) == (None, ("",))
+
+
+@pytest.mark.parametrize("own", ["c", None])
+def test_metadata_that_name_one_file_belong_to_it_under_any_name(tmp_path, own):
+    path = tmp_path / "renamed.ome.tif"
+    tifffile.imwrite(path, IMAGE, description=_set_of_files(own, stated="a"), metadata=None)
+    assert spacing_of(path) == pytest.approx((0.001, 0.001))
+
+
 def test_damaged_ome_metadata_leave_the_tags(tmp_path):
     path = tmp_path / "a.tif"
     tifffile.imwrite(
