@@ -13,6 +13,7 @@ from mediar_infer.exports.compiled import Uint32Array
 from mediar_infer.images.geometry import UM_PER_MM
 from mediar_infer.images.open import open_image
 from mediar_infer.images.sources import ImageSource
+from mediar_infer.images.tiff_source import TiffSource
 from mediar_infer.labels.reading import read_labels
 
 _MAX_ID = np.iinfo(np.uint32).max
@@ -58,7 +59,8 @@ class FileLabelRows:
 def open_label_rows(path: Path) -> Iterator[FileLabelRows | ArrayLabelRows]:
     """Open a label file for a ``with`` block.
 
-    TIFF of one channel of integers is read by rows; any other file that holds labels is read whole.
+    TIFF of one channel of integers is read by rows; any other file that holds labels is read whole,
+    by the rules of ``read_labels``.
 
     Args:
         path: the file.
@@ -68,7 +70,8 @@ def open_label_rows(path: Path) -> Iterator[FileLabelRows | ArrayLabelRows]:
     """
     if path.suffix.lower() in (".tif", ".tiff"):
         with open_image(path) as source:
-            if source.dtype.kind in "iu" and not source.warnings:
+            is_plain = isinstance(source, TiffSource) and source.holds_plain_numbers
+            if is_plain and source.dtype.kind in "iu" and not source.warnings:
                 yield FileLabelRows(source)
                 return
     yield ArrayLabelRows(read_labels(path), path.name)

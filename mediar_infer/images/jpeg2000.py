@@ -18,6 +18,9 @@ _START = b"\xff\x4f\xff\x51"
 """Start of a codestream and of its size segment."""
 _END = b"\xff\xd9"
 _TILE_PART, _TILE_DATA = 0xFF90, 0xFF93
+_CODING_STYLE = 0xFF52
+_TRANSFORM_AT = 13
+"""Place of the wavelet's number in the segment of the coding style; 1 is the reversible one."""
 _PACKET_MARKERS = (0x91, 0x92)
 """Second bytes of the two markers that may stand between packets."""
 _ZEROS = bytes(512)
@@ -54,6 +57,25 @@ def read_jpeg2000_header(data: bytes) -> RasterHeader:
         has_alpha=is_boxed and _has_alpha(data[:start], n_channels),
         warnings=tuple(notes),
     )
+
+
+def is_reversible(data: bytes) -> bool:
+    """Whether a codestream uses the wavelet that can give back the pixels as they were.
+
+    Args:
+        data: a file, or a TIFF strip or tile; its beginning is enough.
+
+    Raises:
+        DamagedFile: if its header does not say so.
+    """
+    start = data.find(_START)
+    position = start + 2 if start >= 0 else len(data)
+    while position + _TRANSFORM_AT < len(data):
+        marker, length = struct.unpack_from(">HH", data, position)
+        if marker == _CODING_STYLE:
+            return data[position + _TRANSFORM_AT] == 1
+        position += 2 + length
+    raise DamagedFile("no codestream that states its coding style")
 
 
 def check_jpeg2000(data: bytes) -> None:

@@ -1,6 +1,6 @@
 """Strips and tiles of TIFF: which are stored, and damage that their codec ignores."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any
 
@@ -12,7 +12,8 @@ from mediar_infer.images.jpeg import check_jpeg, read_jpeg_header, with_tables
 from mediar_infer.images.jpeg2000 import read_jpeg2000_header
 
 _JPEG = frozenset({7, 33007, 34892})
-_JPEG_2000 = frozenset({33003, 33004, 33005, 34712})
+JPEG_2000 = frozenset({33003, 33004, 33005, 34712})
+"""Compressions whose segments are JPEG 2000."""
 _MAX_EXCESS = 4
 """A segment may be coded with a frame larger than its place by this factor, never more."""
 
@@ -32,6 +33,14 @@ def is_one_piece(page: Any) -> bool:  # noqa: ANN401  (tifffile is untyped here)
     offsets = np.asarray(page.dataoffsets, np.int64)
     steps = np.diff(np.asarray(key.dataoffsets, np.int64))
     return bool((offsets > 0).all()) and np.array_equal(np.diff(offsets), steps)
+
+
+def stated_pages(series: Any) -> Iterable[Any]:  # noqa: ANN401
+    """The pages of a ``tifffile.TiffPageSeries`` that say where its strips and tiles are."""
+    first = series.keyframe
+    # The first page of these describes the whole stack, and ImageJ may write no other one.
+    is_described = first.is_imagej or first.is_shaped or first.is_stk
+    return [first] if is_described and series.dataoffset is not None else series
 
 
 def count_missing(
@@ -96,7 +105,7 @@ def check_segment(
         header = read_jpeg_header(whole)
         _check_frame(header.height * header.width, n_pixels)
         notes = check_jpeg(whole)
-    elif compression in _JPEG_2000:
+    elif compression in JPEG_2000:
         header = read_jpeg2000_header(data)
         _check_frame(header.height * header.width, n_pixels)
         notes = header.warnings

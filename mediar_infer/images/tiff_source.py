@@ -27,6 +27,7 @@ from mediar_infer.images.file_bytes import FileBytes
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.pixel_size import tiff_geometry
 from mediar_infer.images.sources import ImageSource
+from mediar_infer.images.tiff_compressions import find_lossy_compression
 from mediar_infer.images.tiff_directories import check_directories
 from mediar_infer.images.tiff_layout import Colour, choose_series, resolve_layout
 from mediar_infer.images.tiff_rows import (
@@ -36,7 +37,7 @@ from mediar_infer.images.tiff_rows import (
     ProjectedRows,
     SegmentRows,
 )
-from mediar_infer.images.tiff_segments import is_one_piece
+from mediar_infer.images.tiff_segments import is_one_piece, stated_pages
 
 CACHE_BYTES = 64 * 2**20
 """Decoded strips or tile rows kept for the next read; one row of tiles is kept in any case."""
@@ -72,12 +73,19 @@ class TiffSource(ImageSource):
                 self._tif = tifffile.TiffFile(path, _multifile=False)
                 check_directories(self._tif)
                 series, found = choose_series(self._tif, options, path.name)
-                self._layout = resolve_layout(series, options, name=path.name)
+                layout = self._layout = resolve_layout(series, options, name=path.name)
                 options.check_size(path.name, self._layout.height, self._layout.width)
                 self._open_planes(series, options)
                 found += [*self._layout.warnings, *self._missing_tiles_note()]
                 found += self._judge_opacity()
-                colour = self._layout.colour
+                colour = layout.colour
+                is_single = len(layout.channels) + len(layout.opacity) == 1
+                self.holds_plain_numbers = (
+                    is_single
+                    and colour is Colour.AS_STORED
+                    and find_lossy_compression(series.keyframe) is None
+                )
+                """Whether the file stores one channel of numbers, without a palette or loss."""
                 if colour is not Colour.CMYK and not options.channels:
                     found += channel_notes(len(self._layout.channels))
                 names, picked = self._choose_channels(series.keyframe, options)
@@ -285,11 +293,8 @@ class TiffSource(ImageSource):
 def _find_start(series: Any) -> int | None:  # noqa: ANN401
     """First byte of a series whose pages follow each other uncompressed, as they are read."""
     start: int | None = series.dataoffset
-    first = series.keyframe
-    # The first page of these describes the whole stack, and ImageJ may write no other one.
-    is_described = first.is_imagej or first.is_shaped or first.is_stk
-    pages = [first] if is_described else series
-    return start if start is not None and all(map(is_one_piece, pages)) else None
+    is_whole = start is not None and all(map(is_one_piece, stated_pages(series)))
+    return start if is_whole else None
 
 
 def _to_rgb8(colormap: AnyArray) -> AnyArray:

@@ -14,7 +14,9 @@ from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.formats import HEAD_BYTES, find_format
 from mediar_infer.images.raster import decode, read_header
+from mediar_infer.images.tiff_compressions import find_lossy_compression
 from mediar_infer.images.tiff_directories import tiff_file
+from mediar_infer.images.tiff_segments import count_missing_of_page, stated_pages
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ def read_labels(path: Path) -> npt.NDArray[np.integer[Any]]:
 def _read_tiff(path: Path) -> AnyArray:
     with tiff_file(path, "label image") as tif:
         series = _choose_series(tif, path.name)
+        _check_series(path.name, series)
         labels: AnyArray = series.asarray()
         axes = series.axes.upper()
         has_named_axes = {"Y", "X"} <= set(axes)
@@ -97,6 +100,20 @@ def _choose_series(tif: tifffile.TiffFile, name: str) -> Any:  # noqa: ANN401 (t
             "%s: found %d images, of which the largest is read as labels", name, len(full)
         )
     return largest[0]
+
+
+def _check_series(name: str, series: Any) -> None:  # noqa: ANN401
+    """Refuse numbers that are not as saved; tifffile reads strips without data as background."""
+    lossy = find_lossy_compression(series.keyframe)
+    if lossy is not None:
+        raise ImageReadError(
+            f"{name}: found {lossy} compression, which changes the numbers, expected labels as"
+            " they were; save them again without loss, such as with deflate"
+        )
+    pages = [page for page in stated_pages(series) if page is not None]
+    n_missing = sum(count_missing_of_page(name, page) for page in pages)
+    if n_missing:
+        logger.warning("%s: %d tiles are not stored and read as background", name, n_missing)
 
 
 def _read_raster(path: Path, format_name: str) -> AnyArray:

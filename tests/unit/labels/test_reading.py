@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from tiff_files import leave_out
 
 from mediar_infer.errors import ImageReadError
 from mediar_infer.labels.reading import read_labels
@@ -108,6 +109,43 @@ def test_cut_off_indexed_file_is_an_error_of_the_package(tmp_path):
     path.write_bytes(path.read_bytes()[:-200])
 
     with pytest.raises(ImageReadError, match="truncated"):
+        read_labels(path)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+@pytest.mark.parametrize("numbers", [[0], [1, 2], None])
+def test_strips_that_are_not_written_are_no_background(tmp_path, compression, numbers):
+    path = tmp_path / "a_label.tif"
+    tifffile.imwrite(path, CELLS, rowsperstrip=2, compression=compression)
+    leave_out(path, numbers)
+
+    n_left = 0 if numbers is None else 3 - len(numbers)
+    with pytest.raises(ImageReadError, match=rf"found {n_left} of 3 strips.*not written to its end"):
+        read_labels(path)
+
+
+def test_only_strip_that_is_not_written_is_not_read_from_the_header_of_the_file(tmp_path):
+    path = tmp_path / "a_label.tif"
+    tifffile.imwrite(path, CELLS)
+    leave_out(path)
+
+    with pytest.raises(ImageReadError, match="found 0 of 1 strips"):
+        read_labels(path)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_tiles_that_are_left_out_are_background_with_a_warning(tmp_path, caplog, compression):
+    path = tmp_path / "a_label.tif"
+    labels = np.kron(CELLS, np.ones((4, 4), np.uint8))
+    tifffile.imwrite(path, labels, tile=(16, 16), compression=compression)
+    leave_out(path, [2, 3])
+
+    expected = labels.copy()
+    expected[16:] = 0
+    assert np.array_equal(read_labels(path), expected)
+    assert "a_label.tif: 2 tiles are not stored and read as background" in caplog.text
+    leave_out(path)
+    with pytest.raises(ImageReadError, match="found 0 of 4 tiles"):
         read_labels(path)
 
 
