@@ -41,7 +41,8 @@ _PACKAGES: Final[Mapping[str, tuple[str, str]]] = {
 }
 """Format → package that reads it, and the extra that installs it."""
 
-_BIO_FORMATS: Final = "export it as OME-TIFF, for example with Fiji (Plugins > Bio-Formats)"
+BIO_FORMATS: Final = "export it as OME-TIFF, for example with Fiji (Plugins > Bio-Formats)"
+"""Remedy for slides and files of microscopes that are not read."""
 _AS_TIFF: Final = "save it as TIFF or PNG"
 _AS_SLICES: Final = "save the slices to be segmented as TIFF"
 
@@ -57,15 +58,15 @@ class UnreadFormat:
 
 
 UNREAD_FORMATS: Final[Mapping[str, UnreadFormat]] = {
-    "Zeiss ZVI": UnreadFormat((".zvi",), _BIO_FORMATS),
-    "Leica XLEF": UnreadFormat((".xlef", ".xlif"), _BIO_FORMATS),
-    "Olympus VSI": UnreadFormat((".vsi",), _BIO_FORMATS),
-    "Olympus OIB or OIF": UnreadFormat((".oib", ".oif", ".oir"), _BIO_FORMATS),
-    "Imaris": UnreadFormat((".ims",), _BIO_FORMATS),
-    "DeltaVision": UnreadFormat((".dv", ".r3d"), _BIO_FORMATS),
-    "ICS": UnreadFormat((".ics",), _BIO_FORMATS),
+    "Zeiss ZVI": UnreadFormat((".zvi",), BIO_FORMATS),
+    "Leica XLEF": UnreadFormat((".xlef", ".xlif"), BIO_FORMATS),
+    "Olympus VSI": UnreadFormat((".vsi",), BIO_FORMATS),
+    "Olympus OIB or OIF": UnreadFormat((".oib", ".oif", ".oir"), BIO_FORMATS),
+    "Imaris": UnreadFormat((".ims",), BIO_FORMATS),
+    "DeltaVision": UnreadFormat((".dv", ".r3d"), BIO_FORMATS),
+    "ICS": UnreadFormat((".ics",), BIO_FORMATS),
     "MRC": UnreadFormat((".mrc",), _AS_SLICES),
-    "Gatan DM": UnreadFormat((".dm3", ".dm4"), _BIO_FORMATS),
+    "Gatan DM": UnreadFormat((".dm3", ".dm4"), BIO_FORMATS),
     "NIfTI": UnreadFormat((".nii", ".nii.gz"), _AS_SLICES),
     "NRRD": UnreadFormat((".nrrd", ".nhdr"), _AS_SLICES),
     "MHD": UnreadFormat((".mhd",), "save it as MHA, with header and pixels in one file"),
@@ -188,7 +189,7 @@ def _check_package(name: str, format_name: str) -> None:
     if package and find_spec(package) is None:
         raise ImageReadError(
             f"{name}: found {format_name} and no package {package}, expected both; install it:"
-            f" python -m pip install 'mediar-infer[{extra}]', or {_BIO_FORMATS}"
+            f" python -m pip install 'mediar-infer[{extra}]', or {BIO_FORMATS}"
         )
 
 

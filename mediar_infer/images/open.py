@@ -13,7 +13,7 @@ from mediar_infer.images.mha import open_meta_image
 from mediar_infer.images.raster import open_raster
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.images.tiff_layout import list_tiff_scenes
-from mediar_infer.images.tiff_source import TiffSource
+from mediar_infer.images.tiff_source import open_tiff
 
 
 def _one_scene(_path: Path) -> Sequence[str]:
@@ -43,7 +43,7 @@ def find_reader(format_name: str) -> Reader:
     """
     match format_name:
         case "TIFF":
-            return Reader(TiffSource, list_tiff_scenes)
+            return Reader(open_tiff, list_tiff_scenes)
         case "PNG" | "JPEG" | "BMP" | "JPEG 2000":
             return Reader(partial(open_raster, format_name))
         case "MHA":

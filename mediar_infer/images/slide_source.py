@@ -1,4 +1,6 @@
-"""Slides that OpenSlide reads and TIFF does not cover: MIRAX, DICOM, Hamamatsu VMS."""
+"""Slides that OpenSlide reads and TIFF does not cover: MIRAX, DICOM, Hamamatsu VMS, and those of
+Ventana whose tiles overlap.
+"""
 
 from pathlib import Path
 from typing import Any, Final

@@ -12,14 +12,18 @@ import tifffile
 
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.channels import KEPT_OPACITY
+from mediar_infer.images.leica_scn import find_macro_pages
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.palettes import COLOURS_NOTE, is_grey, is_ramp
 from mediar_infer.images.planes import choose_planes, choose_scene
 from mediar_infer.images.sources import check_samples
 from mediar_infer.images.tiff_directories import tiff_file
+from mediar_infer.images.ventana_bif import check_tiles
 
-_SLIDE_KINDS = frozenset({"svs", "ndpi", "scn", "bif", "philips", "avs", "qpi"})
+_SLIDE_KINDS = frozenset({"svs", "ndpi", "bif", "philips", "avs", "qpi"})
 """Slide formats: every further series is a label, a macro image or a thumbnail."""
+_SCN = "scn"
+"""A slide format of any number of scanned regions."""
 _ACCOMPANYING = frozenset(
     f"{kind}{suffix}" for kind in ("label", "macro", "thumbnail") for suffix in ("", " image")
 )
@@ -32,6 +36,8 @@ _DISPLAY_TABLE_WRITERS = frozenset(
     }
 )  # fmt: skip
 """Programs, by their flags in tifffile, whose palettes are for the display of intensities."""
+_INDEX_TYPES = (np.dtype(np.uint8), np.dtype(bool))
+"""Types of up to 8 bits and of 1 bit, whose numbers choose colours."""
 _ALPHA = (1, 2)
 """Values of the ExtraSamples tag that mean opacity."""
 JPEG_COMPRESSIONS = frozenset({6, 7, 34892, 33007})
@@ -118,6 +124,7 @@ def choose_series(tif: tifffile.TiffFile, options: ReadOptions, name: str) -> tu
     else:
         number, notes = choose_scene(name, [_title(scene) for scene in scenes], options)
         series = scenes[number]
+    check_tiles(name, series.keyframe)
     n_images = int((tif.imagej_metadata or {}).get("images", 1)) if tif.is_imagej else 1
     if n_images > 1 and series.kind in ("uniform", "generic"):
         # tifffile then falls back to the first page: half a stack would look like an image
@@ -140,6 +147,9 @@ def _find_scenes(tif: tifffile.TiffFile, name: str) -> list[Any]:
     largest = max(found, key=_n_pixels)
     if largest.kind in _SLIDE_KINDS:
         return [largest]
+    if largest.kind == _SCN:
+        macro_pages = find_macro_pages(tif)
+        return [each for each in found if each.keyframe.index not in macro_pages] or [largest]
     return [
         series
         for series in found
@@ -153,7 +163,7 @@ def _title(series: Any) -> str:  # noqa: ANN401
 
 
 def _n_pixels(series: Any) -> int:  # noqa: ANN401  (tifffile is untyped here)
-    sizes = dict(zip(series.get_axes(False), series.get_shape(False), strict=True))
+    sizes = dict(zip(series.get_axes(False).upper(), series.get_shape(False), strict=True))
     return int(sizes.get("Y", 0)) * int(sizes.get("X", 0))
 
 
@@ -307,7 +317,7 @@ def _palette_rule(page: Any, n_channels: int, warnings: list[str]) -> Colour:  #
         return Colour.AS_STORED
     palette = np.asarray(page.colormap).T
     writers = _DISPLAY_TABLE_WRITERS & set(page.parent.flags)
-    is_display = bool(writers) or page.dtype != np.uint8 or is_ramp(palette)
+    is_display = bool(writers) or page.dtype not in _INDEX_TYPES or is_ramp(palette)
     if is_display and not (is_ramp(palette) and is_grey(palette)):
         warnings.append("the palette is for display: stored numbers are read as intensities")
     if is_display:

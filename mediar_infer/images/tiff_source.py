@@ -38,6 +38,7 @@ from mediar_infer.images.tiff_rows import (
     SegmentRows,
 )
 from mediar_infer.images.tiff_segments import is_one_piece, stated_pages
+from mediar_infer.images.ventana_bif import OverlappingTilesError, is_stitched_by_openslide
 
 CACHE_BYTES = 64 * 2**20
 """Decoded strips or tile rows kept for the next read; one row of tiles is kept in any case."""
@@ -45,6 +46,27 @@ _MAX_WORKERS = 8
 _ORIENTATION = 274
 _GDAL_NODATA = 42113
 """Numbers of TIFF tags."""
+
+
+def open_tiff(path: Path, options: ReadOptions, notes: tuple[str, ...] = ()) -> ImageSource:
+    """Open a TIFF file, or a slide made of TIFF pages by OpenSlide where that has to stitch it.
+
+    Args:
+        path: TIFF, BigTIFF or a slide format made of TIFF pages.
+        options: what to read of it.
+        notes: sentences to start the warnings with.
+
+    Raises:
+        ImageReadError: if the file is damaged, ambiguous, too large or not supported.
+    """
+    try:
+        return TiffSource(path, options, notes)
+    except OverlappingTilesError:
+        if not is_stitched_by_openslide(path):
+            raise
+    from mediar_infer.images.slide_source import SlideSource
+
+    return SlideSource(path, options, notes)
 
 
 class TiffSource(ImageSource):
@@ -273,7 +295,7 @@ class TiffSource(ImageSource):
                     raise DamagedFile(
                         f"number {largest} of a colour table of {len(self._palette)} colours"
                     )
-                return self._palette[image[:, :, 0]]
+                return self._palette[image[:, :, 0].astype(np.uint8, copy=False)]
             case Colour.CMYK:
                 return _cmyk_to_rgb(image)
             case Colour.YCBCR:

@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
+from bif_files import write_bif
 from slide_files import write_dicom_slide
 
 from mediar_infer.errors import ImageReadError
-from mediar_infer.images import slide_source
+from mediar_infer.images import slide_source, ventana_bif
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.open import open_image
 
-pytest.importorskip("openslide")
+openslide = pytest.importorskip("openslide")
 pytest.importorskip("pydicom")
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (150, 201, 3), np.uint8)
@@ -55,3 +56,33 @@ def test_slide_without_its_other_files_is_a_clean_error(tmp_path, name):
     (tmp_path / name).write_bytes(data.get(name, bytes(128) + b"DICM" + bytes(200)))
     with pytest.raises(ImageReadError, match=rf"^{name}: .*, expected .*; "):
         open_image(tmp_path / name)
+
+
+TILES = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize("name", ["a.bif", "a.tif"])
+def test_overlapping_tiles_of_a_ventana_slide_are_stitched(tmp_path, name):
+    path = write_bif(tmp_path / name, TILES, 4)
+    source, found = read_rows(path, 7)
+    stitched = openslide.OpenSlide(path).read_region((0, 0), 0, (28, 28))
+    np.testing.assert_array_equal(found, np.asarray(stitched)[:, :, :3])
+    np.testing.assert_array_equal(found[18:, 18:], TILES[22:, 22:])
+    assert source.pixel_size_mm == pytest.approx((0.25e-3, 0.25e-3))
+
+
+@pytest.mark.parametrize("name", ["a.bif", "a.tif"])
+def test_overlapping_tiles_need_openslide(tmp_path, monkeypatch, name):
+    path = write_bif(tmp_path / name, TILES, 4)
+    monkeypatch.setattr(ventana_bif, "find_spec", lambda _: None)
+    with pytest.raises(
+        ImageReadError,
+        match=rf"^{name}: found a Ventana slide \(BIF\) whose tiles overlap, .*mediar-infer\[slides\]",
+    ):
+        open_image(path)
+
+
+def test_tiles_of_a_ventana_slide_side_by_side_need_no_openslide(tmp_path, monkeypatch):
+    path = write_bif(tmp_path / "a.bif", TILES, 0)
+    monkeypatch.setattr(ventana_bif, "find_spec", lambda _: None)
+    np.testing.assert_array_equal(read_rows(path, 7)[1], TILES)

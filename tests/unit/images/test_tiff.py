@@ -169,6 +169,32 @@ def test_palette_becomes_rgb(path, scale):
     assert_reads(path, colours.T[GREY % 3].astype(np.uint8), [note])
 
 
+@pytest.mark.parametrize("colours", [[[255, 0], [0, 255], [10, 20]], [[255, 0]] * 3])
+def test_palette_of_one_bit_becomes_rgb(path, colours):
+    mask = GREY > 100
+    colours = np.array(colours, np.uint16)
+    tag = (320, "H", 6, tuple((colours * 257).ravel().tolist()), True)
+    tifffile.imwrite(
+        path, mask, photometric="minisblack", bitspersample=1, extratags=[tag], metadata=None
+    )
+    with tifffile.TiffFile(path) as tif:
+        at = tif.pages[0].tags[262].valueoffset
+    data = bytearray(path.read_bytes())
+    data[at : at + 2] = struct.pack("<H", 3)
+    path.write_bytes(data)
+    notes = ["the colours of a colour table are used, not the stored numbers"]
+    is_grey = (colours == colours[:1]).all()
+    assert_reads(path, colours.T[mask.astype(int)].astype(np.uint8), [] if is_grey else notes)
+
+
+def test_axes_may_be_named_in_lower_case(path):
+    stack = np.stack([GREY, GREY // 2])
+    tifffile.imwrite(path, GREY, metadata={"axes": "yx"})
+    assert_reads(path, GREY)
+    tifffile.imwrite(path, stack, metadata={"axes": "zyx"}, photometric="minisblack")
+    assert_reads(path, stack[1], plane=1)
+
+
 def test_cmyk_becomes_rgb(path):
     inks = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
     inks[:, :, :3] = 255 - RGB

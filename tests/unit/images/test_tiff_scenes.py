@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tifffile
+from scn_files import write_scn
 
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.limits import ReadOptions
@@ -115,6 +116,51 @@ def test_aperio_slide_is_one_scene(tmp_path):
         tif.write(image[:40, :50], description="label", subfiletype=1, metadata=None)
         tif.write(image[:60, :90], description="macro", subfiletype=9, metadata=None)
     assert len(list_scenes(path)) == 1
+
+
+def colours(height, width):
+    return GENERATOR.integers(0, 255, (height, width, 3), np.uint8)
+
+
+def test_scanned_regions_of_a_leica_slide_are_scenes_and_its_macro_image_is_none(tmp_path):
+    regions = [colours(48, 56), colours(64, 80)]
+    path = write_scn(tmp_path / "a.scn", colours(90, 100), regions, ["left", "right"])
+    assert list_scenes(path) == ["left", "right"]
+    for scene, region in enumerate(regions):
+        found, source = read(path, scene=scene)
+        np.testing.assert_array_equal(found, region)
+        assert source.warnings == ()
+    found, source = read(path)
+    np.testing.assert_array_equal(found, regions[1])
+    assert source.warnings == (
+        "1 further image(s) in the file are not read (48 × 56 × 3); choose one with --scene N, or"
+        " all with --scene all",
+    )
+
+
+def test_leica_slide_of_one_region_has_one_scene(tmp_path):
+    region = colours(64, 80)
+    path = write_scn(tmp_path / "a.scn", colours(20, 30), [region])
+    found, source = read(path)
+    np.testing.assert_array_equal(found, region)
+    assert source.warnings == ()
+
+
+def test_macro_image_alone_is_read(tmp_path):
+    macro = colours(20, 30)
+    np.testing.assert_array_equal(read(write_scn(tmp_path / "a.scn", macro, []))[0], macro)
+
+
+def test_regions_of_a_leica_slide_are_those_that_openslide_finds(tmp_path):
+    openslide = pytest.importorskip("openslide")
+    regions = [colours(48, 56), colours(64, 80)]
+    path = write_scn(tmp_path / "a.scn", colours(90, 100), regions)
+    slide = openslide.OpenSlide(path)
+    sizes = {
+        tuple(int(slide.properties[f"openslide.region[{k}].{size}"]) for size in ("height", "width"))
+        for k in range(2)
+    }
+    assert sizes == {region.shape[:2] for region in regions}
 
 
 def test_damaged_files_have_no_scenes(path):
