@@ -34,11 +34,14 @@ def nd2_bytes(frames, loops=(), names=("",), pixel_um=None, compress=False):
     """An ND2 file.
 
     Args:
-        frames: ``(…, Y, X, channels × samples)``; the first axes are those of ``loops``.
+        frames: ``(…, Y, X, channels × samples)``; the first axes are those of ``loops``. Three
+            samples of a channel are red, green, blue here, and blue, green, red in the file.
         loops: letters of T, P and Z.
         names: of the channels.
     """
     *sizes, height, width, n_components = frames.shape
+    if n_components == 3 * len(names):
+        frames = frames.reshape(*frames.shape[:-1], -1, 3)[..., ::-1].reshape(frames.shape)
     attributes = {
         "uiWidth": width, "uiWidthBytes": width * n_components * frames.itemsize,
         "uiHeight": height, "uiComp": n_components, "uiBpcInMemory": 8 * frames.itemsize,

@@ -17,7 +17,8 @@ from mediar_infer.images.stack_source import StackLayout, StackSource
 
 _POSITION: Final = "P"
 _FRAME_AXES: Final = frozenset("CYXS")
-_SAMPLES: Final = (1, 3)
+_COLOURS: Final = 3
+_SAMPLES: Final = (1, _COLOURS)
 """Samples of a channel that is grey or in colours; any other number are channels of their own."""
 
 
@@ -118,6 +119,9 @@ class Nd2Source(StackSource):
                 frame = frame.reshape(self._stored_shape)
                 if frame.shape[3] not in _SAMPLES:
                     frame = frame.transpose(0, 3, 1, 2).reshape(self._shape)
+                elif frame.shape[3] == _COLOURS and not self._file.is_legacy:
+                    # stored as blue, green, red, which nd2 passes on; JPEG 2000 has red first
+                    frame = frame[..., ::-1]
                 self._frame = number, frame
         return self._frame[1]
 
