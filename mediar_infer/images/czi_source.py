@@ -11,6 +11,7 @@ import numpy as np
 
 from mediar_infer.arrays import AnyArray
 from mediar_infer.devices import available_cores
+from mediar_infer.errors import ImageReadError, list_some
 from mediar_infer.images.czi_directory import (
     SAMPLE_TYPES,
     SEGMENT_BYTES,
@@ -28,9 +29,9 @@ _CACHE_BYTES: Final = 64 * 2**20
 """Decoded tiles kept for the next read; those that reach below it are kept in any case."""
 _MAX_WORKERS: Final = 8
 _UNCOMPRESSED, _JPEG, _LZW, _JPEG_XR, _ZSTD, _ZSTD_WITH_HEADER = 0, 1, 2, 4, 5, 6
+_PICTURES: Final = frozenset({_JPEG, _JPEG_XR})
 _MAYBE_STORED: Final = frozenset({_JPEG, _LZW, _JPEG_XR, _ZSTD})
-_SWAPPED: Final = frozenset({_UNCOMPRESSED, _LZW, _ZSTD, _ZSTD_WITH_HEADER})
-"""Compressions that hold blue before red; the decoders of the others return red first."""
+_LISTED_PLANES: Final = 5
 _SUB_BLOCK: Final = struct.Struct("<16sqq i i q")
 _SUB_BLOCK_HEADER_BYTES: Final = 16
 _MIN_SUB_BLOCK_BYTES: Final = 256
@@ -82,6 +83,7 @@ class CziSource(StackSource):
                 tiles = [tile for tile in tiles if tile.index.get("S", 0) == number]
                 layout = self._lay_out(path.name, tiles, metadata, options)
                 super().__init__(path.name, layout, options, (*notes, *more))
+                self.warnings += self._judge_missing(layout.channel_names)
         except BaseException:
             self.close()
             raise
@@ -138,6 +140,32 @@ class CziSource(StackSource):
             channel_names=tuple(names),
             pixel_size_um=metadata.pixel_size_um,
             step=step,
+        )
+
+    def _judge_missing(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Say which channels lack a plane; an error if none that is wanted has a tile there."""
+        missing = {
+            channel: [plane for plane in self.planes if (plane, channel) not in self._tiles]
+            for channel in self.channels
+        }
+        shown = {
+            channel: f"channel {channel} ({names[channel]})"
+            if names[channel]
+            else f"channel {channel}"
+            for channel in missing
+        }
+        if all(planes == self.planes for planes in missing.values()):
+            where = list_some(self.planes, _LISTED_PLANES)
+            raise ImageReadError(
+                f"{self.name}: found no tile of {list_some(shown.values(), _LISTED_PLANES)} in plane"
+                f" {where}, expected one at least; choose another plane with --plane N, or another"
+                " channel"
+            )
+        return tuple(
+            f"{shown[channel]} has no tile in plane {list_some(planes, _LISTED_PLANES)} and is read"
+            " as 0 there: it was not recorded, or not stored"
+            for channel, planes in missing.items()
+            if planes
         )
 
     def _read_channel(self, plane: int, channel: int, top: int, bottom: int) -> AnyArray:
@@ -203,9 +231,15 @@ class CziSource(StackSource):
 
     def _decode(self, tile: CziTile) -> AnyArray:
         start, n_bytes = self._find_pixels(tile)
-        return _to_channels(
-            _decompress(bytes(self._file.read(start, n_bytes)), tile), tile, tile.height
+        data = bytes(self._file.read(start, n_bytes))
+        # Some writers state a compression that they have not used.
+        is_plain = tile.compression in _MAYBE_STORED and len(data) == _count_bytes(tile)
+        if tile.compression in _PICTURES and not is_plain:
+            return _decode_picture(data, tile)
+        samples = np.frombuffer(
+            data if is_plain else _decompress(data, tile), SAMPLE_TYPES[tile.pixel_type][0]
         )
+        return _to_channels(samples, tile, tile.height)
 
 
 def _scenes(tiles: Sequence[CziTile], metadata: CziMetadata) -> list[tuple[int, str]]:
@@ -215,32 +249,40 @@ def _scenes(tiles: Sequence[CziTile], metadata: CziMetadata) -> list[tuple[int, 
 
 
 def _to_channels(samples: AnyArray, tile: CziTile, height: int) -> AnyArray:
-    """Samples as ``(height, width)``, or with three colours in the order red, green, blue."""
+    """Samples as ``(height, width)``, or with three colours: stored blue first, returned red first."""
     n_samples = SAMPLE_TYPES[tile.pixel_type][1]
     if samples.size != height * tile.width * n_samples:
         raise DamagedFile(f"{samples.size:,} samples, {height * tile.width * n_samples:,} expected")
     if n_samples == 1:
         return samples.reshape(height, tile.width)
-    image = samples.reshape(height, tile.width, n_samples)
-    return image[:, :, 2::-1] if tile.compression in _SWAPPED else image[:, :, :3]
+    return samples.reshape(height, tile.width, n_samples)[:, :, 2::-1]
 
 
-def _decompress(data: bytes, tile: CziTile) -> AnyArray:
+def _count_bytes(tile: CziTile) -> int:
+    """Bytes of the pixels of a tile."""
+    sample_type, n_samples = SAMPLE_TYPES[tile.pixel_type]
+    return tile.height * tile.width * n_samples * np.dtype(sample_type).itemsize
+
+
+def _decode_picture(data: bytes, tile: CziTile) -> AnyArray:
+    """Decode JPEG or JPEG XR, whose decoders return red first."""
     import imagecodecs
 
     sample_type, n_samples = SAMPLE_TYPES[tile.pixel_type]
-    dtype = np.dtype(sample_type)
-    n_bytes = tile.height * tile.width * n_samples * dtype.itemsize
+    decode = imagecodecs.jpeg8_decode if tile.compression == _JPEG else imagecodecs.jpegxr_decode
+    image = np.asarray(decode(data))
+    is_whole = image.shape[:2] == (tile.height, tile.width) and image.nbytes == _count_bytes(tile)
+    if not is_whole or image.dtype != np.dtype(sample_type):
+        raise DamagedFile(f"{image.shape} of {image.dtype} decoded")
+    return image.reshape(tile.height, tile.width) if n_samples == 1 else image[:, :, :3]
+
+
+def _decompress(data: bytes, tile: CziTile) -> Any:  # noqa: ANN401 (a buffer)
+    import imagecodecs
+
+    n_bytes = _count_bytes(tile)
     plain: Any
     match tile.compression:
-        case code if len(data) == n_bytes and code in _MAYBE_STORED:
-            plain = data  # some writers state a compression that they have not used
-        case int(code) if code in (_JPEG, _JPEG_XR):
-            decode = imagecodecs.jpeg8_decode if code == _JPEG else imagecodecs.jpegxr_decode
-            image = np.asarray(decode(data))
-            if image.shape[:2] != (tile.height, tile.width) or image.dtype != dtype:
-                raise DamagedFile(f"{image.shape} of {image.dtype} decoded")
-            return image.ravel()
         case int(code) if code == _LZW:
             plain = imagecodecs.lzw_decode(data, out=n_bytes)
         case int(code) if code == _ZSTD:
@@ -251,7 +293,7 @@ def _decompress(data: bytes, tile: CziTile) -> AnyArray:
             raise DamagedFile(f"compression {code}, which is not supported")
     if len(plain) != n_bytes:
         raise DamagedFile(f"{len(plain):,} bytes decoded, {n_bytes:,} expected")
-    return np.frombuffer(plain, dtype)
+    return plain
 
 
 def _decompress_with_header(data: bytes, n_bytes: int) -> Any:  # noqa: ANN401 (a buffer)

@@ -1,6 +1,4 @@
-"""Slides that OpenSlide reads and TIFF does not cover: MIRAX, DICOM, Hamamatsu VMS, and those of
-Ventana whose tiles overlap.
-"""
+"""Slides that OpenSlide reads: MIRAX, DICOM, Hamamatsu VMS, and overlapping tiles of Ventana BIF."""
 
 from pathlib import Path
 from typing import Any, Final

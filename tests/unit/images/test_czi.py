@@ -75,6 +75,11 @@ COMPRESSED = {
         COLOURS, compression=czi_files.JPEG_XR, data=imagecodecs.jpegxr_encode(RED_FIRST)
     ),
     "stated only": Tile(GREY, compression=czi_files.ZSTD),
+    "jpeg stated only": Tile(COLOURS, compression=czi_files.JPEG),
+    "jpeg xr stated only": Tile(COLOURS, compression=czi_files.JPEG_XR),
+    "zstd colours": Tile(
+        COLOURS, compression=czi_files.ZSTD, data=imagecodecs.zstd_encode(COLOURS.tobytes())
+    ),
 }
 
 
@@ -150,6 +155,23 @@ def test_maximum_over_depths(read, stack):
     np.testing.assert_array_equal(np.moveaxis(found, -1, 0), pixels[:, 1].max(axis=1))
     with pytest.raises(ImageReadError, match=r"found 2 planes .*after the projection of z"):
         read(tiles, project="max")
+
+
+def test_channel_without_a_tile_in_the_plane_is_a_warning(read, tmp_path):
+    image = noise(8, 9)
+    tiles = [Tile(image, index={"C": c, "Z": z}) for c, z in [(0, 0), (0, 1), (1, 0)]]
+    xml = czi_metadata(channels=["DAPI", "CD8"])
+    source, found = read(tiles, xml, plane=1)
+    np.testing.assert_array_equal(found, np.dstack([image, np.zeros_like(image)]))
+    missing = "channel 1 (CD8) has no tile in plane 1 and is read as 0 there: it was not"
+    assert source.warnings[-1].startswith(missing)
+    assert not any("no tile" in warning for warning in read(tiles, xml, plane=0)[0].warnings)
+    assert source.warnings[-1] in read(tiles, xml, project="max")[0].warnings
+    with pytest.raises(
+        ImageReadError,
+        match=r"^a\.czi: found no tile of channel 1 \(CD8\) in plane 1, expected .*; choose ano.*--p",
+    ):
+        open_image(tmp_path / "a.czi", ReadOptions(plane=1, channels=("CD8",)))
 
 
 def test_channels_are_chosen_by_name_and_the_pixel_size_is_read(tmp_path, stack):

@@ -77,7 +77,7 @@ def test_overlapping_tiles_need_openslide(tmp_path, monkeypatch, name):
     monkeypatch.setattr(ventana_bif, "find_spec", lambda _: None)
     with pytest.raises(
         ImageReadError,
-        match=rf"^{name}: found a Ventana slide \(BIF\) whose tiles overlap, .*mediar-infer\[slides\]",
+        match=rf"^{name}: found a Ventana slide \(BIF\) .* overlap, .*mediar-infer\[slides\]",
     ):
         open_image(path)
 

@@ -155,9 +155,9 @@ def test_regions_of_a_leica_slide_are_those_that_openslide_finds(tmp_path):
     openslide = pytest.importorskip("openslide")
     regions = [colours(48, 56), colours(64, 80)]
     path = write_scn(tmp_path / "a.scn", colours(90, 100), regions)
-    slide = openslide.OpenSlide(path)
+    slide, sides = openslide.OpenSlide(path), ("height", "width")
     sizes = {
-        tuple(int(slide.properties[f"openslide.region[{k}].{size}"]) for size in ("height", "width"))
+        tuple(int(slide.properties[f"openslide.region[{k}].{name}"]) for name in sides)
         for k in range(2)
     }
     assert sizes == {region.shape[:2] for region in regions}

@@ -120,7 +120,7 @@ def test_strips_that_are_not_written_are_no_background(tmp_path, compression, nu
     leave_out(path, numbers)
 
     n_left = 0 if numbers is None else 3 - len(numbers)
-    with pytest.raises(ImageReadError, match=rf"found {n_left} of 3 strips.*not written to its end"):
+    with pytest.raises(ImageReadError, match=rf"found {n_left} of 3 strips, .* not written to"):
         read_labels(path)
 
 
