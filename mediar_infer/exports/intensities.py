@@ -12,7 +12,14 @@ from mediar_infer.images.sources import ImageSource
 def name_channels(image: ImageSource) -> list[str]:
     """Name every channel of an image differently: its own name, else its number."""
     names = [name or str(k) for k, name in enumerate(image.channel_names)]
-    return [name if names.count(name) == 1 else f"{name}_{k}" for k, name in enumerate(names)]
+    taken, unique = set(names), []
+    for k, name in enumerate(names):
+        column = name
+        while names.count(name) > 1 and column in taken:  # another channel may be called so
+            column = f"{column}_{k}"
+        taken.add(column)
+        unique.append(column)
+    return unique
 
 
 def measure_intensities(labels: LabelRows, index: CellIndex, image: ImageSource) -> Columns:

@@ -158,7 +158,8 @@ class ZarrSource(StackSource):
             # Pixels at the border of the chunk may show what lies beside it.
             place.append(slice(math.ceil(start / factor) + 1, math.floor(stop / factor) - 1))
         values = np.asarray(level[tuple(place)])
-        return bool((values != full.fill_value).any())
+        # NaN, a usual fill value of floats, does not equal itself.
+        return not np.array_equal(values, np.full_like(values, full.fill_value), equal_nan=True)
 
 
 def list_zarr_scenes(path: Path) -> list[str]:

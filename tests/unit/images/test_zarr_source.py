@@ -137,6 +137,31 @@ def test_chunks_that_writers_leave_out_are_read_as_fill_with_a_warning(tmp_path,
         np.testing.assert_array_equal(source.read_channels(0, 101), np.moveaxis(image, 0, 2))
 
 
+@pytest.mark.parametrize("n_lost", [0, 1])
+def test_left_out_chunks_whose_fill_value_is_no_number(tmp_path, rng, n_lost):
+    image = rng.random((64, 96), np.float32)
+    image[32:, 48:] = np.nan
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
+    for level, pixels in enumerate([image, image[::2, ::2]]):
+        array = group.create_array(
+            str(level), shape=pixels.shape, chunks=(32, 48), dtype="f4", fill_value=np.nan
+        )
+        array[...] = pixels
+    datasets = [{"path": name, "coordinateTransformations": []} for name in "01"]
+    multiscale = {"axes": [AXES[letter] for letter in "yx"], "datasets": datasets}
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [multiscale]}
+    (chunk,) = (each for each in chunks_of(tmp_path / "a.zarr")[-1:])
+    assert chunk.parts[-2:] == ("1", "0")  # that of no numbers is left out
+    if n_lost:
+        chunk.unlink()
+        with pytest.raises(ImageReadError, match=r"found no data for 2 of 4 .* next level shows"):
+            open_image(tmp_path / "a.zarr")
+        return
+    with open_image(tmp_path / "a.zarr") as source:
+        assert source.warnings[0].startswith("1 of 4 chunks are not stored")
+        np.testing.assert_array_equal(source.read_rows(0, 64)[:, :, 0], image)
+
+
 def test_lack_of_all_chunks_is_an_error(path):
     for chunk in chunks_of(path):
         chunk.unlink()

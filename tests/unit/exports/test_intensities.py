@@ -1,0 +1,26 @@
+"""Columns of intensities have one name each."""
+
+import numpy as np
+import pytest
+
+from mediar_infer.exports.intensities import name_channels
+from mediar_infer.images.sources import ArraySource
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["DAPI", "GFP"], ["DAPI", "GFP"]),
+        (["", "DAPI", ""], ["0", "DAPI", "2"]),
+        (["DAPI", "DAPI"], ["DAPI_0", "DAPI_1"]),
+        (["DAPI", "DAPI", "DAPI_1"], ["DAPI_0", "DAPI_1_1", "DAPI_1"]),
+        (["1", ""], ["1_0", "1_1"]),
+        (["a", "a", "a_0", "a_0", "a_0_0"], ["a_0_0_0", "a_1", "a_0_2", "a_0_3", "a_0_0"]),
+    ],
+)
+def test_every_channel_has_a_name_of_its_own(names, expected):
+    source = ArraySource(np.zeros((2, 3, len(names)), np.uint8))
+    source.channel_names = tuple(names)
+    found = name_channels(source)
+    assert found == expected
+    assert len(set(found)) == len(names)
