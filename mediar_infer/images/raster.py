@@ -8,7 +8,7 @@ import numpy as np
 
 from mediar_infer.arrays import AnyArray
 from mediar_infer.errors import ImageReadError
-from mediar_infer.images.bmp import read_bmp_header
+from mediar_infer.images.bmp import decode_masked, read_bmp_header
 from mediar_infer.images.channels import DROPPED_OPACITY
 from mediar_infer.images.exif import turn_upright
 from mediar_infer.images.faults import DamagedFile, reading
@@ -128,7 +128,8 @@ def _decode(
     elif format_name == "JPEG 2000":
         image = imagecodecs.jpeg2k_decode(data)
     elif format_name == "BMP":
-        image = _decode_by_opencv(data)
+        masked = decode_masked(data)
+        image = _decode_by_opencv(data) if masked is None else masked
     elif header.n_channels in (1, 3):
         image, notes = decode_jpeg(data, header)
     else:  # only OpenCV knows inverted CMYK and YCCK
