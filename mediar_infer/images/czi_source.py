@@ -31,7 +31,7 @@ _MAX_WORKERS: Final = 8
 _UNCOMPRESSED, _JPEG, _LZW, _JPEG_XR, _ZSTD, _ZSTD_WITH_HEADER = 0, 1, 2, 4, 5, 6
 _PICTURES: Final = frozenset({_JPEG, _JPEG_XR})
 _MAYBE_STORED: Final = frozenset({_JPEG, _LZW, _JPEG_XR, _ZSTD})
-_LISTED_PLANES: Final = 5
+_LISTED: Final = 5
 _SUB_BLOCK: Final = struct.Struct("<16sqq i i q")
 _SUB_BLOCK_HEADER_BYTES: Final = 16
 _MIN_SUB_BLOCK_BYTES: Final = 256
@@ -149,20 +149,17 @@ class CziSource(StackSource):
             for channel in self.channels
         }
         shown = {
-            channel: f"channel {channel} ({names[channel]})"
-            if names[channel]
-            else f"channel {channel}"
+            channel: f"channel {channel} ({names[channel]})".removesuffix(" ()")
             for channel in missing
         }
         if all(planes == self.planes for planes in missing.values()):
-            where = list_some(self.planes, _LISTED_PLANES)
+            found = f"no tile of {list_some(shown.values(), _LISTED)}"
             raise ImageReadError(
-                f"{self.name}: found no tile of {list_some(shown.values(), _LISTED_PLANES)} in plane"
-                f" {where}, expected one at least; choose another plane with --plane N, or another"
-                " channel"
+                f"{self.name}: found {found} in plane {list_some(self.planes, _LISTED)}, expected"
+                " one at least; choose another plane with --plane N, or another channel"
             )
         return tuple(
-            f"{shown[channel]} has no tile in plane {list_some(planes, _LISTED_PLANES)} and is read"
+            f"{shown[channel]} has no tile in plane {list_some(planes, _LISTED)} and is read"
             " as 0 there: it was not recorded, or not stored"
             for channel, planes in missing.items()
             if planes
@@ -249,7 +246,7 @@ def _scenes(tiles: Sequence[CziTile], metadata: CziMetadata) -> list[tuple[int, 
 
 
 def _to_channels(samples: AnyArray, tile: CziTile, height: int) -> AnyArray:
-    """Samples as ``(height, width)``, or with three colours: stored blue first, returned red first."""
+    """Samples as ``(height, width)``, or three colours: blue first as stored, red first here."""
     n_samples = SAMPLE_TYPES[tile.pixel_type][1]
     if samples.size != height * tile.width * n_samples:
         raise DamagedFile(f"{samples.size:,} samples, {height * tile.width * n_samples:,} expected")

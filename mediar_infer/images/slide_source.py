@@ -1,4 +1,4 @@
-"""Slides that OpenSlide reads: MIRAX, DICOM, Hamamatsu VMS, and overlapping tiles of Ventana BIF."""
+"""Slides that OpenSlide reads: MIRAX, DICOM, Hamamatsu VMS, and overlapping tiles of Ventana."""
 
 from pathlib import Path
 from typing import Any, Final

@@ -1,10 +1,11 @@
 """Strips and tiles of TIFF: which are stored, and damage that their codec ignores."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from math import prod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mediar_infer.errors import ImageReadError
 from mediar_infer.images.faults import DamagedFile
@@ -44,7 +45,7 @@ def stated_pages(series: Any) -> Iterable[Any]:  # noqa: ANN401
 
 
 def count_missing(
-    name: str, offsets: Sequence[int], counts: Sequence[int], n_segments: int, *, is_tiled: bool
+    name: str, offsets: npt.ArrayLike, counts: npt.ArrayLike, n_segments: int, *, is_tiled: bool
 ) -> int:
     """Count the tiles that a file leaves out on purpose (sparse), at least one being there.
 
@@ -58,8 +59,9 @@ def count_missing(
     Raises:
         ImageReadError: if strips, or all tiles, are missing.
     """
-    n_found = min(len(offsets), len(counts))
-    is_stored = (np.asarray(offsets)[:n_found] > 0) & (np.asarray(counts)[:n_found] > 0)
+    has_place, has_length = np.asarray(offsets) > 0, np.asarray(counts) > 0
+    n_found = min(len(has_place), len(has_length))
+    is_stored = has_place[:n_found] & has_length[:n_found]
     n_stored = int(is_stored.sum())
     if n_found < n_segments or not n_stored or (n_stored < n_found and not is_tiled):
         kind = "tiles" if is_tiled else "strips"

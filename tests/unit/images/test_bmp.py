@@ -60,7 +60,9 @@ def test_colours_are_those_of_pillow(kind):
         np.testing.assert_array_equal(np.asarray(image.convert("RGB")), RGB)
 
 
-@pytest.mark.parametrize("masks", [(0, 0, 0), (0x3FF << 20, 0x3FF << 10, 0x3FF), (0xFF, 0xFF, 0xFF)])
+@pytest.mark.parametrize(
+    "masks", [(0, 0, 0), (0x3FF << 20, 0x3FF << 10, 0x3FF), (0xFF, 0xFF, 0xFF)]
+)
 def test_masks_of_other_than_8_bits_are_refused(tmp_path, masks):
     data = bytearray(masked_bmp(MASKS["blue first"]))
     struct.pack_into("<III", data, 54, *masks)

@@ -1,5 +1,4 @@
-"""Strips and tiles of TIFF that were never written, and uncompressed ones in an order of their own.
-"""
+"""Strips and tiles of TIFF that were never written, or lie in an order of their own."""
 
 import numpy as np
 import pytest
