@@ -92,8 +92,9 @@ class MaskConfig:
         )
         _check(self.min_size >= 0, f"found minimum size {self.min_size}, expected 0 or more")
         _check(
-            self.flow_threshold is None or self.flow_threshold >= 0,
-            f"found flow threshold {self.flow_threshold}, expected 0 or more, or None (off)",
+            self.flow_threshold is None or 0 <= self.flow_threshold < math.inf,
+            f"found flow threshold {self.flow_threshold}, expected a finite number, 0 or more; use"
+            " none to keep all cells",
         )
         _check(
             0 < self.max_fraction <= 1,

@@ -180,7 +180,7 @@ def run(args: argparse.Namespace) -> int:
             log_entry(entry)
         log_unknown_pixel_sizes([entry])
         if not args.quiet:
-            print_summary(json.dumps(entry.to_dict()))
+            print_summary(json.dumps(entry.to_dict(), allow_nan=False))
     if entry.status == "failed":
         log_entry(entry)
     return compute_exit_code([entry], strict_budget=False)
