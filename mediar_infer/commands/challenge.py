@@ -138,8 +138,11 @@ def _make_launcher(args: argparse.Namespace) -> Launcher:
         UsageError: if they exclude each other.
     """
     options = tuple(option for option in args.options if option != "--")
-    if args.timeout is not None and not args.timeout > 0:  # NaN too
-        raise UsageError(f"found --timeout {args.timeout:g}, expected seconds above 0")
+    if args.timeout is not None and not 0 < args.timeout < math.inf:  # not NaN either
+        raise UsageError(
+            f"found --timeout {args.timeout:g}, expected a finite number of seconds above 0; omit"
+            " it to let runs take as long as they need"
+        )
     if args.engine == "process":
         if args.image or args.gpus or args.shell_command != ORGANISERS_COMMAND:
             raise UsageError(

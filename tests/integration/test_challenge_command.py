@@ -223,8 +223,9 @@ def test_image_that_is_not_there_ends_with_two(challenge, capsys):
         (("--image", "good"), "expected a container; add --engine docker"),
         (("--command", "sh run.sh"), "expected a container; add --engine docker"),
         (("--memory", "much"), "found memory limit 'much', expected a size such as 28g"),
-        (("--timeout", "0"), "found --timeout 0, expected seconds above 0"),
-        (("--timeout", "nan"), "found --timeout nan, expected seconds above 0"),
+        (("--timeout", "0"), "found --timeout 0, expected a finite number of seconds above 0"),
+        (("--timeout", "nan"), "found --timeout nan, expected a finite number of seconds"),
+        (("--timeout", "inf"), "found --timeout inf, expected a finite number of seconds"),
     ],
 )
 def test_options_that_do_not_fit_end_with_two(images, tmp_path, capsys, options, message):
