@@ -2,14 +2,20 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from mediar_infer.errors import UsageError
 
 Image = TypeVar("Image")
+
+_FORM: Final = re.compile(r"(?P<number>[0-9]{1,9})/(?P<of>[0-9]{1,9})")
+"""Longer numbers would not fit the names of a part's files."""
+_SHOWN: Final = 40
+"""Characters of a wrong value that its error repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +41,13 @@ class RunPart:
         Raises:
             UsageError: if it is nothing of the kind.
         """
-        number, _, of = text.partition("/")
-        if not (number.isascii() and number.isdigit() and of.isascii() and of.isdigit()):
-            raise UsageError(f"found --part {text}, expected I/N, such as 3/10")
-        return cls(int(number), int(of))
+        match = _FORM.fullmatch(text)
+        if match is None:
+            shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+            raise UsageError(
+                f"found --part {shown}, expected I/N, such as 3/10, numbers of up to 9 digits"
+            )
+        return cls(int(match["number"]), int(match["of"]))
 
     def choose(self, images: Sequence[Image]) -> tuple[Image, ...]:
         """This part's images: as many as any other part's, give or take one."""

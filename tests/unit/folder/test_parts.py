@@ -26,6 +26,13 @@ def test_anything_else_is_wrong_use(text):
         RunPart.parse(text)
 
 
+@pytest.mark.parametrize("text", [f"1/{'5' * 5000}", f"{'5' * 5000}/1", f"1/{10**9}"])
+def test_numbers_too_long_for_the_name_of_a_file_are_wrong_use(text):
+    with pytest.raises(UsageError, match=r"expected I/N, such as 3/10") as caught:
+        RunPart.parse(text)
+    assert len(str(caught.value)) < 150
+
+
 @pytest.mark.parametrize("text", ["0/3", "4/3", "0/0"])
 def test_parts_are_counted_from_one(text):
     with pytest.raises(UsageError, match=r"count jobs from 1, such as with --array=1-"):
