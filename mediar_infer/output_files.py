@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import re
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _PART = re.compile(r"\.(?P<name>.+)\.\d+\.part")
 _LONG_NAME_BYTES = 200
+_KEPT_CHARACTERS = 40
+"""Of a long name; each may take four bytes."""
 _USUAL_LONGEST_NAME = 255
 _FULL = "expected free space; free some space or choose another output folder"
 _FORBIDDEN = "expected a writable folder; allow writing to it or choose another output folder"
@@ -309,8 +312,14 @@ def _longest_name(folder: Path) -> int:
 
 
 def _short(name: str) -> str:
-    """The temporary name is longer than the final one; keep it below the 255-byte limit."""
-    return name if len(os.fsencode(name)) <= _LONG_NAME_BYTES else name[:50]
+    """The temporary name is longer than the final one; keep it below the 255-byte limit.
+
+    Names with a common beginning stay distinct.
+    """
+    data = os.fsencode(name)
+    if len(data) <= _LONG_NAME_BYTES:
+        return name
+    return f"{name[:_KEPT_CHARACTERS]}-{hashlib.blake2b(data, digest_size=8).hexdigest()}"
 
 
 def _open_locked(part: Path) -> IO[bytes]:

@@ -17,6 +17,24 @@ def test_names_up_to_the_limit_of_the_file_system_work(tmp_path, letter):
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
 
 
+@pytest.mark.parametrize("letter", ["a", "é", "細", "\N{MICROSCOPE}"])
+def test_long_names_with_a_common_beginning_are_written_side_by_side(tmp_path, letter):
+    stem = letter * (230 // len(letter.encode()))
+    one, other = tmp_path / f"{stem}_1.tiff", tmp_path / f"{stem}_2.tiff"
+    with replacing(one) as first, replacing(other) as second:
+        first.write(b"one")
+        second.write(b"other")
+    assert (one.read_bytes(), other.read_bytes()) == (b"one", b"other")
+
+
+def test_leftovers_of_another_long_name_stay(tmp_path):
+    names = [f"{'a' * 230}_{number}.tiff" for number in (1, 2)]
+    part = tmp_path / f".{output_files._short(names[1])}.12.part"
+    part.write_bytes(b"half")
+    assert remove_stale_parts(tmp_path, names[:1]) == []
+    assert remove_stale_parts(tmp_path, names[1:]) == [part]
+
+
 def test_parts_of_a_living_writer_stay(tmp_path):
     with replacing(tmp_path / "a.png") as file:
         file.write(b"wh")
