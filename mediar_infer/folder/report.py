@@ -77,7 +77,7 @@ class RunReport:
         n_cells = sum(entry.n_cells or 0 for entry in images)
         headline = f"{n_cells:,} cells in {_count(len(images) - n_failed, 'image')}"
         head = PageHead(
-            state=_state(len(images), n_failed),
+            state=self._state(len(images), n_failed),
             eyebrow=f"Cell segmentation · {datetime.now().astimezone():%Y-%m-%d %H:%M}",
             headline=headline,
             title=headline,
@@ -96,12 +96,22 @@ class RunReport:
         write_page(self._path, head, rows, self._sections(images))
 
     def _sentence(self, images: Sequence[LedgerEntry], n_failed: int) -> str:
+        if not images:
+            is_part = self._options.selection.part is not None
+            return "No image falls to this part." if is_part else "No image was found."
         n_warned = sum(bool(entry.warnings) for entry in images)
         parts = [
             f"{_count(n_failed, 'image')} failed" if n_failed else "No image failed",
             f"{_count(n_warned, 'image')} with warnings" if n_warned else "no warnings",
         ]
         return f"{', '.join(parts)}."
+
+    def _state(self, n_images: int, n_failed: int) -> str:
+        if n_images == 0 and self._options.selection.part is not None:
+            return "neutral"  # there may be more parts than images
+        if n_failed == n_images:
+            return "bad"
+        return "neutral" if n_failed else "good"
 
     def _figures(
         self, images: Sequence[LedgerEntry], n_failed: int, n_cells: int
@@ -205,12 +215,6 @@ class RunReport:
         if len(skipped) > _MAX_SKIPPED:
             shown.append(f"and {len(skipped) - _MAX_SKIPPED} more")
         return facts + [("skipped", each) for each in shown]
-
-
-def _state(n_images: int, n_failed: int) -> str:
-    if n_failed == 0:
-        return "good"
-    return "bad" if n_failed == n_images else "neutral"
 
 
 def _count(number: int, what: str) -> str:

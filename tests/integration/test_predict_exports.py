@@ -233,6 +233,22 @@ def test_budget_is_shown_where_it_is_asked_for(predict, inputs, tmp_path, capsys
     assert "tolerance  margin" in capsys.readouterr().out
 
 
+def test_report_without_an_image_is_not_good(predict, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert predict(tmp_path / "empty", tmp_path / "out", "--report") == 1
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "No image was found." in page
+    assert "No image failed" not in page
+    assert '<body class="state-bad">' in page
+
+
+def test_report_of_a_part_without_an_image_is_neither_good_nor_bad(predict, inputs, tmp_path):
+    assert predict(inputs, tmp_path / "out", "--report", "--part", "3/3") == 0
+    page = (tmp_path / "out" / "report.3of3.html").read_text(encoding="utf-8")
+    assert "No image falls to this part." in page
+    assert '<body class="state-neutral">' in page
+
+
 def test_missing_package_is_said_before_any_work(predict, inputs, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert predict(inputs, tmp_path / "out", "--table", "cells.parquet") == 1
