@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mediar_infer.errors import DataError
-from mediar_infer.exports.table import CSV_FORM, IMAGE, PARQUET, check_table
+from mediar_infer.exports.options import PARQUET
+from mediar_infer.exports.table import CSV_FORM, IMAGE, check_table
 from mediar_infer.output_files import writing_output
 
 if TYPE_CHECKING:

@@ -4,9 +4,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from mediar_infer.errors import UsageError
+
 ROI_DIR: Final = "rois"
 GEOJSON_DIR: Final = "geojson"
 ZARR_DIR: Final = "zarr"
+CSV: Final = ".csv"
+PARQUET: Final = ".parquet"
+"""Suffixes of tables."""
 
 
 def roi_path(folder: Path, name: str) -> Path:
@@ -51,6 +56,14 @@ class ExportOptions:
     table: Path | None = None
     """Write one row a cell: a file .csv, or .parquet (needs the package pyarrow); a relative name
     lies in the output folder."""
+
+    def __post_init__(self) -> None:
+        if self.table is not None and self.table.suffix.lower() not in (CSV, PARQUET):
+            # Any other name may be that of an image or a label file, which it would replace.
+            raise UsageError(
+                f"{self.table}: found a table without the suffix {CSV} or {PARQUET}, expected one"
+                f" of them; name it {self.table.stem or 'cells'}{CSV}"
+            )
 
     def __bool__(self) -> bool:
         return bool(self.rois or self.geojson or self.gzip or self.zarr or self.table)

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from mediar_infer.errors import ExportError
 from mediar_infer.exports.measures import COLUMNS, Columns
+from mediar_infer.exports.options import PARQUET
 from mediar_infer.output_files import Spool, writing_output
 
 if TYPE_CHECKING:
     import pyarrow
 
-PARQUET: Final = ".parquet"
 IMAGE: Final = "image"
 """First column of every table."""
 CSV_FORM: Final = ("utf-8", "surrogateescape")

@@ -233,6 +233,27 @@ def test_budget_is_shown_where_it_is_asked_for(predict, inputs, tmp_path, capsys
     assert "tolerance  margin" in capsys.readouterr().out
 
 
+def test_table_under_the_name_of_an_image_is_refused(predict, inputs, tmp_path, capsys):
+    before, out = (inputs / "a.png").read_bytes(), tmp_path / "out"
+    assert predict(inputs, out) == 0
+    labels = (out / "a_label.tiff").read_bytes()
+    for name, advice in (
+        (inputs / "a.png", "a.csv"), ("a_label.tiff", "a_label.csv"), ("cells", "cells.csv"),
+        ("", "cells.csv"),
+    ):  # fmt: skip
+        for part in ((), ("--part", "1/1")):
+            assert predict(inputs, out, "--table", name, *part) == 2
+            expected = "found a table without the suffix .csv or .parquet, expected one of them"
+            assert f"{expected}; name it {advice}" in capsys.readouterr().err
+    assert cli.main(["export", str(out), "-o", str(out), "--table", "a_label.tiff"]) == 2
+    assert (inputs / "a.png").read_bytes() == before
+    assert (out / "a_label.tiff").read_bytes() == labels
+
+
+def test_suffix_of_a_table_may_be_in_capitals(tmp_path):
+    assert ExportOptions(table=tmp_path / "CELLS.CSV").table == tmp_path / "CELLS.CSV"
+
+
 def test_report_without_an_image_is_not_good(predict, tmp_path):
     (tmp_path / "empty").mkdir()
     assert predict(tmp_path / "empty", tmp_path / "out", "--report") == 1
