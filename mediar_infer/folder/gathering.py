@@ -1,5 +1,6 @@
 """What is gathered over a run and written at its end: the table and the report."""
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ from mediar_infer.folder.ledger import LedgerEntry
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.provenance import Provenance
 from mediar_infer.folder.results import ImageResult
+from mediar_infer.output_files import remove_result
 
 if TYPE_CHECKING:
     from mediar_infer.exports.table import GatheredTable
@@ -16,11 +18,15 @@ if TYPE_CHECKING:
 class Gathering:
     """Gathers what the table and the report get of each image, in whatever order they end.
 
+    Those of an earlier run under their names are removed: they would show other labels if this run
+    did not come to its end.
+
     Args:
         options: which of them are asked for, and where they go.
 
     Raises:
         ExportError: if a package is missing.
+        OutputError: if one of an earlier run cannot be removed.
     """
 
     def __init__(self, options: RunOptions) -> None:
@@ -28,6 +34,10 @@ class Gathering:
         """Image → its name in the table."""
         self._table = _open_table(options)
         self._report = _open_report(options)
+        for path in (options.exports.table_path(options.output_dir), options.report_path):
+            # A folder in the way is an error when they are written: labels come first.
+            if path is not None and not os.path.isdir(path):  # noqa: PTH112 (no error)
+                remove_result(path)
 
     def add(self, result: ImageResult) -> None:
         """Gather what an image gives.

@@ -80,6 +80,11 @@ class _PartFiles:
         known = {entry.file for entry in self.entries}
         images = self.summary["part"]["images"]
         missing = [name for name in images if name not in known]
+        if not missing and not self.summary["part"].get("is_finished", True):
+            return [
+                f"{found} an attempt that did not come to its end, expected its table and report"
+                f" too, if they are asked for; {remedy} and the same options"
+            ]
         if not missing:
             return []
         return [
@@ -178,12 +183,17 @@ def _join_tables(folder: Path, parts: Sequence[_PartFiles]) -> tuple[Path | None
         ]
     for table in joined:
         paths = [table.with_name(each.part.rename(table.name)) for each in parts]
+        # A part that was run again without a table may have left one of other labels.
+        found = [
+            path
+            for each, path in zip(parts, paths, strict=True)
+            if each.table is not None and path.is_file()
+        ]
         problems = [
             each.explain_table(path)
             for each, path in zip(parts, paths, strict=True)
-            if not path.is_file()
+            if path not in found
         ]
-        found = [path for path in paths if path.is_file()]
         try:
             if found:
                 join_tables(found, table)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
-from mediar_infer.errors import UsageError
+from mediar_infer.errors import OutputError, UsageError
 from mediar_infer.folder.at_work import AtWork
 from mediar_infer.folder.clashes import explain_clashes
 from mediar_infer.folder.console import log_entry, log_skipped, log_unknown_pixel_sizes
@@ -239,7 +239,7 @@ class FolderRun:
         self._show(result.entry.file, 0.0)
 
     def finish(self) -> list[LedgerEntry]:
-        """Write the summary, and table and report if they are asked for.
+        """Write table and report if they are asked for, then the summary.
 
         Returns:
             One entry per file of the folder: those that were skipped, then images in order.
@@ -250,8 +250,13 @@ class FolderRun:
         order = {image.name: number for number, image in enumerate(self._images)}
         images = sorted(self._entries, key=lambda entry: order.get(entry.file, -1))
         entries = [*self._skipped, *images]
+        # A summary that calls a part finished comes last: a kill leaves no other one.
+        try:
+            self._gathering.write(entries, self._provenance)
+        except OutputError:
+            self._write_summary(entries, is_finished=False)
+            raise
         self._write_summary(entries)
-        self._gathering.write(entries, self._provenance)
         log_unknown_pixel_sizes(entries)
         return entries
 

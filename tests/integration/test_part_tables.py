@@ -7,6 +7,7 @@ import pytest
 from folder_helpers import slide, write_image
 
 from mediar_infer import cli
+from mediar_infer.folder import gathering
 
 pytestmark = pytest.mark.usefixtures("perfect_network")
 
@@ -86,6 +87,60 @@ def test_a_missing_table_is_named_like_a_missing_ledger(predict, inputs, tmp_pat
     assert predict(inputs, out, "--part", "2/3", "--resume", "--table", "cells.csv") == 0
     assert merge(out) == 0
     assert {row[0] for row in rows_of(out / "cells.csv")} == {"image", *(f"i{n}" for n in range(5))}
+
+
+def stop_before_the_table(monkeypatch):
+    """Let runs end as if they were killed when all their images are done."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gathering.Gathering, "write", stop)
+
+
+def test_a_part_killed_before_its_table_is_not_complete(
+    predict, inputs, tmp_path, capsys, monkeypatch
+):
+    out, options = tmp_path / "out", ("--table", "cells.csv", "--report")
+    for number in (1, 2):
+        assert predict(inputs, out, "--part", f"{number}/2", *options) == 0
+    with monkeypatch.context() as patch:
+        stop_before_the_table(patch)
+        again = ("--overlap", "0.5", *options)
+        assert predict(inputs, out, "--part", "2/2", *again) == 130
+    assert not (out / "cells.2of2.csv").exists()
+    assert not (out / "report.2of2.html").exists()
+    assert (out / "cells.1of2.csv").exists()
+    assert merge(out) == 1
+    shown = capsys.readouterr()
+    assert (
+        "part 2 of 2: found an attempt that did not come to its end, expected its table and report"
+        " too, if they are asked for; run it again with --part 2/2 --resume" in shown.err
+    )
+    assert "found no table, expected cells.2of2.csv" in shown.err
+    assert {row[0] for row in rows_of(out / "cells.csv")} == {"image", "i0", "i2", "i4"}
+    assert predict(inputs, out, "--part", "1/2", *again) == 0
+    assert predict(inputs, out, "--part", "2/2", "--resume", *again) == 0
+    assert merge(out) == 0
+
+
+def test_a_table_that_cannot_be_written_leaves_its_part_unfinished(predict, inputs, tmp_path):
+    out = tmp_path / "out"
+    (out / "cells.1of1.csv").mkdir(parents=True)
+    assert predict(inputs, out, "--part", "1/1", "--table", "cells.csv") == 1
+    summary = json.loads((out / "summary.1of1.json").read_text())
+    assert (summary["part"]["is_finished"], summary["status"]["done"]) == (False, 5)
+
+
+def test_a_table_that_the_last_attempt_did_not_write_is_not_joined(
+    predict, inputs, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    run_parts(predict, inputs, out, 1, 2)
+    assert predict(inputs, out, "--part", "2/2") == 0
+    assert merge(out) == 1
+    assert "part 2 of 2: found no table, expected cells.2of2.csv" in capsys.readouterr().err
+    assert {row[0] for row in rows_of(out / "cells.csv")} == {"image", "i0", "i2", "i4"}
 
 
 def test_a_damaged_table_is_named(predict, inputs, tmp_path, capsys):

@@ -204,6 +204,11 @@ def test_stopped_run_leaves_no_table_and_no_report(predict, inputs, tmp_path, mo
         assert predict(inputs, tmp_path / "out", "--table", "cells.csv", "--report") == 130
     assert names_of(tmp_path / "out") == ["a_label.tiff", "ledger.jsonl"]
     assert predict(inputs, tmp_path / "out", "--table", "cells.csv", "--report", "--resume") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(image_runner, "write_labels", stop_at_second)
+        assert predict(inputs, tmp_path / "out", "--table", "cells.csv", "--report") == 130
+    assert not {"cells.csv", "report.html"} & {*names_of(tmp_path / "out")}
+    assert predict(inputs, tmp_path / "out", "--table", "cells.csv", "--report", "--resume") == 0
     assert {row["image"] for row in _rows(tmp_path / "out" / "cells.csv")} == {"a", "b"}
 
 
