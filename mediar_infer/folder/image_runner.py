@@ -2,11 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from itertools import chain
+from typing import Any, Never
 
 from mediar_infer.devices import free_gpu_memory
 from mediar_infer.errors import MediarError
@@ -98,6 +99,13 @@ def _describe_failure(image: RunImage, failure: Exception, *, has_labels: bool) 
     return error
 
 
+def _check_at_end(task: ImageTask) -> Iterator[Never]:
+    """No labels, but the last thing that a label file asks for before it takes its place."""
+    # A check after that could be lost: a killed run would leave labels that name another image.
+    task.check_unchanged()
+    yield from ()
+
+
 class ImageRunner:
     """Segments image files, writes their results, and says what became of each.
 
@@ -150,11 +158,12 @@ class ImageRunner:
                 # Results of an earlier run show other labels. They go first: if they were next to
                 # the new labels when this run is stopped, --resume would accept all as one result.
                 remove_results(image, options)
+                labels = chain(work.labels(confidence=confidence), _check_at_end(task))
                 with trace.stage("write"):
                     n_cells = write_labels(
-                        options.label_path(image), work.labels(confidence=confidence),
+                        options.label_path(image), labels,
                         height=source.height, width=source.width, geometry=source.geometry,
-                        facts=describe_labels(image, self._provenance),
+                        facts=describe_labels(image, self._provenance, task.state),
                     )  # fmt: skip
                 made = make_results(task, options, confidence=confidence)
         except Exception as failure:  # noqa: BLE001 (logged where it is described)

@@ -9,11 +9,13 @@ from typing import Protocol
 
 from mediar_infer.config import LARGE_IMAGE_PIXELS
 from mediar_infer.engine.merging import merge_channels
+from mediar_infer.errors import ImageReadError
 from mediar_infer.folder.at_work import AtWork
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.run_image import RunImage
 from mediar_infer.image_trace import Trace
 from mediar_infer.image_work import ImageWork
+from mediar_infer.images.fingerprint import FileState, read_state
 from mediar_infer.images.open import open_image
 from mediar_infer.images.sources import ImageSource
 
@@ -74,6 +76,8 @@ class ImageTask:
         """Stages and warnings of the image."""
         self.source: ImageSource | None = None
         """The open file; None until it is opened."""
+        self.state: FileState | None = None
+        """The file as it lay on the disk just before it was opened; None until then."""
         self._work: ImageWork | None = None
         self._failure: Exception | None = None
 
@@ -88,9 +92,27 @@ class ImageTask:
         """
         if self.source is None:
             with self.trace.stage("open"):
+                with suppress(OSError):  # which the reader explains
+                    self.state = read_state(self.image.path)
                 self.source = open_input(self.image, self._options, held_pixels)
             self.trace.warn(*self.source.warnings)
         return self.source
+
+    def check_unchanged(self) -> None:
+        """Make sure that what was read is one image, that which the label file will name.
+
+        Raises:
+            ImageReadError: if the file is not the one that was opened, or was written to.
+        """
+        try:
+            is_same = read_state(self.image.path) == self.state
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise ImageReadError(
+                f"{self.image.name}: found a file that changed while it was read, expected one that"
+                " stays as it is until its labels are written; rerun with --resume"
+            )
 
     def begin(self, segmenter: ImageSegmenter, held_pixels: int | None = None) -> ImageWork:
         """Open the image and begin with it, unless that is done.

@@ -11,7 +11,7 @@ from mediar_infer import __version__
 from mediar_infer.devices import describe_device
 from mediar_infer.folder.options import RunOptions
 from mediar_infer.folder.run_image import RunImage
-from mediar_infer.images.fingerprint import compute_fingerprint, count_bytes
+from mediar_infer.images.fingerprint import FileState, compute_fingerprint, read_state
 
 if TYPE_CHECKING:
     from mediar_infer.segmenter import Segmenter
@@ -93,22 +93,26 @@ class Provenance:
         return cls(_describe_plan(segmenter, options), segmenter.digests, device)
 
 
-def describe_labels(image: RunImage, provenance: Provenance) -> dict[str, Any]:
+def describe_labels(
+    image: RunImage, provenance: Provenance, state: FileState | None = None
+) -> dict[str, Any]:
     """Describe what a label file is made of: the same for the same input and settings.
 
     Args:
         image: the image.
         provenance: models and settings.
+        state: the image as it lay on the disk when it was opened; None: as it does now.
 
     Raises:
         OSError: if the image does not exist or cannot be read.
     """
+    state = state or read_state(image.path)
     return {
         "mediar_infer": __version__,
         "image": image.path.name,
         **({} if image.scene is None else {"scene": image.scene}),
-        "image_bytes": count_bytes(image.path),
-        "image_fingerprint": compute_fingerprint(image.path),
+        "image_bytes": state.n_bytes,
+        "image_fingerprint": compute_fingerprint(state),
         "plan": dict(provenance.plan),
         "weights": dict(provenance.digests),
     }

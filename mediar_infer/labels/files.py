@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -94,12 +95,13 @@ def write_labels(
     checked = _CheckedBands(path.name, bands, height=height, width=width)
     try:
         with replacing(path) as file:
+            taken = iter(checked)
             if path.suffix.lower() == ".mha":
-                _write_mha(file, iter(checked), geometry, height)
+                _write_mha(file, taken, geometry, height)
             else:
-                description = _write_tiff(
-                    file, iter(checked), geometry, facts, height=height, width=width
-                )
+                description = _write_tiff(file, taken, geometry, facts, height=height, width=width)
+                # The last row may be written before the bands have ended, perhaps with an error.
+                deque(taken, maxlen=0)
                 if facts is not None:
                     _describe_again(file, description.to_bytes(checked.largest))
     except OSError as exc:

@@ -148,6 +148,34 @@ def test_resume_notices_another_image_of_the_same_name_and_size(predict, tmp_pat
 
 
 @pytest.mark.usefixtures("perfect_network")
+@pytest.mark.parametrize("height", [60, 64])
+@pytest.mark.parametrize("when", ["before its turn", "while it is segmented"])
+def test_image_that_is_replaced_while_a_run_reads_it_fails(
+    predict, tmp_path, monkeypatch, capsys, when, height
+):
+    inputs, outputs, image = tmp_path / "in", tmp_path / "out", tmp_path / "in" / "b.png"
+    for path in (inputs / "a.png", image):
+        write_image(path, slide(height=height)[0])
+    describe = image_runner.describe_labels
+
+    def describe_and_replace(described, *arguments):
+        if described.path.name != "b.png":
+            return describe(described, *arguments)
+        facts = None if when == "before its turn" else describe(described, *arguments)
+        write_image(tmp_path / "new.png", slide(seed=1, height=height)[0]).replace(image)
+        return facts or describe(described, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_runner, "describe_labels", describe_and_replace)
+        assert predict(inputs, outputs) == 1
+    assert "b.png: found a file that changed while it was read, expected" in capsys.readouterr().err
+    assert _statuses(outputs) == ["done", "failed"]
+    assert "b_label.tiff" not in names_of(outputs)
+    assert predict(inputs, outputs, "--resume") == 0
+    assert _statuses(outputs)[2:] == ["resumed", "done"]
+
+
+@pytest.mark.usefixtures("perfect_network")
 def test_without_resume_everything_is_done_again(predict, small_inputs, tmp_path):
     for _ in range(2):
         assert predict(small_inputs, tmp_path / "out") == 0

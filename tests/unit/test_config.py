@@ -52,7 +52,7 @@ def test_plan_refuses(fields, message):
         ({"cellprob_threshold": 1.0}, "threshold 1.0"),
         ({"cellprob_threshold": NAN}, "threshold nan"),
         ({"min_size": -1}, "found minimum size -1, expected 0 or more"),
-        ({"flow_threshold": -0.1}, "found flow threshold -0.1, expected a finite number, 0 or more"),
+        ({"flow_threshold": -0.1}, "found flow threshold -0.1, expected a finite number, 0"),
         ({"flow_threshold": float("inf")}, "threshold inf, .*; use none to keep all cells"),
         ({"flow_threshold": NAN}, "found flow threshold nan"),
         ({"max_fraction": 0.0}, "found largest fraction 0.0, expected above 0 and up to 1"),

@@ -6,7 +6,11 @@ import shutil
 import pytest
 
 from mediar_infer.images import fingerprint
-from mediar_infer.images.fingerprint import compute_fingerprint, count_bytes
+from mediar_infer.images.fingerprint import read_state
+
+
+def compute_fingerprint(path):
+    return fingerprint.compute_fingerprint(read_state(path))
 
 
 @pytest.fixture(params=["whole", "in places"])
@@ -71,7 +75,7 @@ def test_names_sizes_and_contents_of_a_folder_count(tmp_path, n_files):
     one = write("one.zarr")
     assert compute_fingerprint(write("same.zarr")) == compute_fingerprint(one)
     assert compute_fingerprint(write("changed.zarr", changed=0)) != compute_fingerprint(one)
-    assert count_bytes(one) == n_files
+    assert read_state(one).n_bytes == n_files
     renamed = write("renamed.zarr")
     (renamed / "1").rename(renamed / "other")
     assert compute_fingerprint(renamed) != compute_fingerprint(one)
@@ -80,3 +84,73 @@ def test_names_sizes_and_contents_of_a_folder_count(tmp_path, n_files):
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         compute_fingerprint(tmp_path / "image.tif")
+
+
+VMS = """[Virtual Microscope Specimen]
+NoLayers=1
+ImageFile=s.jpg
+ImageFile(1,0)=s(1,0).jpg
+MapFile=s_map2.jpg
+OptimisationFile=s.opt
+AuthCode=other.jpg
+MacroImage=macro.jpg
+"""
+NAMED = ("s.jpg", "s(1,0).jpg", "s_map2.jpg", "s.opt", "macro.jpg")
+
+
+def write_slide(folder, name):
+    """A slide in several files: the one that stands for it, and the others."""
+    folder.mkdir()
+    path = folder / name
+    path.write_text(VMS.replace("\n", "\r\n") if name.endswith(".vms") else "head")
+    beside = {
+        "s.mrxs": ("s/Slidedat.ini", "s/deep/Data0000.dat"),
+        "s.vms": NAMED,
+        "s.DCM": ("a.dcm", "t.dcm"),
+    }[name]
+    for each in beside:
+        (folder / each).parent.mkdir(parents=True, exist_ok=True)
+        (folder / each).write_text("pixels")
+    (folder / "other.jpg").write_text("not of this slide")
+    return path, [folder / each for each in beside]
+
+
+@pytest.mark.parametrize("name", ["s.mrxs", "s.vms", "s.DCM"])
+def test_all_files_of_a_slide_count(tmp_path, name):
+    path, beside = write_slide(tmp_path / "one", name)
+    copy, _ = write_slide(tmp_path / "copy", name)
+    before = compute_fingerprint(path)
+    assert compute_fingerprint(copy) == before
+    assert read_state(path).n_bytes == sum(each.stat().st_size for each in (path, *beside))
+    for file in beside:
+        state = read_state(path)
+        file.write_text("others")
+        os.utime(file, ns=(1, 1))
+        assert read_state(path) != state
+        assert compute_fingerprint(path) != before
+        file.write_text("pixels")
+        assert compute_fingerprint(path) == before
+
+
+def test_a_renamed_mirax_slide_keeps_its_fingerprint(tmp_path):
+    path, _ = write_slide(tmp_path / "one", "s.mrxs")
+    before = compute_fingerprint(path)
+    (tmp_path / "one" / "s").rename(tmp_path / "one" / "t")
+    assert compute_fingerprint(path.rename(tmp_path / "one" / "t.mrxs")) == before
+
+
+@pytest.mark.parametrize("name", ["s.mrxs", "s.vms", "s.dcm"])
+def test_a_slide_without_its_other_files_has_a_fingerprint(tmp_path, name):
+    (tmp_path / name).write_text("ImageFile=gone.jpg\nMapFile=\nImageFile(1,0)=..\n")
+    assert len(compute_fingerprint(tmp_path / name)) == 32
+
+
+def test_a_state_is_that_of_one_file_at_one_time(tmp_path):
+    path = tmp_path / "image.tif"
+    path.write_text("one")
+    state = read_state(path)
+    assert read_state(path) == state
+    other = tmp_path / "other.tif"
+    shutil.copy2(path, other)
+    other.replace(path)
+    assert read_state(path) != state

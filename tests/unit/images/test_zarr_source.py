@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mediar_infer.errors import ImageReadError
-from mediar_infer.images.fingerprint import count_bytes
+from mediar_infer.images.fingerprint import read_state
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.listing import list_images
 from mediar_infer.images.open import open_image
@@ -276,4 +276,4 @@ def test_folder_counts_as_an_image_of_its_folder(path):
     assert [file.path.name for file in skipped] == ["other"]
     assert list_images(path) == ([path], [])
     assert label_path(path.parent, path).name == "a_label.tiff"
-    assert count_bytes(path) == sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    assert read_state(path).n_bytes == sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
