@@ -2,13 +2,9 @@
 
 import shutil
 from pathlib import Path
-from typing import Final
-
-from mediar_infer.exports.options import list_export_files, zarr_path
+from mediar_infer.exports.options import ZARR_LABELS, list_export_files, zarr_path
+from mediar_infer.images.label_names import is_zarr_of_labels
 from mediar_infer.output_files import remove_result, to_output_error
-
-_OURS: Final = {"zarr.json", "labels", "cells", ".cells.part"}
-"""Everything that a group holds which was made for labels alone."""
 
 
 def remove_exports(folder: Path, name: str) -> None:
@@ -32,7 +28,8 @@ def remove_exports(folder: Path, name: str) -> None:
 
 def _remove_zarr(group: Path) -> None:
     """Remove labels; a group that holds an image too, or anything else, stays."""
-    labels = group / "labels"
-    if labels.is_dir():
-        found = {path.name for folder in (group, labels) for path in folder.iterdir()}
-        shutil.rmtree(group if found <= _OURS else labels / "cells", ignore_errors=True)
+    cells = group / "labels" / ZARR_LABELS
+    if is_zarr_of_labels(group):
+        shutil.rmtree(group)
+    elif cells.exists():
+        shutil.rmtree(cells)

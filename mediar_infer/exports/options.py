@@ -1,5 +1,6 @@
 """What to make of label files, and where each result lies: the options that commands share."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,8 @@ from mediar_infer.errors import UsageError
 ROI_DIR: Final = "rois"
 GEOJSON_DIR: Final = "geojson"
 ZARR_DIR: Final = "zarr"
+ZARR_LABELS: Final = "cells"
+"""Name of the labels in the group ``labels`` of an OME-Zarr."""
 CSV: Final = ".csv"
 PARQUET: Final = ".parquet"
 """Suffixes of tables."""
@@ -39,6 +42,18 @@ def list_export_files(folder: Path, name: str) -> list[Path]:
     """Files that an image may have been exported to; its OME-Zarr is a folder."""
     packed = (geojson_path(folder, name, is_packed=is_packed) for is_packed in (False, True))
     return [roi_path(folder, name), *packed]
+
+
+def _has_zarr_labels(folder: Path, name: str) -> bool:
+    """Whether an OME-Zarr has the labels, and lists them: readers do not see others."""
+    labels = zarr_path(folder, name) / "labels"
+    if not (labels / ZARR_LABELS).is_dir():
+        return False
+    try:
+        listed = json.loads((labels / "zarr.json").read_bytes())["attributes"]["ome"]["labels"]
+        return ZARR_LABELS in listed
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,5 +102,5 @@ class ExportOptions:
             rois=self.rois and not roi_path(folder, name).is_file(),
             geojson=self.geojson and lacks_geojson,
             gzip=self.gzip and lacks_geojson,
-            zarr=self.zarr and not (zarr_path(folder, name) / "labels" / "cells").is_dir(),
+            zarr=self.zarr and not _has_zarr_labels(folder, name),
         )

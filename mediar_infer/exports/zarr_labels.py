@@ -10,13 +10,13 @@ import numpy as np
 
 from mediar_infer.errors import ExportError, OutputError
 from mediar_infer.exports.cells import LabelRows
+from mediar_infer.exports.options import ZARR_LABELS
 from mediar_infer.output_files import to_output_error
 
 if TYPE_CHECKING:
     import zarr
 
 _VERSION: Final = "0.5"
-_NAME: Final = "cells"
 _CHUNK: Final = 512
 _SHARD: Final = 4096
 """Chunks of 512² in files of up to 4096²: a slide is some hundred files, not tens of thousands."""
@@ -50,11 +50,11 @@ def write_zarr(
         has_image = _open_image(path)
         group = zarr.open_group(path, mode="a", zarr_format=3)
         parent = group.require_group("labels")
-        with _replacing_group(path / "labels" / _NAME) as part:
+        with _replacing_group(path / "labels" / ZARR_LABELS) as part:
             _write_levels(zarr.open_group(part, mode="w", zarr_format=3), labels)
             _describe(part, labels, pixel_size_um, has_image=has_image)
         names = list(_attributes(parent).get("labels", []))
-        names += [] if _NAME in names else [_NAME]
+        names += [] if ZARR_LABELS in names else [ZARR_LABELS]
         parent.attrs["ome"] = {"version": _VERSION, "labels": names}
     except BaseException as error:
         if is_new:
@@ -169,6 +169,6 @@ def _describe(
     source = {"source": {"image": "../../"}} if has_image else {}
     zarr.open_group(path, mode="r+", zarr_format=3).attrs["ome"] = {
         "version": _VERSION,
-        "multiscales": [{"name": _NAME, "axes": axes, "datasets": datasets}],
+        "multiscales": [{"name": ZARR_LABELS, "axes": axes, "datasets": datasets}],
         "image-label": {"version": _VERSION, **source},
     }

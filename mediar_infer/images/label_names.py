@@ -1,4 +1,4 @@
-"""Label files among input files: recognised by name and image beside them, or by what made them."""
+"""Labels among input files: recognised by name and image beside them, or by what made them."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +11,8 @@ SOFTWARE: Final = "mediar-infer"
 """Software tag of the TIFF files that this package writes."""
 
 _SUFFIX: Final = "_label"
+_OF_LABELS: Final = {"zarr.json", "labels", "cells", ".cells.part"}
+"""Everything that an OME-Zarr holds which this package made for labels alone."""
 
 
 def explain_label_files(paths: Iterable[Path]) -> Mapping[Path, str]:
@@ -39,6 +41,18 @@ def explain_label_files(paths: Iterable[Path]) -> Mapping[Path, str]:
         elif _is_own_work(path):
             reasons[path] = f"label file that {SOFTWARE} wrote"
     return reasons
+
+
+def is_zarr_of_labels(group: Path) -> bool:
+    """Whether an OME-Zarr holds the labels that this package exports, and nothing else.
+
+    Raises:
+        OSError: if it cannot be listed.
+    """
+    labels = group / "labels"
+    if not labels.is_dir():
+        return False
+    return {path.name for folder in (group, labels) for path in folder.iterdir()} <= _OF_LABELS
 
 
 def _is_own_work(path: Path) -> bool:

@@ -1,10 +1,15 @@
 """OME-Zarr labels, as the models of the specification and zarr read them."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 
 from mediar_infer.errors import OutputError
+from mediar_infer.exports.earlier import remove_exports
 from mediar_infer.exports.label_rows import ArrayLabelRows
+from mediar_infer.exports.options import ExportOptions
 from mediar_infer.exports.zarr_labels import write_zarr
 
 zarr = pytest.importorskip("zarr", reason="zarr is not installed")
@@ -73,6 +78,44 @@ def test_labels_go_into_an_image_and_replace_older_ones(tmp_path, labels):
     assert cells["s0"][:].max() == labels.max()
     assert zarr.open_group(path, mode="r")["s0"].shape == (700, 900)
     assert not list((path / "labels").glob(".*.part"))
+
+
+def test_labels_that_no_reader_lists_count_as_missing(tmp_path, labels):
+    path, options = tmp_path / "zarr" / "a.ome.zarr", ExportOptions(zarr=True)
+    write_zarr(path, rows_of(labels))
+    assert not options.without_files(tmp_path, "a").zarr
+    zarr.open_group(path / "labels", mode="r+").attrs["ome"] = {"version": "0.5", "labels": []}
+    assert (path / "labels" / "cells").is_dir()
+    assert options.without_files(tmp_path, "a").zarr
+    (path / "labels" / "zarr.json").write_text("{}")
+    assert options.without_files(tmp_path, "a").zarr
+
+
+def test_earlier_labels_that_cannot_be_removed_are_an_error(tmp_path, monkeypatch, labels):
+    path = tmp_path / "zarr" / "a.ome.zarr"
+    write_zarr(path, rows_of(labels))
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", refuse)
+        with pytest.raises(OutputError, match=r"a\.ome\.zarr: cannot be written \(Permission"):
+            remove_exports(tmp_path, "a")
+    remove_exports(tmp_path, "a")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("others", [["s0"], ["labels/nuclei"], ["s0", "labels/nuclei"]])
+def test_only_our_labels_are_removed_from_a_group_that_holds_more(tmp_path, labels, others):
+    path = tmp_path / "zarr" / "a.ome.zarr"
+    write_zarr(path, rows_of(labels))
+    for name in others:
+        (path / name).mkdir()
+    for _ in range(2):
+        remove_exports(tmp_path, "a")
+        assert not (path / "labels" / "cells").exists()
+        assert all((path / name).is_dir() for name in others)
 
 
 def test_a_folder_that_is_no_zarr_is_left_alone(tmp_path, labels):
