@@ -53,7 +53,7 @@ def list_images(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
         if folder.is_file() or (folder.is_dir() and is_folder_format(folder)):
             return [folder], []
         entries = sorted(folder.iterdir(), key=natural_key)
-        skipped = [_skipped(path) for path in entries]
+        skipped = [_explain_entry(path) for path in entries]
     except FileNotFoundError:
         raise UsageError(
             f"{folder}: found nothing there, expected a folder of images; check --input"
@@ -103,17 +103,35 @@ def natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
     return keys, path.name
 
 
+def _explain_entry(path: Path) -> SkippedFile | None:
+    """Why an entry is not read; ``None`` for an image, and for what cannot be looked at but is one
+    by its name.
+    """
+    try:
+        return _skipped(path)
+    except OSError as error:  # a link into a folder of others, or to a name that is too long
+        if find_extension(path) is not None:
+            return None
+        reason = error.strerror or error
+        return SkippedFile(path, f"found a link that cannot be followed ({reason})")
+
+
 def _skipped(path: Path) -> SkippedFile | None:
-    """Why an entry is not read; ``None`` for an image."""
+    """Why an entry is not read; ``None`` for an image.
+
+    Raises:
+        OSError: if it cannot be looked at.
+    """
     if path.name.startswith("."):
         return SkippedFile(path, "hidden folder" if path.is_dir() else "hidden file")
     if path.is_dir():
         if is_folder_format(path):
             return None
         return SkippedFile(path, "sub-folder: searched with --recursive only", is_folder=True)
+    # Before any of it is read: a pipe would keep its reader waiting.
+    if path.exists() and not path.is_file():
+        return SkippedFile(path, "not a regular file")
     if find_extension(path) is not None:
-        if path.exists() and not path.is_file():
-            return SkippedFile(path, "not a regular file")
         return None
     extension = path.suffix or "missing"
     extensions = _extensions_by_content(path)

@@ -103,6 +103,38 @@ def test_results_of_earlier_runs_are_no_images(tmp_path):
     }
 
 
+def test_links_that_cannot_be_followed_stop_no_folder(tmp_path):
+    touch(tmp_path, "a.tif", "p/b.tif")
+    for name in ("c.tif", "c.txt", "p/d"):
+        (tmp_path / name).symlink_to("x" * 300)
+    assert names_of_images(tmp_path, recursive=True) == ["a.tif", "c.tif", "p/b.tif"]
+    found = reasons(tmp_path, recursive=True)
+    assert list(found) == ["c.txt", "p/d"]
+    assert found["c.txt"] == "found a link that cannot be followed (File name too long)"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_links_into_a_folder_of_others_stop_no_folder(tmp_path):
+    touch(tmp_path, "in/a.tif", "private/b.tif", "private/b.txt")
+    for name in ("b.tif", "b.txt"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "private" / name)
+    (tmp_path / "private").chmod(0)
+    found = names_of_images(tmp_path / "in"), reasons(tmp_path / "in")
+    (tmp_path / "private").chmod(0o700)
+    assert found[0] == ["a.tif", "b.tif"]
+    assert found[1] == {"b.txt": "found a link that cannot be followed (Permission denied)"}
+
+
+def test_pipes_are_skipped_without_waiting_for_a_writer(tmp_path):
+    touch(tmp_path, "a.tif")
+    for name in ("pipe", "pipe.tif", "pipe.txt"):
+        os.mkfifo(tmp_path / name)
+    assert names_of_images(tmp_path) == ["a.tif"]
+    assert reasons(tmp_path) == dict.fromkeys(
+        ("pipe", "pipe.tif", "pipe.txt"), "not a regular file"
+    )
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
 def test_folder_that_cannot_be_listed_is_told(tmp_path):
     touch(tmp_path, "a.tif", "p/b.tif")
