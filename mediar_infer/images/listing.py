@@ -15,7 +15,7 @@ from mediar_infer.images.formats import (
     is_folder_format,
     recognise_file,
 )
-from mediar_infer.images.label_names import explain_label_files
+from mediar_infer.images.label_names import SOFTWARE, explain_label_files, is_zarr_of_labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,8 @@ def _skipped(path: Path) -> SkippedFile | None:
         return SkippedFile(path, "hidden folder" if path.is_dir() else "hidden file")
     if path.is_dir():
         if is_folder_format(path):
+            if is_zarr_of_labels(path):
+                return SkippedFile(path, f"labels that {SOFTWARE} exported", is_labels=True)
             return None
         return SkippedFile(path, "sub-folder: searched with --recursive only", is_folder=True)
     # Before any of it is read: a pipe would keep its reader waiting.

@@ -135,6 +135,19 @@ def test_pipes_are_skipped_without_waiting_for_a_writer(tmp_path):
     )
 
 
+def test_exports_of_earlier_runs_are_no_images(tmp_path):
+    touch(
+        tmp_path, "a.tif", "old/zarr/a.ome.zarr/zarr.json", "old/zarr/a.ome.zarr/labels/zarr.json",
+        "old/zarr/a.ome.zarr/labels/cells/zarr.json", "b.zarr/zarr.json", "b.zarr/s0/zarr.json",
+        "b.zarr/labels/cells/zarr.json",
+    )  # fmt: skip
+    assert names_of_images(tmp_path, recursive=True) == ["a.tif", "b.zarr"]
+    assert reasons(tmp_path, recursive=True) == {
+        "old/zarr/a.ome.zarr": "labels that mediar-infer exported"
+    }
+    assert reasons(tmp_path / "old" / "zarr") == {"a.ome.zarr": "labels that mediar-infer exported"}
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
 def test_folder_that_cannot_be_listed_is_told(tmp_path):
     touch(tmp_path, "a.tif", "p/b.tif")
