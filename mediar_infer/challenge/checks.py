@@ -215,7 +215,7 @@ def _find_ids(labels: npt.NDArray[Any], high: int) -> npt.NDArray[Any]:
 
 def _exit_text(outcome: RunOutcome) -> str:
     code = outcome.exit_code
-    text = f"signal {-code}" if code < 0 else str(code)
+    text = f"signal {-code}" if code is not None and code < 0 else str(code)
     last = "" if code in _SIGKILL_CODES else (outcome.log.splitlines() or [""])[-1]
     last = printable_name(last, _LINE_COLUMNS)
     return f"{text} ({last})" if last else text

@@ -37,8 +37,9 @@ _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 class RunOutcome:
     """How one container or process went."""
 
-    exit_code: int
-    """Exit status; minus the number of the signal for a process that one ended."""
+    exit_code: int | None
+    """Exit status; minus the number of the signal for a process that one ended; ``None`` if nothing
+    was run."""
     wall_s: float
     """Seconds from start to end; for a container, including its removal."""
     outside_s: float | None = None

@@ -16,7 +16,7 @@ from mediar_infer.challenge.checks import (
     check_time,
     read_size,
 )
-from mediar_infer.challenge.launchers import LEDGER_DIR, Launcher
+from mediar_infer.challenge.launchers import LEDGER_DIR, Launcher, RunOutcome
 from mediar_infer.challenge.records import ChallengeRecord
 from mediar_infer.errors import MediarError, UsageError
 from mediar_infer.folder.ledger import Ledger
@@ -83,17 +83,21 @@ def judge_image(
         truth: file of the true labels, for the score.
 
     Returns:
-        The record of the image.
-
-    Raises:
-        UsageError: if the image cannot be placed in its input folder.
+        The record of the image; one that cannot be placed in its input folder is not run.
     """
     size, findings = read_size(path)
     with tempfile.TemporaryDirectory(
         prefix=".run-", dir=output_dir, ignore_cleanup_errors=True
     ) as folder:
         work = Path(folder).resolve()
-        _make_folders(path, work)
+        try:
+            _make_folders(path, work)
+        except OSError as error:
+            unplaced = findings or [_explain_copy(path, error)]
+            return ChallengeRecord(
+                image=path.name, size=size, outcome=RunOutcome(exit_code=None, wall_s=0.0),
+                label=None, findings=tuple(unplaced),
+            )  # fmt: skip
         outcome = launcher.run(work)
         findings += check_run(path.name, outcome, memory_limit_bytes)
         findings += check_time(path.name, outcome.wall_s, size)
@@ -119,20 +123,33 @@ def judge_image(
 
 
 def _make_folders(path: Path, work: Path) -> None:
-    """Create an input folder that holds only the image, and an empty output folder."""
+    """Create an input folder that holds only the image, and an empty output folder.
+
+    Raises:
+        OSError: if the image cannot be linked or copied.
+    """
     (work / "inputs").mkdir()
     (work / "outputs").mkdir()
     target = work / "inputs" / path.name
-    try:
-        with suppress(OSError):  # another file system, or one without links
-            os.link(path.resolve(), target)
-        if not target.exists():
-            shutil.copyfile(path, target)
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be copied for its run ({error.strerror}), expected a readable image"
-            " and space in the output folder"
-        ) from error
+    if path.is_dir():
+        shutil.copytree(path, target)
+        return
+    with suppress(OSError):  # another file system, or one without links
+        os.link(path.resolve(), target)
+    if not target.exists():
+        shutil.copyfile(path, target)
+
+
+def _explain_copy(path: Path, error: OSError) -> Finding:
+    """The finding about an image that cannot be copied for its run."""
+    is_folder = isinstance(error, shutil.Error)
+    reason = f"{len(error.args[0])} of its files" if is_folder else error.strerror or error
+    return Finding(
+        path.name,
+        "image",
+        f"one that cannot be copied for its run ({reason})",
+        "a readable image and space in the output folder",
+    )
 
 
 def _read_ledger(folder: Path, image: str) -> dict[str, Any]:

@@ -282,6 +282,16 @@ def test_unreadable_image_is_a_finding_and_the_others_are_judged(challenge, imag
     assert results["images"][0]["tolerance_s"] is None
 
 
+def test_images_that_cannot_be_copied_do_not_stop_the_others(challenge, engine_state, images):
+    (images / "0.tif").symlink_to("nowhere.tif")
+    (images / "9.zarr").mkdir()
+    code, results = challenge("silent")
+    assert (code, results["verdict"], len(runs(engine_state))) == (1, "breached", 2)
+    assert {each["image"]: each["exit_code"] for each in results["images"]} == {
+        "0.tif": None, "9.zarr": 0, "a.b.tif": 0,
+    }  # fmt: skip
+
+
 def test_page_without_images_shows_outlines_only(challenge, tmp_path):
     assert challenge("good", "--without-images")[0] == 0
     page = (tmp_path / "out" / "report.html").read_text()
