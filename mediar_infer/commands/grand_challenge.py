@@ -123,11 +123,17 @@ def plan_job(args: argparse.Namespace) -> PlatformJob:
 
 
 def _find_weights(args: argparse.Namespace) -> list[Path]:
-    """Weights of the job; warns if the intended ones seem to be packed the wrong way."""
+    """Weights of the job; warns if the intended ones seem to be packed wrongly or out of reach."""
     weights = find_weights(args.weights, args.model)
     logger.info("weights from %s", weights[0].parent)
     is_chosen = args.weights or _variable(WEIGHTS_VARIABLE) or weights[0].parent == args.model
-    if not is_chosen and args.model.is_dir():
+    if os.path.lexists(args.model) and not os.access(args.model, os.R_OK | os.X_OK):
+        logger.warning(
+            "%s: found a folder that may not be read, expected one with weights or a %s, or none;"
+            " using weights from %s and, unless another one is named, the shipped %s",
+            args.model, TABLE_NAME, weights[0].parent, TABLE_NAME,
+        )  # fmt: skip
+    elif not is_chosen and os.path.isdir(args.model):  # noqa: PTH112 (no error)
         others = sorted({path.name for path in args.model.iterdir()} - {TABLE_NAME})
         if others:
             logger.warning(

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+
 from mediar_infer.exports.options import ZARR_LABELS, list_export_files, zarr_path
 from mediar_infer.images.label_names import is_zarr_of_labels
 from mediar_infer.output_files import remove_result, to_output_error

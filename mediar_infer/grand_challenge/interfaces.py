@@ -1,5 +1,6 @@
 """Interfaces of an algorithm: sets of input sockets, and where the result of each goes."""
 
+import os
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -59,10 +60,14 @@ def result_path(text: str, where: str) -> PurePosixPath:
 
 
 def choose_table(given: Path | None, model_dir: Path) -> Path:
-    """The table to use: the given one, else that of the model folder, else the shipped one."""
+    """The table to use: the given one, else that of the model folder, else the shipped one.
+
+    A model folder that cannot be entered has none.
+    """
     if given is not None:
         return given
-    return found if (found := model_dir / TABLE_NAME).is_file() else SHIPPED_TABLE
+    found = model_dir / TABLE_NAME
+    return found if os.path.isfile(found) else SHIPPED_TABLE  # noqa: PTH113 (no error)
 
 
 def read_interfaces(path: Path) -> list[Interface]:

@@ -104,8 +104,9 @@ def natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
 
 
 def _explain_entry(path: Path) -> SkippedFile | None:
-    """Why an entry is not read; ``None`` for an image, and for what cannot be looked at but is one
-    by its name.
+    """Why an entry is not read; ``None`` for an image.
+
+    What cannot be looked at is an image by its name alone, so that it ends as an error.
     """
     try:
         return _skipped(path)

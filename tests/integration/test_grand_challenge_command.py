@@ -2,10 +2,12 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,6 +184,36 @@ def test_weights_in_a_folder_of_the_model_folder_are_warned_of(
     out, err = capfd.readouterr()
     assert "found no weight file but job, model, slide.tif, expected weights directly in" in out
     assert err == ""
+
+
+def test_model_folder_that_may_not_be_entered_is_warned_of(
+    run_here, tmp_path, monkeypatch, capfd, weights_dir
+):
+    locked, access = tmp_path / "locked", os.access
+    locked.mkdir(mode=0o700)
+    (locked / "sockets.toml").write_text("not a table")
+    isfile = os.path.isfile
+    # What the system says to users other than root, as whom tests may run.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != locked and access(path, mode))
+    monkeypatch.setattr(
+        os.path, "isfile", lambda path: locked not in Path(path).parents and isfile(path)
+    )
+    assert run_here("--model", locked) == 0
+    out, err = capfd.readouterr()
+    assert f"{locked}: found a folder that may not be read, expected one with weights or" in out
+    assert f"using weights from {weights_dir}" in out
+    assert err == ""
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_model_folder_of_others_stops_no_job(run_here, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0)
+    assert run_here("--model", tmp_path / "locked") == 0
+    assert run_here("--model", tmp_path / "locked" / "model") == 0
+
+
+def test_model_folder_of_no_possible_name_is_none(run_here, tmp_path):
+    assert run_here("--model", tmp_path / ("x" * 300)) == 0
 
 
 def break_json(job):
