@@ -4,18 +4,29 @@ import re
 import zipfile
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Final
 
 from mediar_infer.challenge.checks import Finding, check_label_file, read_size
 from mediar_infer.errors import UsageError
+from mediar_infer.exports.options import CSV, GEOJSON_DIR, PARQUET, ROI_DIR, ZARR_DIR
+from mediar_infer.folder.at_work import AT_WORK_NAME
 from mediar_infer.folder.ledger import LEDGER_NAME, SUMMARY_NAME
+from mediar_infer.folder.options import REPORT_NAME
 from mediar_infer.folder.run_image import OVERLAY_DIR
 from mediar_infer.images.listing import list_images
 from mediar_infer.labels.naming import check_collisions, label_path
 from mediar_infer.output_files import replacing, to_output_error
 
 _LABEL_NAME = re.compile(r"[^.]+_label\.tiff", re.DOTALL)
-_NOT_SUBMITTED = (LEDGER_NAME, SUMMARY_NAME, OVERLAY_DIR)
+_OTHER_FOLDERS: Final = {OVERLAY_DIR, ROI_DIR, GEOJSON_DIR, ZARR_DIR}
+_OTHER_FILES: Final = re.compile(
+    "|".join(
+        rf"{re.escape(name.stem)}(?:\.\d+of\d+)?{re.escape(name.suffix)}"
+        for name in map(PurePath, (LEDGER_NAME, SUMMARY_NAME, REPORT_NAME, AT_WORK_NAME))
+    )
+)
+"""Names of what a run, or a part of one, writes besides labels."""
 _DATE = (1980, 1, 1, 0, 0, 0)
 """Fixed, for the same labels to give the same archive byte for byte."""
 
@@ -43,7 +54,7 @@ def find_label_files(folder: Path) -> tuple[list[Path], list[Finding]]:
             )
         elif _LABEL_NAME.fullmatch(path.name):
             files.append(path)
-        elif path.name not in _NOT_SUBMITTED:
+        elif not _is_other_result(path):
             findings.append(
                 Finding(path.name, "output", "this name", "NAME_label.tiff without further dots")
             )
@@ -58,6 +69,14 @@ def find_label_files(folder: Path) -> tuple[list[Path], list[Finding]]:
     if not files:
         findings.append(Finding(folder.name, "output", "no label file", "one for each image"))
     return files, findings
+
+
+def _is_other_result(path: Path) -> bool:
+    """Whether ``predict`` may have written it beside the labels."""
+    if path.is_dir():
+        return path.name in _OTHER_FOLDERS
+    is_table = path.suffix.lower() in (CSV, PARQUET)
+    return is_table or _OTHER_FILES.fullmatch(path.name) is not None
 
 
 def _is_utf8(name: str) -> bool:

@@ -17,8 +17,13 @@ SIZE = (30, 40)
 def labels(tmp_path):
     """Label files of two images, with what predict writes beside them."""
     folder = tmp_path / "labels"
-    (folder / "overlays").mkdir(parents=True)
-    for name in ("ledger.jsonl", "summary.json"):
+    for name in ("overlays", "rois", "geojson", "zarr"):
+        (folder / name).mkdir(parents=True)
+    for name in (
+        "ledger.jsonl", "summary.json", "report.html", "cells.csv", "all.v2.PARQUET",
+        ".at-work.jsonl", "ledger.3of10.jsonl", "summary.3of10.json", "report.3of10.html",
+        "cells.3of10.csv", ".at-work.3of10.jsonl",
+    ):  # fmt: skip
         (folder / name).touch()
     for name in "ab":
         write_labels(folder / f"{name}_label.tiff")
@@ -71,6 +76,14 @@ def add_other_file(labels, images):
     (labels / "b_label.png").touch()
 
 
+def add_other_folder(labels, images):
+    (labels / "more").mkdir()
+
+
+def add_other_page(labels, images):
+    (labels / "report.old.html").touch()
+
+
 def remove_labels(labels, images):
     (labels / "b_label.tiff").unlink()
 
@@ -101,6 +114,8 @@ def damage_image(labels, images):
         (add_upper_case, "A_label.tiff: output: found also a_label.tiff, expected one file"),
         (add_dotted_name, "a.x_label.tiff: output: found this name, expected NAME_label.tiff"),
         (add_other_file, "b_label.png: output: found this name, expected NAME_label.tiff"),
+        (add_other_folder, "more: output: found this name, expected NAME_label.tiff"),
+        (add_other_page, "report.old.html: output: found this name, expected NAME_label.tiff"),
         (remove_labels, "b.tif: output: found no label file, expected b_label.tiff"),
         (remove_image, "b_label.tiff: image: found none of that name, expected one in images"),
         (turn_labels, "b_label.tiff: shape: found (40, 30), expected (30, 40)"),
