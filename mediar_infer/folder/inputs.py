@@ -135,11 +135,11 @@ class _Search:
         """Search one input."""
         if str(given).startswith(LIST_MARK):
             path = Path(str(given).removeprefix(LIST_MARK))
-            files = [file.absolute() for file in read_image_list(path)]
+            files = [_without_dots(file) for file in read_image_list(path)]
             self._images += files
-            self._roots.append(_root_of_list(path.absolute().parent, files))
+            self._roots.append(_root_of_list(_without_dots(path).parent, files))
         else:
-            self._search(given.absolute())
+            self._search(_without_dots(given))
 
     def _search(self, top: Path) -> None:
         images, skipped = list_images(top)
@@ -213,6 +213,21 @@ class _Search:
             {_relative(folder, root): error for folder, error in self._unreadable.items()},
             tuple(dict.fromkeys([*self._roots, root])),
         )
+
+
+def _without_dots(path: Path) -> Path:
+    """Absolute path of a file, with no ``..`` in it: names are made from the text of paths.
+
+    After a link, ``..`` leads to another folder than its text says, which may hold a file of the
+    same name.
+    """
+    path = path.absolute()
+    if ".." not in path.parts:
+        return path
+    # The file itself may be a link, and is named as such.
+    folder, name = (path, "") if path.name == ".." else (path.parent, path.name)
+    plain, real = os.path.normpath(folder), os.path.realpath(folder)
+    return Path(plain if os.path.realpath(plain) == real else real, name)
 
 
 def _identify(folder: Path) -> tuple[int, int]:

@@ -225,6 +225,28 @@ def test_listed_images_elsewhere_are_named_from_the_folder_they_share(tmp_path):
     ]  # fmt: skip
 
 
+def test_files_behind_a_link_and_two_dots_have_names_of_their_own(tmp_path):
+    touch(tmp_path, "data/a.tif", "other/a.tif", "other/deep/b.tif")
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "other" / "deep")
+    (tmp_path / "data" / "list.txt").write_text("a.tif\nlink/../a.tif\nlink/../../data/a.tif\n")
+    listed = Path(f"@{tmp_path}/data/list.txt")
+    assert names_of_images(listed) == ["data/a.tif", "other/a.tif"]
+    found = find_inputs(Selection((tmp_path / "data" / "link" / "..", tmp_path / "data")))
+    assert [image.name for image in found.images] == ["data/a.tif", "other/a.tif"]
+    for image in found.images:
+        assert image.path.samefile(tmp_path / image.name)
+
+
+def test_two_dots_in_paths_without_links_change_no_name(tmp_path):
+    touch(tmp_path, "real/data/a.tif", "real/data/p/b.tif")
+    (tmp_path / "link").symlink_to("real")
+    data = tmp_path / "link" / "data"
+    (data / "list.txt").write_text("p/../a.tif\np/b.tif\np/../p/../a.tif\n")
+    found = find_inputs(Selection((Path(f"@{data}/list.txt"),)))
+    assert [image.path for image in found.images] == [data / "a.tif", data / "p" / "b.tif"]
+    assert names_of_images(data / "p" / "..") == ["a.tif"]
+
+
 def test_names_of_other_encodings_are_kept(tmp_path):
     name = os.fsdecode(b"caf\xe9.tif")
     touch(tmp_path, name)
