@@ -85,7 +85,9 @@ def compute_fingerprint(state: FileState) -> str:
 def _list_files(path: Path) -> Iterator[tuple[str, Path]]:
     """An image's files, in one order on every machine; each with its name in the image."""
     if path.is_dir():
-        yield from _list_folder(path)
+        # Labels in an OME-Zarr are no part of its image: an export may have put them there.
+        files = _list_folder(path)
+        yield from ((name, file) for name, file in files if not name.startswith("labels/"))
         return
     yield "", path
     match path.suffix.lower():

@@ -106,6 +106,24 @@ def test_compressed_geojson_and_zarr(predict, inputs, tmp_path):
     assert names_of(tmp_path / "out" / "geojson") == names_of(tmp_path / "out" / "zarr") == []
 
 
+def test_labels_exported_into_their_image_do_not_change_it(predict, tmp_path):
+    zarr = pytest.importorskip("zarr", reason="zarr is not installed")
+    out = tmp_path / "out"
+    group = zarr.open_group(out / "zarr" / "a.ome.zarr", mode="w", zarr_format=3)
+    pixels = np.moveaxis(slide(seed=1)[0], 2, 0)
+    group.create_array("s0", data=pixels, dimension_names=["c", "y", "x"])
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space"} for n in "yx")]
+    scale = [{"type": "scale", "scale": [1, 1, 1]}]
+    datasets = [{"path": "s0", "coordinateTransformations": scale}]
+    group.attrs["ome"] = {
+        "version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}],
+    }  # fmt: skip
+    for options in ((), (), ("--resume",)):
+        assert predict(out / "zarr", out, "--zarr", *options) == 0
+    assert [each["status"] for each in read_ledger(out)] == ["done", "done", "resumed"]
+    assert names_of(out / "zarr" / "a.ome.zarr") == ["labels", "s0", "zarr.json"]
+
+
 def test_parquet_table(predict, inputs, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
     assert predict(inputs, tmp_path / "out", "--table", "cells.parquet") == 0
