@@ -12,7 +12,7 @@ Bands come without gaps, so their place in the image follows from their order.
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Final
 
@@ -180,17 +180,20 @@ class NormalisedWeights:
     """
 
     def __init__(self, ops: ArrayOps) -> None:
-        self._ops = ops
-        # Most windows of an image lie alike among their neighbours: few maps serve all.
-        self._cached = lru_cache(maxsize=64)(self._make)
-
-    def _make(self, roi_size: int, rows: tuple[int, ...], columns: tuple[int, ...]) -> DeviceArray:
-        return self._ops.from_host(normalised_importance(roi_size, rows, columns))
+        # Most windows of an image lie alike among their neighbours: few maps serve all. The cache
+        # must not hold this object: in a cycle, the maps would outlive their image.
+        self._cached = lru_cache(maxsize=64)(partial(_importance_on_device, ops))
 
     def of_window(self, window: Window) -> DeviceArray:
         """Look up the weights of a window without its margins; not to be modified."""
         neighbours = window.grid.neighbours(window.top, window.left)
         return window.grid.without_margins(self._cached(window.grid.roi_size, *neighbours))
+
+
+def _importance_on_device(
+    ops: ArrayOps, roi_size: int, rows: tuple[int, ...], columns: tuple[int, ...]
+) -> DeviceArray:
+    return ops.from_host(normalised_importance(roi_size, rows, columns))
 
 
 class _FinishedRows:

@@ -1,5 +1,6 @@
 """The streaming engine with fake networks: what is merged, read, retried and refused."""
 
+import gc
 import weakref
 
 import numpy as np
@@ -396,3 +397,23 @@ def test_rows_in_the_middle_arrive_from_a_device_too(image, fake_cuda):
     part = np.concatenate(list(predict_bands(*inputs, rows=(40, 90))), axis=1)
     np.testing.assert_array_equal(part, whole[:, 40:90])
     assert fake_cuda.n_late_copies
+
+
+def test_weights_of_windows_are_freed_with_their_image_without_the_cycle_collector(
+    image, monkeypatch
+):
+    made, make = [], bands_module.normalised_importance
+
+    def watched(*place):
+        weights = make(*place)
+        made.append(weakref.ref(weights))
+        return weights
+
+    monkeypatch.setattr(bands_module, "normalised_importance", watched)
+    gc.disable()
+    try:
+        maps_of(image, [FunctionBackend(identity)], config_of())
+        assert made
+        assert all(weights() is None for weights in made)
+    finally:
+        gc.enable()
