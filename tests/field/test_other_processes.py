@@ -1,4 +1,4 @@
-"""A segmenter in a forked process, or on its way to another one, is an error and no hang."""
+"""What happens in a forked process, or on the way to another one: results or errors, no hang."""
 
 import os
 import pickle
@@ -6,10 +6,12 @@ import signal
 
 import numpy as np
 import pytest
-from fakes import FunctionBackend
+from fakes import FunctionBackend, draw_cells, maps_of_labels
 
 from mediar_infer.config import EngineConfig
 from mediar_infer.errors import UsageError
+from mediar_infer.labels.kernels import Frame
+from mediar_infer.labels.kernels.compiled import CompiledKernels, load_library
 from mediar_infer.segmenter import Segmenter
 
 LIMIT_S = 60
@@ -56,3 +58,19 @@ def test_models_are_not_built_in_a_process_forked_from_one_that_has_them(weights
 def test_pickling_says_that_each_process_loads_its_own():
     with pytest.raises(UsageError, match=r"one per process; call Segmenter\.from_weights in the"):
         pickle.dumps(make_segmenter())
+
+
+def test_labels_are_made_in_a_process_forked_from_one_that_made_some(rng):
+    library = load_library()
+    if library is None:
+        pytest.skip("the package was installed without a C compiler")
+    kernels = CompiledKernels(library, n_threads=2)
+    maps = maps_of_labels(draw_cells(rng, 200, 200))
+
+    def follow():
+        ends, n_tracked = kernels.track(maps[:2].copy(), maps[2] > 0, Frame(0, 0, 200, 200))
+        return int(ends.sum()), n_tracked
+
+    expected = repr(follow())
+    assert in_forked_child(follow) == expected
+    assert repr(follow()) == expected

@@ -5,6 +5,7 @@ pointers and releases the interpreter lock during a call, so plain threads run t
 """
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -86,7 +87,11 @@ class CompiledKernels:
     def __init__(self, library: ctypes.CDLL, n_threads: int) -> None:
         self._library = library
         self._n_threads = n_threads
-        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="labels")
+        self._start_threads()
+
+    def _start_threads(self) -> None:
+        self._process = os.getpid()
+        self._pool = ThreadPoolExecutor(self._n_threads, thread_name_prefix="labels")
 
     def _share(
         self, part: Callable[[ctypes.c_int64, ctypes.c_int64], Any], n_items: int, part_size: int
@@ -98,6 +103,9 @@ class CompiledKernels:
         ]
         if self._n_threads == 1 or len(bounds) <= 1:
             return iter([part(first, last) for first, last in bounds])
+        if self._process != os.getpid():
+            # Threads do not survive a fork: the pool would wait for those of the parent for ever.
+            self._start_threads()
         return iter(list(self._pool.map(part, *zip(*bounds, strict=True))))
 
     def track(
