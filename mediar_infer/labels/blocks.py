@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from mediar_infer.labels.masks import compute_labels
 from mediar_infer.labels.stitching import StitchedLabels
 from mediar_infer.row_buffer import RowBuffer
 
+_LOGIT_OF_PADDING: Final = -np.inf
+"""Blocks are padded with cell probability 0, which is below every threshold, as released."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelling:
@@ -57,6 +60,7 @@ def _label_row_of_blocks(
     for left in range(0, width, size):
         inside = maps[:, :, left : left + size]
         block = np.zeros((3, size, size), dtype=np.float32)
+        block[CELLPROB] = _LOGIT_OF_PADDING
         block[:, :rows, : inside.shape[2]] = inside
         of_block = None if how.confidence is None else CellConfidence()
         padded, _ = compute_labels(block, how.config, how.kernels, how.flow_check, of_block)

@@ -151,6 +151,18 @@ def test_padding_at_the_far_edges_is_background(crossing):
     np.testing.assert_array_equal(labels > 0, expected > 0)
 
 
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.9])
+def test_padding_is_background_at_any_threshold(threshold):
+    maps = maps_of_labels(draw_ellipses(100, 100, [(50.2, 94.3, 12, 9)]))
+    # A dent in the cell, open to the padding: were that foreground, this would be a small hole.
+    dent = np.s_[49:52, 97:100]
+    maps[CELLPROB][dent] = -8
+    labels = labelled(maps, paper(cellprob_threshold=threshold, flow_threshold=None))
+    assert labels.max() == 1
+    assert not labels[dent].any()
+
+
 @pytest.mark.parametrize("mode", ["auto", "stitched"])
 def test_labels_are_timed_and_the_making_of_maps_is_not(crossing, mode):
     _, maps = crossing
