@@ -219,11 +219,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def find_graph_of(checkpoint: Checkpoint, roi_size: int = 512) -> Path | None:
     """The exported graph of a checkpoint, if any.
 
-    It is looked for beside the checkpoint, where weights are searched, and in the package, which
-    has that of the published networks.
+    It is looked for in the ``graph_folders`` of the checkpoint.
     """
-    folders = [checkpoint.path.parent, *weights_dirs(), PUBLISHED_GRAPHS]
-    return find_graph(checkpoint.architecture, roi_size, folders)
+    return find_graph(checkpoint.architecture, roi_size, graph_folders(checkpoint.path))
+
+
+def graph_folders(weights: Path) -> list[Path]:
+    """Where the graph of a weight file is looked for, in this order.
+
+    Beside the file, where weights are searched, and in the package, which has the graph of the
+    published networks.
+    """
+    return [weights.parent, *weights_dirs(), PUBLISHED_GRAPHS]
 
 
 def build_model(checkpoint: Checkpoint) -> "MediarFormer":

@@ -15,6 +15,7 @@ UNUSED_ENTRY: Final = "num_batches_tracked"
 
 PUBLISHED_GRAPHS: Final = Path(__file__).parent / "published"
 """The graph of the architecture of the published networks; contains no weights."""
+_PREFIX: Final = "graph_"
 
 Entries = dict[str, tuple[tuple[int, ...], bool]]
 """Name → shape, and whether the values are floating-point numbers."""
@@ -25,7 +26,12 @@ def graph_name(architecture: Architecture, roi_size: int) -> str:
     sizes = (architecture.encoder_channels, architecture.depths, architecture.decoder_channels)
     rest = (architecture.pab_channels, *architecture.reductions, architecture.mlp_ratio)
     parts = ["-".join(map(str, numbers)) for numbers in (*sizes, rest)]
-    return f"graph_{'_'.join(parts)}_{roi_size}.xml"
+    return f"{_PREFIX}{'_'.join(parts)}_{roi_size}.xml"
+
+
+def list_graph_files(folder: Path) -> list[Path]:
+    """Files of all exported graphs of a folder, sorted; none where there is no such folder."""
+    return sorted(folder.glob(f"{_PREFIX}*"))
 
 
 def find_graph(architecture: Architecture, roi_size: int, folders: Sequence[Path]) -> Path | None:

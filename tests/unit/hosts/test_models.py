@@ -1,9 +1,13 @@
 """Networks stay loaded between images."""
 
+import os
 import shutil
 from dataclasses import replace
+from itertools import count
 
+import numpy as np
 import pytest
+from fakes import FunctionBackend
 
 from mediar_infer.config import PLANS, CellSize, EngineConfig, MaskConfig, Plan, RuntimeConfig
 from mediar_infer.errors import CheckpointError
@@ -13,6 +17,7 @@ from mediar_infer.network.weight_files import (
     compute_digest,
     write_weights_manifest,
 )
+from mediar_infer.segmenter import Segmenter
 
 CPU = EngineConfig(plan=PLANS["fast"], runtime=RuntimeConfig(device="cpu", threads=1))
 
@@ -45,6 +50,25 @@ def test_a_file_that_was_replaced_is_loaded_again(folder):
     (folder / "from_phase2.safetensors").replace(folder / "from_phase1.safetensors")
     second = load_segmenter([folder / "from_phase1.safetensors"], CPU)
     assert second.digests != first.digests
+
+
+@pytest.mark.parametrize(
+    "name", ["from_phase1.int8", "manifest.json", "graph_1_512.xml", "graph_1_512.bin"]
+)
+def test_a_file_beside_the_weights_that_was_replaced_is_noticed(folder, monkeypatch, name):
+    def load(weights, config):
+        return Segmenter([FunctionBackend(np.copy)], config, {"loaded": str(next(counter))})
+
+    counter = count()
+    monkeypatch.setattr(Segmenter, "from_weights", load)
+    weights = [folder / "from_phase1.safetensors"]
+    path, seen = folder / name, []
+    for content in (None, "a", "a", "bc", "de"):
+        if content is not None and not (path.exists() and path.read_text() == content):
+            path.write_text(content)
+            os.utime(path, ns=(0, ord(content[0])))
+        seen.append(load_segmenter(weights, CPU).digests["loaded"])
+    assert seen == ["0", "1", "1", "2", "3"]
 
 
 def test_missing_weights_are_named(folder):
