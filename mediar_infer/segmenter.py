@@ -289,7 +289,22 @@ class Segmenter:
             ShapeError: if the array is not an image.
         """
         check_choice(channels)
-        source = merge_channels(ArraySource(image, channels=channels))
+        return self.segment_source(ArraySource(image, channels=channels), confidence=confidence)
+
+    def segment_source(self, source: ImageSource, *, confidence: bool = False) -> Segmentation:
+        """Segment an image of which the maps fit in memory, such as a file from ``open_image``.
+
+        Args:
+            source: the image; it is left open.
+            confidence: also measure how well the maps support each cell.
+
+        Returns:
+            Labels, flow, cell probability and timings.
+
+        Raises:
+            ImageReadError: if the file is damaged, or the image has no finite value.
+        """
+        source = merge_channels(source)
         trace = Trace(source.warnings)
         with self.begin(source, trace) as work:
             bands = list(work.maps())

@@ -9,6 +9,8 @@ import numpy.typing as npt
 from mediar_infer.arrays import LabelArray
 from mediar_infer.config import EngineConfig
 from mediar_infer.hosts.models import load_segmenter
+from mediar_infer.images.channels import check_choice
+from mediar_infer.images.sources import ArraySource
 
 
 class PatchSegmenter:
@@ -48,7 +50,9 @@ class PatchSegmenter:
             CheckpointError: if weights are missing, damaged or of another network.
             ImageReadError: if a channel does not exist.
             ShapeError: if the patch is not an image.
+            UsageError: if no patch can satisfy the choice of channels.
         """
+        check_choice(self.channels)
         image = np.moveaxis(np.asarray(patch), 0, -1)
-        segmenter = load_segmenter(self.weights, self.config)
-        return segmenter.segment(image, channels=self.channels).labels
+        source = ArraySource(image, channels=self.channels, is_channels_last=True)
+        return load_segmenter(self.weights, self.config).segment_source(source).labels

@@ -67,6 +67,7 @@ def open_meta_image(path: Path, options: ReadOptions, notes: tuple[str, ...]) ->
         warnings=(*notes, *more),
         geometry=_moved(header.geometry, [0, 0, *map(int, index)]),
         channels=options.channels,
+        is_channels_last=True,
     )
 
 

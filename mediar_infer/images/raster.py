@@ -69,6 +69,7 @@ def open_raster(
         has_alpha=header.has_alpha,
         warnings=found,
         channels=options.channels,
+        is_channels_last=True,
     )
 
 

@@ -183,6 +183,7 @@ class ArraySource(ImageSource):
         warnings: Iterable[str] = (),
         geometry: Geometry | None = None,
         channels: Sequence[str | int] = (),
+        is_channels_last: bool = False,
     ) -> None:
         """Check the array and keep a reference to it.
 
@@ -194,6 +195,8 @@ class ArraySource(ImageSource):
             warnings: sentences to start the warnings with.
             geometry: place in space.
             channels: numbers of the channels to read; by default the first three.
+            is_channels_last: a third axis is known to be that of channels; otherwise an array that
+                looks like ``(C, H, W)`` is refused.
 
         Raises:
             ImageReadError: if a channel does not exist.
@@ -201,7 +204,7 @@ class ArraySource(ImageSource):
                 masked.
         """
         image, is_last_alpha, converted = to_array(array, name)
-        image = _checked_image(image, name)
+        image = _checked_image(image, name, is_channels_last=is_channels_last)
         notes = [*warnings, *converted]
         if image.ndim == 3:
             if (has_alpha or is_last_alpha) and isinstance(image, np.ndarray):
@@ -226,7 +229,7 @@ class ArraySource(ImageSource):
         return self._image[top:bottom]
 
 
-def _checked_image(image: _Array, name: str) -> _Array:
+def _checked_image(image: _Array, name: str, *, is_channels_last: bool) -> _Array:
     found = f"{name}: found an array of shape {image.shape} and dtype {image.dtype}"
     if image.ndim not in (2, 3):
         raise ShapeError(f"{found}, expected (H, W) or (H, W, C); pass one 2-D image")
@@ -236,7 +239,8 @@ def _checked_image(image: _Array, name: str) -> _Array:
         raise ShapeError(
             f"{found}, expected bool, integers or floats of up to 64 bits; convert it first"
         )
-    if image.ndim == 3 and image.shape[0] <= 4 < min(image.shape[1:]):
+    looks_channels_first = image.ndim == 3 and image.shape[0] <= 4 < min(image.shape[1:])
+    if looks_channels_first and not is_channels_last:
         raise ShapeError(
             f"{found}, expected channels last (H, W, C); "
             "use numpy.moveaxis(image, 0, -1) for (C, H, W), or pass one plane of a stack"

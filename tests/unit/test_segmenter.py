@@ -189,6 +189,13 @@ def test_image_is_not_modified(slide, perfect):
     np.testing.assert_array_equal(image, slide[0])
 
 
+def test_an_opened_image_is_segmented_as_its_array_is(slide, perfect):
+    image, _ = slide
+    of_array, of_source = perfect.segment(image), perfect.segment_source(ArraySource(image))
+    np.testing.assert_array_equal(of_source.labels, of_array.labels)
+    np.testing.assert_array_equal(of_source.flow, of_array.flow)
+
+
 def test_view_that_is_not_contiguous_gives_the_same(slide, perfect):
     image, _ = slide
     wide = np.repeat(image, 2, axis=1)[:, ::2]

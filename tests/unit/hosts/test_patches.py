@@ -11,7 +11,7 @@ from slides import decode_scene
 
 import mediar_infer
 from mediar_infer.config import PLANS, EngineConfig, RuntimeConfig
-from mediar_infer.errors import ImageReadError, ShapeError
+from mediar_infer.errors import ImageReadError, ShapeError, UsageError
 from mediar_infer.hosts import patches
 from mediar_infer.hosts.patches import PatchSegmenter
 from mediar_infer.hosts.slide_model import SlideModel
@@ -61,9 +61,17 @@ def test_channels_are_chosen(loaded):
         PatchSegmenter(config=FAST, channels=(3,))(patch)
 
 
+@pytest.mark.parametrize("shape", [(6, 3, 50), (5, 1, 9), (7, 4, 5)])
+def test_a_flat_patch_of_many_channels_is_an_image(loaded, shape):
+    labels = PatchSegmenter(config=FAST)(np.zeros(shape, np.uint8))
+    assert labels.shape == shape[1:]
+
+
 def test_a_patch_that_is_no_image_is_refused(loaded):
     with pytest.raises(ShapeError, match="expected"):
         PatchSegmenter(config=FAST)(np.zeros((2, 3, 40, 50)))
+    with pytest.raises(UsageError, match="at most 3"):
+        PatchSegmenter(config=FAST, channels=(0, 1, 0, 1))(np.zeros((2, 40, 50)))
 
 
 def test_settings_go_to_workers_and_networks_stay():

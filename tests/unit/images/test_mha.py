@@ -65,6 +65,12 @@ def test_colours_come_back_and_a_fourth_channel_is_dropped(tmp_path, compressed)
     assert source.warnings == ("4 channels found: the first 3 are used",)
 
 
+def test_few_rows_of_many_channels_are_an_image(tmp_path):
+    pixels = np.arange(3 * 50 * 6, dtype=np.uint16).reshape(3, 50, 6)
+    path = write_mha(tmp_path / "a.mha", pixels, is_vector=True)
+    np.testing.assert_array_equal(read_all(path)[0], pixels[:, :, :3])
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_stack_of_one_is_an_image_and_other_stacks_follow_the_plane(tmp_path, compressed):
     path = write_mha(tmp_path / "one.mha", GREY[None], compressed=compressed)
