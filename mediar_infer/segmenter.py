@@ -200,13 +200,15 @@ class Segmenter:
     ) -> ImageWork:
         """Begin with an image of any size: find its scaling, and start an accelerator on it.
 
+        Channels that are to be merged are normalised each on its own first.
+
         An accelerator predicts images in the order in which they were begun, so their labels must
         be taken in that order.
 
         Args:
-            source: the image; nothing else may read it until the work has ended.
+            source: the image; nothing else may read it until the work has ended. It is left open.
             trace: gains the stages ``read``, ``preprocess``, ``network``, ``labels`` and, with an
-                accelerator, ``wait``; and warnings.
+                accelerator, ``wait``; and warnings, those of the image included.
             later_stages: stages that follow the labels, such as ``write``, whose time a budget
                 sets aside.
 
@@ -223,8 +225,9 @@ class Segmenter:
         self._choose_scale(source, trace)
         _check_memory(source, self.config, len(self.members), trace.scale)
         with trace.stage("preprocess"):
+            source = merge_channels(source)
             scaling = compute_scaling(source)
-        trace.warn(*scaling.warnings)
+        trace.warn(*source.warnings, *scaling.warnings)
         pacer = self._make_pacer(source, trace, later_stages)
         kernels = select_kernels(self.device, self.config.runtime.threads)
         bands = self._predict(source, scaling, trace, pacer)
@@ -304,7 +307,6 @@ class Segmenter:
         Raises:
             ImageReadError: if the file is damaged, or the image has no finite value.
         """
-        source = merge_channels(source)
         trace = Trace(source.warnings)
         with self.begin(source, trace) as work:
             bands = list(work.maps())

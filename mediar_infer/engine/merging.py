@@ -21,12 +21,13 @@ def merge_channels(source: ImageSource) -> ImageSource:
         source: the image, read by rows.
 
     Returns:
-        An image of uint8 that closes the other one; the image itself if nothing is to be merged.
+        An image of uint8 that closes the other one; the image itself if nothing is to be merged, or
+        if that is done.
 
     Raises:
         ImageReadError: if the image is damaged, or a channel has no finite pixel.
     """
-    if all(len(pick) < 2 for pick in source.picked):
+    if isinstance(source, _MergedSource) or all(len(pick) < 2 for pick in source.picked):
         return source
     return _MergedSource(source)
 

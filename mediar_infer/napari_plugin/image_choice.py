@@ -33,8 +33,8 @@ class ImageChoice:
         )  # fmt: skip
         self.channels = LineEdit(
             name="channels", label="Channels",
-            tooltip="One to three numbers from 0, such as 2 or 2,0; - for zeros. Empty: the first"
-            " three",
+            tooltip="One to three numbers from 0, such as 2 or 2,0; 0+2 merges two, - is zeros."
+            " Empty: the first three",
         )  # fmt: skip
         self.widgets = [self.image, self.channel_axis, self.channels]
         """Widgets in the order in which they are shown."""

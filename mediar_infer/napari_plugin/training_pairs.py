@@ -9,6 +9,7 @@ import numpy.typing as npt
 import tifffile
 
 from mediar_infer.arrays import AnyArray
+from mediar_infer.engine.merging import merge_channels
 from mediar_infer.errors import DataError, OutputError, ShapeError
 from mediar_infer.images.geometry import Geometry
 from mediar_infer.images.sources import ImageSource
@@ -32,8 +33,9 @@ def save_training_pair(
 ) -> tuple[Path, Path]:
     """Write ``NAME.tif`` and ``NAME_label.tiff``, which ``tune`` and ``index`` take as a pair.
 
-    The image is what the network sees of it: one channel, or the three that were chosen. The labels
-    carry no provenance, so training takes them as corrected by hand.
+    The image is what the network sees of it: one channel, or the three that were chosen; levels from
+    0 to 255 where channels are merged. The labels carry no provenance, so training takes them as
+    corrected by hand.
 
     Args:
         folder: where to; made if need be.
@@ -48,6 +50,7 @@ def save_training_pair(
 
     Raises:
         DataError: if the labels do not number cells.
+        ImageReadError: if a channel that is merged has no finite pixel.
         OutputError: if there is such a pair already, or it cannot be written.
         ShapeError: if the sizes differ.
     """
@@ -60,7 +63,7 @@ def save_training_pair(
                 f"{path}: found a file of that name, expected none; choose another name, or allow"
                 " replacing"
             )
-    image = source.read_rows(0, source.height)
+    image = merge_channels(source).read_rows(0, source.height)
     if (image == image[..., :1]).all():
         image = image[..., 0]
     # Labels last: a pair that is not complete is an image without labels, which training skips.

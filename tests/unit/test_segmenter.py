@@ -10,7 +10,8 @@ from fakes import FunctionBackend, tiny_state_dict
 from slides import SlideScene, decode_scene
 
 import mediar_infer
-from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
+from mediar_infer.config import PLANS, EngineConfig, MaskConfig, Plan, RuntimeConfig
+from mediar_infer.engine.merging import merge_channels
 from mediar_infer.errors import (
     CheckpointError,
     ImageReadError,
@@ -194,6 +195,29 @@ def test_an_opened_image_is_segmented_as_its_array_is(slide, perfect):
     of_array, of_source = perfect.segment(image), perfect.segment_source(ArraySource(image))
     np.testing.assert_array_equal(of_source.labels, of_array.labels)
     np.testing.assert_array_equal(of_source.flow, of_array.flow)
+
+
+def test_channels_are_merged_whoever_opened_the_image(rng):
+    bright = rng.integers(1000, 5000, (60, 70))
+    channels = np.stack([bright, rng.integers(1, 60, bright.shape)], axis=2).astype(np.uint16)
+    seen = []
+
+    def watch(inputs):
+        seen.append(inputs.clone())
+        return plus_noise(inputs)
+
+    segmenter = Segmenter([FunctionBackend(watch)], EngineConfig(plan=PLANS["fast"], roi_size=64))
+    source = ArraySource(channels, channels=("0+1",))
+    with merge_channels(source) as merged:
+        segmenter.segment_source(merged)
+    of_merged, seen[:] = torch.cat(seen), []
+    trace = Trace()
+    with segmenter.begin(source, trace) as work:
+        list(work.labels())
+    assert torch.equal(torch.cat(seen), of_merged)
+    seen.clear()
+    segmenter.segment(channels, channels=("0+1",))
+    assert torch.equal(torch.cat(seen), of_merged)
 
 
 def test_view_that_is_not_contiguous_gives_the_same(slide, perfect):

@@ -73,6 +73,11 @@ def test_image_without_a_merge_stays_as_it_is(channels):
     assert merge_channels(source) is source
 
 
+def test_merged_image_is_not_merged_again(channels):
+    with merge_channels(ArraySource(channels, channels=("0+1", "-", 1))) as source:
+        assert merge_channels(source) is source
+
+
 def test_channel_without_a_finite_pixel_is_an_error(rng):
     image = rng.random((*SHAPE, 2))
     image[..., 1] = np.nan

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fakes import draw_cells
 
+from mediar_infer.engine.merging import merge_channels
 from mediar_infer.errors import DataError, OutputError, ShapeError
 from mediar_infer.images.open import open_image
 from mediar_infer.images.sources import ArraySource
@@ -56,6 +57,16 @@ def test_chosen_channels_are_saved(tmp_path, labels, rng):
     pixels, _ = read(image_path)
     assert (pixels[..., :2] == image[..., [4, 1]]).all()
     assert not pixels[..., 2].any()
+
+
+def test_merged_channels_are_saved_as_the_network_sees_them(tmp_path, labels, rng):
+    image = rng.integers(1000, 5000, (100, 130, 2)).astype(np.uint16)
+    image[..., 1] //= 100
+    image_path, _ = save(tmp_path, "a", image, labels, channels=("0+1",))
+    pixels, _ = read(image_path)
+    expected = merge_channels(ArraySource(image, channels=("0+1",))).read_rows(0, 100)
+    assert pixels.dtype == np.uint8
+    assert (pixels == expected).all()
 
 
 def test_both_files_state_the_pixel_size(tmp_path, labels):
