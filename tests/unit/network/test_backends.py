@@ -109,6 +109,66 @@ def test_threads_that_share_a_backend_get_their_own_maps(checkpoint, graph, inpu
         assert all(threads.map(predict_rolled, range(4)))
 
 
+@pytest.fixture(scope="module")
+def fragile():
+    """A network that doubles its window, and fails where the largest value is 7."""
+    openvino = pytest.importorskip("openvino")
+    from openvino import opset13 as ops
+
+    window = ops.parameter([1, 3, 8, 8], np.float32)
+    largest = ops.convert(ops.reduce_max(window, ops.constant(np.arange(4))), "i64")
+    shape = ops.concat([ops.unsqueeze(largest, ops.constant(0)), ops.constant(np.array([-1]))], 0)
+    reshaped = ops.reshape(ops.reshape(window, shape, False), ops.constant([1, 3, 8, 8]), False)
+    model = openvino.Model([ops.multiply(reshaped, ops.constant(np.float32(2)))], [window])
+    settings = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}
+    return openvino.Core().compile_model(model, "CPU", settings)
+
+
+GOOD = np.full((4, 3, 8, 8), 3, np.float32)
+FAILURE = "conflicts with the reshape pattern"
+
+
+def broken_at(place):
+    windows = GOOD.copy()
+    windows[place] = 7
+    return windows
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_failed_window_fails_its_own_call_only(fragile, place):
+    backend = OpenVinoBackend(fragile)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match=FAILURE):
+            backend.start(broken_at(place))()
+        for _ in range(2):
+            np.testing.assert_array_equal(backend.start(GOOD)(), 2 * GOOD)
+
+
+@pytest.mark.parametrize("comes_first", ["good", "broken"])
+def test_calls_in_flight_do_not_get_the_failure_of_another(fragile, comes_first):
+    backend = OpenVinoBackend(fragile)
+    windows = {"good": GOOD, "broken": broken_at(-1)}
+    order = sorted(windows, key=lambda name: name != comes_first)
+    finish = {name: backend.start(windows[name]) for name in order}
+    np.testing.assert_array_equal(finish["good"](), 2 * GOOD)
+    with pytest.raises(RuntimeError, match=FAILURE):
+        finish["broken"]()
+
+
+def test_a_window_that_does_not_fit_is_refused_and_blocks_nothing(fragile):
+    backend = OpenVinoBackend(fragile)
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            backend.start(np.zeros((2, 3, 9, 8), np.float32))
+    np.testing.assert_array_equal(backend.start(GOOD)(), 2 * GOOD)
+
+
+@pytest.mark.parametrize("windows", [GOOD, broken_at(-1)], ids=["good", "broken"])
+def test_a_backend_may_be_dropped_while_windows_are_in_flight(fragile, windows):
+    for _ in range(100):
+        OpenVinoBackend(fragile).start(windows)
+
+
 @pytest.mark.parametrize("kind", ["torch", "openvino"])
 def test_input_is_not_modified(checkpoint, graph, inputs, kind):
     backend = (
