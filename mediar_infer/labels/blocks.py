@@ -20,6 +20,7 @@ from mediar_infer.row_buffer import RowBuffer
 _LOGIT_OF_PADDING: Final = -np.inf
 """Blocks are padded with cell probability 0, which is below every threshold, as released."""
 
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelling:
     """How the labels of one image are made, and what takes note of it."""

@@ -28,7 +28,7 @@ class LayerPlane:
         channel_axis: number of the axis that holds channels; None if none does.
 
     Raises:
-        ShapeError: if the layer has fewer than two other axes.
+        ShapeError: if the layer has fewer than two other axes, or no plane where the viewer stands.
     """
 
     def __init__(
@@ -47,11 +47,18 @@ class LayerPlane:
                 " rows and columns besides; choose another channel axis"
             )
         self.rows, self.columns = axes[-2:]
+        self._seen_from = tuple(point)
         nearest = np.rint(layer.world_to_data(point))
-        self.index = {
-            axis: int(np.clip(nearest[axis], 0, self.data.shape[axis] - 1)) for axis in axes[:-2]
-        }
+        self.index = {axis: int(nearest[axis]) for axis in axes[:-2]}
         """Axis → place on it, of all axes but rows, columns and channels."""
+        for axis, place in self.index.items():
+            n_planes = int(self.data.shape[axis])
+            if not 0 <= place < n_planes:
+                raise ShapeError(
+                    f"{layer.name}: found no plane {place} on axis {axis}, expected 0 to"
+                    f" {n_planes - 1}; move the slider to a plane of this layer, or choose another"
+                    " layer"
+                )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -64,6 +71,14 @@ class LayerPlane:
         if self.is_rgb:
             return _RGB_CHANNELS
         return 1 if self.channel_axis is None else int(self.data.shape[self.channel_axis])
+
+    @property
+    def point(self) -> tuple[float, ...]:
+        """Where this plane lies, in world coordinates: the viewer may stand between two planes."""
+        layer, seen_from = self.layer, self._seen_from
+        place = np.array(layer.world_to_data(seen_from), float)
+        place[list(self.index)] = list(self.index.values())
+        return (*seen_from[: -layer.ndim], *map(float, layer.data_to_world(place)))
 
     @property
     def pixel_size_um(self) -> tuple[float, float] | None:
@@ -90,6 +105,29 @@ class LayerPlane:
             return rows
         n_before = sum(axis < self.channel_axis for axis in (self.rows, self.columns))
         return np.moveaxis(rows, n_before, -1)
+
+    def read_labels(self, layer: Any) -> AnyArray:  # noqa: ANN401 (napari has no types here)
+        """Labels of this plane, as ``place_labels`` or a person laid them.
+
+        Args:
+            layer: a ``Labels`` layer, of as many axes as this one, or of fewer or more leading
+                ones. An axis of length 1 in the place of the channels is dropped.
+
+        Returns:
+            ``(H, W)``.
+
+        Raises:
+            ShapeError: if the layer has no labels where this plane lies.
+        """
+        data = layer.data[0] if layer.multiscale else layer.data
+        axis = None
+        if self.channel_axis is not None:
+            # The viewer aligns the last axes of its layers.
+            aligned = self.channel_axis + layer.ndim - self.layer.ndim
+            axis = aligned if aligned >= 0 and data.shape[aligned] == 1 else None
+        drawn = LayerPlane(layer, self.point, axis)
+        rows = drawn.read_rows(0, drawn.shape[0])
+        return rows if axis is None else rows[..., 0]
 
     def place_labels(self, labels: npt.NDArray[Any]) -> tuple[AnyArray, dict[str, Any]]:
         """Put labels where the plane lies in the world.

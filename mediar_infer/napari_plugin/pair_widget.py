@@ -60,12 +60,11 @@ class PairWidget(Container):  # type: ignore[misc]  # napari's packages have no 
                 raise UsageError("found no labels layer, expected one; segment the image first")
             if self.folder.value is None:
                 raise UsageError("found no folder, expected one for the pairs; choose it")
-            drawn = LayerPlane(self.labels_layer.value, self._viewer.dims.point)
             image_path, target = save_training_pair(
                 self.folder.value,
                 self.pair_name.value.strip() or _default_name(plane),
                 source,
-                drawn.read_rows(0, drawn.shape[0]),
+                plane.read_labels(self.labels_layer.value),
                 plane.pixel_size_um,
                 replaces=self.replaces.value,
             )

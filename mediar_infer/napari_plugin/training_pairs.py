@@ -33,9 +33,9 @@ def save_training_pair(
 ) -> tuple[Path, Path]:
     """Write ``NAME.tif`` and ``NAME_label.tiff``, which ``tune`` and ``index`` take as a pair.
 
-    The image is what the network sees of it: one channel, or the three that were chosen; levels from
-    0 to 255 where channels are merged. The labels carry no provenance, so training takes them as
-    corrected by hand.
+    The image is what the network sees of it: one channel, or the three that were chosen; levels
+    from 0 to 255 where channels are merged. The labels carry no provenance, so training takes them
+    as corrected by hand.
 
     Args:
         folder: where to; made if need be.

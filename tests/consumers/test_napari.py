@@ -303,7 +303,7 @@ def test_corrected_labels_are_saved_as_a_pair_that_training_takes(
     assert "a_tif_label.tiff" in (tmp_path / "table.csv").read_text()
 
 
-def test_plane_of_a_stack_is_saved(viewer, qtbot, network, tmp_path):
+def test_plane_of_a_stack_is_saved(viewer, qtbot, network, tmp_path, shown):
     slides = [slide(seed) for seed in range(3)]
     stack = np.stack([image for image, _ in slides])
     layer = viewer.add_image(stack, rgb=True, name="stack")
@@ -315,3 +315,7 @@ def test_plane_of_a_stack_is_saved(viewer, qtbot, network, tmp_path):
     widget.save.changed.emit(True)
     assert widget.result.value == "saved stack_1.tif and stack_1_label.tiff"
     assert f1(slides[1][1], read_labels(tmp_path / "stack_1_label.tiff")) == 1
+    viewer.dims.set_point(0, 2)
+    widget.save.changed.emit(True)
+    assert widget.result.value == "not saved"
+    assert "found no plane 1 on axis 0, expected 0 to 0" in shown[-1]

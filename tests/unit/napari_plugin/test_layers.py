@@ -21,13 +21,17 @@ class Lazy:
         return self.array[window]
 
 
-def layer(data, *, rgb=False, multiscale=False, name="cells", scale=None, unit="pixel"):
+def layer(
+    data, *, rgb=False, multiscale=False, name="cells", scale=None, unit="pixel", translate=None
+):
     finest = data[0] if multiscale else data
     ndim = len(finest.shape) - rgb
+    origin = np.zeros(ndim) if translate is None else np.asarray(translate)
     return SimpleNamespace(
         scale=(1.0,) * ndim if scale is None else scale, units=(unit,) * ndim,
         data=data, rgb=rgb, multiscale=multiscale, name=name, ndim=ndim,
-        world_to_data=lambda point: np.asarray(point)[-ndim:],
+        world_to_data=lambda point: np.asarray(point)[-ndim:] - origin,
+        data_to_world=lambda place: np.asarray(place) + origin,
     )  # fmt: skip
 
 
@@ -55,10 +59,51 @@ def test_the_plane_that_is_shown_is_read(rng):
     assert (read(stack, point=(2.4, 3.6, 0, 0))[..., 0] == stack[2, 4]).all()
 
 
-@pytest.mark.parametrize("point", [(-3, 0, 0), (99, 0, 0)])
-def test_beyond_the_stack_is_its_last_plane(rng, point):
+@pytest.mark.parametrize("place", [-3, -1, 4, 99])
+def test_beyond_the_stack_is_no_plane(rng, place):
     stack = rng.integers(0, 1000, (4, 6, 7), np.uint16)
-    assert (read(stack, point)[..., 0] == stack[0 if point[0] < 0 else -1]).all()
+    message = f"cells: found no plane {place} on axis 0, expected 0 to 3; move the slider"
+    with pytest.raises(ShapeError, match=message):
+        read(stack, (place, 0, 0))
+
+
+@pytest.mark.parametrize("place", [-0.4, 3.4])
+def test_near_the_end_of_the_stack_is_its_last_plane(rng, place):
+    stack = rng.integers(0, 1000, (4, 6, 7), np.uint16)
+    assert (read(stack, (place, 0, 0))[..., 0] == stack[round(place)]).all()
+
+
+def test_labels_of_another_plane_are_not_those_of_this_one():
+    stack, labels = np.zeros((8, 6, 7), np.uint8), np.ones((1, 6, 7), np.int32)
+    of_third = layer(labels, name="stack 3 cells", translate=(3, 0, 0))
+    assert (LayerPlane(layer(stack), (3, 0, 0)).read_labels(of_third) == 1).all()
+    with pytest.raises(ShapeError, match="stack 3 cells: found no plane 2 on axis 0"):
+        LayerPlane(layer(stack), (5, 0, 0)).read_labels(of_third)
+    # The image's nearest plane is 4; the labels on their own would round to their only one.
+    with pytest.raises(ShapeError, match="no plane 1 on axis 0, expected 0 to 0"):
+        LayerPlane(layer(stack), (3.5, 0, 0)).read_labels(of_third)
+
+
+@pytest.mark.parametrize(
+    ("image", "channel_axis", "labels"),
+    [
+        ((6, 7), None, (6, 7)),
+        ((6, 7, 4), 2, (6, 7, 1)),
+        ((6, 7, 4), 2, (3, 6, 7, 1)),
+        ((4, 6, 7), 0, (6, 7)),
+        ((4, 6, 7), 0, (1, 6, 7)),
+        ((4, 6, 7), 0, (4, 6, 7)),
+        ((3, 4, 6, 7), 1, (3, 1, 6, 7)),
+        ((3, 6, 4, 7), 2, (3, 6, 1, 7)),
+    ],
+)
+def test_labels_of_an_image_with_channels_are_read(rng, image, channel_axis, labels):
+    drawn = rng.integers(0, 99, labels)
+    shown = 2  # on every slider
+    plane = LayerPlane(layer(np.zeros(image)), (shown,) * 4, channel_axis)
+    stacked = drawn.reshape([n for n in labels if n > 1])
+    expected = stacked[shown] if stacked.ndim > 2 else stacked
+    np.testing.assert_array_equal(plane.read_labels(layer(drawn)), expected)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
