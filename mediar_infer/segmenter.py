@@ -28,7 +28,7 @@ from mediar_infer.image_trace import Trace
 from mediar_infer.image_work import Bands, ImageWork
 from mediar_infer.images.channels import check_choice
 from mediar_infer.images.sources import ArraySource, ImageSource
-from mediar_infer.labels.blocks import Labelling, is_stitched, rows_at_once
+from mediar_infer.labels.blocks import Labelling, is_stitched, pixels_at_once
 from mediar_infer.labels.confidence import CellConfidence, to_probability
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.network.backends import Backend
@@ -47,6 +47,8 @@ _PACED_BYTES_PER_PIXEL = 16
 """With a time budget, of each of these rows and of every pass: four float32 sums."""
 _LABEL_BYTES_PER_PIXEL = 24
 """Of rows that are labelled at once: maps, hits, basins and labels. The real need is more."""
+_RESULT_BYTES_PER_PIXEL = 32
+"""Of a result in memory: maps in bands and as one, and the labels likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,14 +307,21 @@ class Segmenter:
             Labels, flow, cell probability and timings.
 
         Raises:
-            ImageReadError: if the file is damaged, or the image has no finite value.
+            ImageReadError: if the file is damaged, the image has no finite value, or the result
+                takes more memory than this process may still use.
         """
+        _check_available(
+            source,
+            _RESULT_BYTES_PER_PIXEL * source.height * source.width,
+            "or use predict, which holds a band of rows only",
+        )
         trace = Trace(source.warnings)
         with self.begin(source, trace) as work:
             bands = list(work.maps())
             measured = CellConfidence() if confidence else None
             labels = np.concatenate(list(work.labels(bands, confidence=measured)))
         maps = np.concatenate(bands, axis=1)
+        del bands
         if maps.shape[1:] != labels.shape:
             maps = resize_whole(maps, *labels.shape)
         return Segmentation(
@@ -344,15 +353,18 @@ def _check_memory(source: ImageSource, config: EngineConfig, n_members: int, sca
         per_pixel = _INPUT_BYTES_PER_PIXEL + _PACED_BYTES_PER_PIXEL * n_passes
     n_bytes = per_pixel * config.roi_size * width
     if not is_stitched(height, width, config.masks):
-        n_rows = rows_at_once(height, width, config.masks)
-        n_bytes += _LABEL_BYTES_PER_PIXEL * n_rows * width
+        n_bytes += _LABEL_BYTES_PER_PIXEL * pixels_at_once(height, width, config.masks)
+    _check_available(source, n_bytes, "or use --blocks stitched, which holds a band of rows only")
+
+
+def _check_available(source: ImageSource, n_bytes: int, remedy: str) -> None:
     available_bytes = available_memory_bytes()
     if available_bytes is not None and n_bytes > available_bytes:
         raise ImageReadError(
             f"{source.name}: found {source.height:,} × {source.width:,} pixels that take at least"
             f" {n_bytes / 2**20:,.0f} MiB to segment, expected at most"
             f" {available_bytes / 2**20:,.0f} MiB, the memory that is left to this process; give it"
-            " more memory, or use --blocks stitched, which holds a band of rows only"
+            f" more memory, {remedy}"
         )
 
 

@@ -90,9 +90,12 @@ def _side_of_block(config: MaskConfig) -> int:
     return config.block_size or LARGE_IMAGE_BLOCK
 
 
-def rows_at_once(height: int, width: int, config: MaskConfig) -> int:
-    """Rows of an image that are held to be labelled, unless it is stitched."""
-    return _side_of_block(config) if _is_in_blocks(height, width, config) else height
+def pixels_at_once(height: int, width: int, config: MaskConfig) -> int:
+    """Pixels that are held to be labelled, unless the image is stitched."""
+    if not _is_in_blocks(height, width, config):
+        return height * width
+    # A block is square, even if the image is narrower.
+    return _side_of_block(config) * max(_side_of_block(config), width)
 
 
 def label_bands(

@@ -65,6 +65,8 @@ class _Sized:
         ((60_000, 40_000), EngineConfig(masks=MaskConfig(blocks="paper")), 4000, True),
         ((60_000, 40_000), EngineConfig(masks=MaskConfig(blocks="paper")), 2000, False),
         ((4000, 4000), EngineConfig(masks=MaskConfig(blocks="paper")), 360, False),
+        # Blocks are square, also where the image is narrower.
+        ((90_000, 300), EngineConfig(masks=MaskConfig(blocks="paper")), 80, False),
         # A time budget keeps a ring of rows per pass.
         ((6000, 100_000), EngineConfig(), 1000, True),
         ((6000, 100_000), EngineConfig(fit_budget=1.0), 1000, False),
@@ -75,6 +77,12 @@ def test_memory_is_that_of_the_rows_that_are_held(monkeypatch, size, config, mib
     monkeypatch.setattr(segmenter, "available_memory_bytes", lambda: mib * MIB)
     with nullcontext() if fits else pytest.raises(ImageReadError, match="MiB to segment"):
         segmenter._check_memory(_Sized(*size), config, 2, 1.0)
+
+
+def test_a_result_that_cannot_be_held_is_refused_before_the_network_runs(monkeypatch):
+    monkeypatch.setattr(segmenter, "available_memory_bytes", lambda: 31 * MIB)
+    with pytest.raises(ImageReadError, match=r"at least 32 MiB .* or use predict"):
+        segmenter.Segmenter.segment_source(None, _Sized(1024, 1024))
 
 
 # What is left

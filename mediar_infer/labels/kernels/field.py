@@ -1,10 +1,15 @@
 """The coordinates in which tracking walks, with the same constants for all kernels."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
+from mediar_infer.errors import ShapeError
 from mediar_infer.labels.kernels import Frame
+
+MOST_PIXELS: Final = 2**31 - 1
+"""Places in an array are int32, four bytes for each of its pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,15 @@ def describe_axes(frame: Frame, height: int, width: int) -> tuple[FieldAxis, Fie
 
     Returns:
         The axes y and x.
+
+    Raises:
+        ShapeError: if the array has more than ``MOST_PIXELS``.
     """
+    if height * width > MOST_PIXELS:
+        raise ShapeError(
+            f"found {height:,} × {width:,} pixels to be labelled at once, expected at most"
+            f" {MOST_PIXELS:,}; use --blocks stitched, or a smaller --block-size"
+        )
     return (
         _describe_axis(frame.top, frame.image_height, height),
         _describe_axis(frame.left, frame.image_width, width),

@@ -10,11 +10,13 @@ from fakes import draw_cells, draw_ellipses, maps_of_labels
 
 from mediar_infer.arrays import FLOW_SCALE, FLOW_X, FLOW_Y
 from mediar_infer.devices import CPU, Device
+from mediar_infer.errors import ShapeError
 from mediar_infer.labels import kernels as kernels_package
 from mediar_infer.labels.flows import compute_unit_flow
 from mediar_infer.labels.kernels import Frame, Region, choice
 from mediar_infer.labels.kernels.compiled import CompiledKernels, load_library
 from mediar_infer.labels.kernels.diffusion import diffuse_cells, gather_cells
+from mediar_infer.labels.kernels.field import describe_axes
 from mediar_infer.labels.kernels.tensors import TorchKernels
 from mediar_infer.labels.kernels.tracking import track_points, track_points_by_sampling
 from mediar_infer.labels.masks import compute_labels
@@ -349,3 +351,8 @@ def test_the_compiled_loops_run_beside_a_gpu_and_leave_a_core_to_it(monkeypatch)
 def test_both_loops_grow_basins_equally_often():
     source = Path(kernels_package.__file__).with_name("label_kernels.c").read_text()
     assert re.findall(r"enum \{ STEPS = (\d+)", source) == [str(kernels_package.BASIN_STEPS)]
+
+
+def test_more_pixels_than_a_place_can_count_are_refused():
+    with pytest.raises(ShapeError, match=r"46,341 × 46,341 pixels to be labelled at once"):
+        describe_axes(Frame(0, 0, 46_341, 46_341), 46_341, 46_341)
