@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from monai import transforms
+from skimage.measure import label as split_regions
 
 from mediar_infer.arrays import Float32Array, LabelArray
 from mediar_infer.training.augmentation.microscopes import draw_log
@@ -31,8 +32,13 @@ def measure_cell_size(labels: LabelArray) -> float:
     Args:
         labels: ``(H, W)`` int32, 0 = background. Not modified.
     """
-    areas = np.bincount(labels.ravel())[1:]
-    areas = areas[areas > 0]
+    if int(labels.max(initial=0)) > labels.size:
+        # Counts by id would take more memory than the image.
+        ids, areas = np.unique(labels, return_counts=True)
+        areas = areas[ids > 0]
+    else:
+        areas = np.bincount(labels.ravel())[1:]
+        areas = areas[areas > 0]
     return 2 * math.sqrt(float(np.median(areas)) / math.pi) if areas.size else 0.0
 
 
@@ -64,6 +70,13 @@ class View:
         offset = np.array(self.centre[::-1]) - matrix @ middle
         return np.column_stack([matrix, offset])
 
+    def reaches_beyond(self, shape: tuple[int, ...]) -> bool:
+        """Whether a pixel shows a place beyond the edge of an image of this height and width."""
+        last = self.size - 1
+        corners = np.array([(x, y, 1) for x in (0, last) for y in (0, last)])
+        places = np.rint(corners @ self.to_image().T)
+        return bool((places < 0).any() or (places >= shape[1::-1]).any())
+
 
 def cut_view(
     image: npt.NDArray[Any], labels: LabelArray, view: View
@@ -76,11 +89,15 @@ def cut_view(
         view: what to show.
 
     Returns:
-        ``(S, S, 3)`` float32 in the range of the image, and ``(S, S)`` int32.
+        ``(S, S, 3)`` float32 in the range of the image, and ``(S, S)`` int32. Where the image goes
+        on as its mirror image, each 8-connected part of a cell is a cell with an id of its own.
     """
     to_image, size = view.to_image(), (view.size, view.size)
     border = cv2.BORDER_REFLECT_101 if view.mirrors else cv2.BORDER_CONSTANT
     crop = cut_labels(labels, to_image, view.size, mirrors=view.mirrors)
+    if view.mirrors and view.reaches_beyond(labels.shape):
+        # A cell and its mirror image elsewhere would have one centre, to which only one flows.
+        crop = split_regions(crop, connectivity=2).astype(np.int32)
     shrinking = min(1.0, math.sqrt(view.zoom[0] * view.zoom[1]))
     source, to_source = image, to_image
     if shrinking < 0.8:

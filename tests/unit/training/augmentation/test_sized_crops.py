@@ -10,6 +10,7 @@ from mediar_infer.training.augmentation.sized_crops import (
     cut_view,
     measure_cell_size,
 )
+from mediar_infer.training.augmentation.targets import compute_targets
 
 SIZE = 64
 
@@ -44,6 +45,8 @@ def test_size_is_that_of_a_circle_of_the_median_area():
     labels[:2, :2], labels[5:15, 5:15], labels[20:40, 20:40] = 1, 4, 9
     assert measure_cell_size(labels) == pytest.approx(2 * np.sqrt(100 / np.pi))
     assert measure_cell_size(np.zeros((4, 4), np.int32)) == 0
+    labels[labels == 9] = np.iinfo(np.int32).max
+    assert measure_cell_size(labels) == pytest.approx(2 * np.sqrt(100 / np.pi))
 
 
 def test_plain_view_is_a_cut_out():
@@ -56,14 +59,55 @@ def test_plain_view_is_a_cut_out():
 
 
 @pytest.mark.parametrize(
-    ("mirrors", "expected"), [(False, [0, 0, 0, 1, 2]), (True, [4, 3, 2, 1, 2])]
+    ("mirrors", "expected", "cells"),
+    [(False, [0, 0, 0, 1, 2], [0, 0, 0, 1, 2]), (True, [4, 3, 2, 1, 2], [1, 2, 3, 4, 5])],
 )
-def test_beyond_the_edge_is_nothing_or_the_mirror_image(mirrors, expected):
+def test_beyond_the_edge_is_nothing_or_the_mirror_image(mirrors, expected, cells):
     labels = np.tile(np.arange(1, 21, dtype=np.int32), (20, 1))
     image = np.repeat(labels[..., None].astype(np.uint8), 3, axis=2)
     crop, cut = cut_view(image, labels, view(centre=(10.0, -1.0), mirrors=mirrors))
-    assert cut[2].tolist() == expected
+    assert cut[2].tolist() == cells
     assert crop[2, :, 0].tolist() == expected
+
+
+def draw_discs(places, radius=7, shape=(80, 90)):
+    labels = np.zeros(shape, np.int32)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    for number, (cy, cx) in enumerate(places, start=1):
+        labels[(y - cy) ** 2 + (x - cx) ** 2 <= radius**2] = number
+    return labels
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.6, 2.5])
+@pytest.mark.parametrize("zoom", [0.6, 1.0, 1.7])
+def test_mirror_images_are_cells_of_their_own(angle, zoom):
+    labels = draw_discs([(y, x) for y in (10, 30, 50, 70) for x in (12, 35, 58, 80)])
+    image = np.zeros((*labels.shape, 3), np.uint8)
+    shown = view(centre=(40.0, 45.0), zoom=(zoom, zoom), angle=angle, size=160, mirrors=True)
+    _, cut = cut_view(image, labels, shown)
+    n_parts, parts = cv2.connectedComponents((cut > 0).astype(np.uint8), connectivity=8)
+    assert len(np.unique(cut)) == n_parts
+    flow = compute_targets(cut).unit_flow
+    for part in range(1, n_parts):
+        alone = parts == part
+        expected = compute_targets(alone.astype(np.int32)).unit_flow
+        # The number of diffusion steps follows from the largest cell: pixels at a centre may turn.
+        assert np.hypot(*(flow - expected))[alone].mean() < 0.02
+
+
+def test_cell_at_the_edge_is_one_with_its_mirror_image():
+    labels = draw_discs([(40, 0), (40, 30)])
+    image = np.zeros((*labels.shape, 3), np.uint8)
+    _, cut = cut_view(image, labels, view(centre=(40.0, 0.0), size=101, mirrors=True))
+    assert cut[50, 43:58].tolist() == [cut[50, 50]] * 15
+    assert len({cut[50, 20], cut[50, 50], cut[50, 80]}) == 3
+
+
+def test_views_inside_the_image_keep_its_ids():
+    labels = draw_discs([(40, 45)]) * 9
+    image = np.zeros((*labels.shape, 3), np.uint8)
+    shown = view(centre=(40.0, 45.0), angle=0.6, size=50, mirrors=True)
+    assert np.unique(cut_view(image, labels, shown)[1]).tolist() == [0, 9]
 
 
 @pytest.mark.parametrize("zoom", [0.3, 0.7, 1.0, 1.1, 2.5])
