@@ -8,7 +8,7 @@ whose share is chosen on the held-out images.
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -102,7 +102,7 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
     if not options.execution.resume:
         _check_room(run_path, stage_folder)
     records = _find_images(folder, run_path, options)
-    memory = _find_memory(options)
+    memory = _find_memory(options, {record.digest for record in records})
     _write_images([*records, *memory], run_path / "table.csv", options)
     device = select_device(options.execution.device).to_torch()
     start = _choose_start(options.weights, select_records(records, ("target",), "train"), device)
@@ -140,17 +140,18 @@ def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[Tra
     )
     _report(index, run_path)
     records = index.records
-    if len(records) < 2:
+    n_different = len({record.digest for record in records})
+    if n_different < 2:
         raise UsageError(
-            f"{folder}: found {len(records)} usable labelled images, expected at least two, one of"
-            f" them to hold out; see {run_path / 'problems.csv'}"
+            f"{folder}: found {n_different} usable labelled images, expected at least two, one of"
+            f" them to hold out; copies count once; see {run_path / 'problems.csv'}"
         )
     if not select_records(records, ("target",), "val"):
         # Too few for the fraction: the image with a medium number of cells is held out.
         ordered = sorted(records, key=lambda record: (record.n_cells, record.image_id))
-        judge = ordered[len(ordered) // 2].image_id
+        judge = ordered[len(ordered) // 2].digest
         records = [
-            replace(record, split="val") if record.image_id == judge else record
+            replace(record, split="val") if record.digest == judge else record
             for record in records
         ]
     held_out = [record.image_id for record in select_records(records, ("target",), "val")]
@@ -198,8 +199,11 @@ def _report(index: Index, run_path: Path) -> None:
     write_problems(index.problems, run_path / "problems.csv")
 
 
-def _find_memory(options: TuneOptions) -> list[TrainingImage]:
-    """Labelled images of the memory, as role public, under separate names."""
+def _find_memory(options: TuneOptions, known: Collection[str]) -> list[TrainingImage]:
+    """Labelled images of the memory, as role public, under separate names.
+
+    Without the images of the digests ``known``: the user's own, which may be held out.
+    """
     path = options.memory
     if path is None:
         return []
@@ -218,14 +222,24 @@ def _find_memory(options: TuneOptions) -> list[TrainingImage]:
         log_problems(index.problems)
         found = index.records
     records = [
-        replace(record, image_id=f"memory:{record.image_id}", role="public") for record in found
+        replace(record, image_id=f"memory:{record.image_id}", role="public")
+        for record in found
+        if record.digest not in known
     ]
+    n_shared = len(found) - len(records)
+    if n_shared:
+        logger.warning(
+            "%s: %d of %d images are among those to tune on; they are no part of the memory",
+            *(path, n_shared, len(found)),
+        )
     if not select_records(records, ("public",), "train"):
         expected = (
             "of split train" if path.is_file() else "with NAME_label.tiff beside each; see above"
         )
         raise UsageError(
-            f"{path}: found no labelled image to replay, expected one {expected}; or omit --memory"
+            f"{path}: found no labelled image to replay"
+            + (f" besides {n_shared} of those to tune on" if n_shared else "")
+            + f", expected one {expected}; or omit --memory"
         )
     return records
 

@@ -1,6 +1,7 @@
 """The user's fine-tuning: what is chosen, what is refused, and a whole run of a few steps."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from small_runs import make_record
 from mediar_infer.errors import CheckpointError, TrainingError, UsageError
 from mediar_infer.network.checkpoints import save_weights
 from mediar_infer.network.weight_files import find_weights
-from mediar_infer.training.data.table import read_table
+from mediar_infer.training.data.table import SPLITS, read_table, write_table
 from mediar_infer.training.stages.execution import Execution
 from mediar_infer.training.stages.trainer import Trainer
 from mediar_infer.training.tuning import blends
@@ -159,10 +160,48 @@ def test_memory_is_replayed_and_judged(folder, options, tmp_path, monkeypatch):
     assert (stage["memory_roles"], stage["memory_per_batch"]) == (["public"], 2)
 
 
+@pytest.mark.parametrize("is_table", [False, True])
+def test_images_to_tune_on_are_no_part_of_the_memory(
+    folder, options, tmp_path, monkeypatch, is_table, caplog
+):
+    score_by_share(monkeypatch, {0.0: 0.1, 0.25: 0.2, 0.5: 0.1, 0.75: 0.1})
+    memory = tmp_path / "memory"
+    records = [make_record(memory, f"old{i}") for i in range(2)]
+    for path in folder.iterdir():
+        shutil.copy(path, memory / f"mine_{path.name}")
+    if is_table:  # where all of them are trained on
+        memory = tmp_path / "table.csv"
+        write_table([*records, *(make_record(folder, f"cell{i}") for i in range(3))], memory)
+    tune(folder, tmp_path / "out.safetensors", replace(options, memory=memory, steps=1))
+    used = read_table(tmp_path / "out.run" / "table.csv")
+    assert [each.image_id for each in used[3:]] == ["memory:old0", "memory:old1"]
+    assert "3 of 5 images are among those to tune on" in caplog.text
+
+
+def test_memory_of_the_images_to_tune_on_alone_is_refused(folder, options, tmp_path):
+    with pytest.raises(UsageError, match="no labelled image to replay besides 3 of those to tune"):
+        tune(folder, tmp_path / "out.safetensors", replace(options, memory=folder))
+
+
+def test_copies_of_the_held_out_image_are_not_trained_on(folder, options, tmp_path, monkeypatch):
+    score_by_share(monkeypatch, {0.0: 0.1, 0.25: 0.2, 0.5: 0.1, 0.75: 0.1, 1.0: 0.1})
+    for name in ("cell0", "cell1", "cell2"):
+        for ending in (".png", "_label.tiff"):
+            shutil.copy(folder / f"{name}{ending}", folder / f"{name}_copy{ending}")
+    tune(folder, tmp_path / "out.safetensors", replace(options, hold_out=0.1, steps=1))
+    used = read_table(tmp_path / "out.run" / "table.csv")
+    splits = {split: {each.digest for each in used if each.split == split} for split in SPLITS}
+    assert [len(splits[split]) for split in SPLITS] == [2, 1]
+    assert not splits["train"] & splits["val"]
+
+
 def test_one_image_is_too_few(options, tmp_path):
     make_record(tmp_path / "mine", "cell")
-    with pytest.raises(UsageError, match="found 1 usable labelled images, expected at least two"):
-        tune(tmp_path / "mine", tmp_path / "out.safetensors", options)
+    for _ in range(2):
+        with pytest.raises(UsageError, match="found 1 usable labelled images, expected at least"):
+            tune(tmp_path / "mine", tmp_path / "out.safetensors", options)
+        for ending in (".png", "_label.tiff"):  # a copy is no second image
+            shutil.copy(tmp_path / f"mine/cell{ending}", tmp_path / f"mine/copy{ending}")
 
 
 def test_output_is_checked_before_anything_is_computed(options, tmp_path):
