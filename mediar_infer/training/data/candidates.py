@@ -208,17 +208,20 @@ def make_ids_unique(
     """
     kept: dict[str, CandidateImage] = {}
     seen: set[Path] = set()
+    named: dict[tuple[Path, str], CandidateImage] = {}
     problems = []
     for candidate in candidates:
         path = candidate.image_path
-        first = kept.get(candidate.image_id)
         if path in seen:
             problems.append(Problem(LISTED_TWICE, path, "the same file again"))
             continue
         seen.add(path)
-        if first and (path.parent, path.stem) == (first.image_path.parent, first.image_path.stem):
-            problems.append(Problem(SAME_NAME, path, f"{first.image_path.name} in the same folder"))
+        other = named.setdefault((path.parent, path.stem), candidate)
+        if other is not candidate and _is_same_picture(candidate, other):
+            found = f"{other.image_path.name} in the same folder"
+            problems.append(Problem(SAME_NAME, path, found))
             continue
+        first = kept.get(candidate.image_id)
         if first:
             image_id = _free_id(candidate, kept)
             found = f"id {candidate.image_id} of {first.image_path} too, now {image_id}"
@@ -226,6 +229,12 @@ def make_ids_unique(
             candidate = replace(candidate, image_id=image_id)
         kept[candidate.image_id] = candidate
     return list(kept.values()), problems
+
+
+def _is_same_picture(one: CandidateImage, other: CandidateImage) -> bool:
+    """Whether two files of one name are one picture: a manifest may say that they are two."""
+    has_same_labels = one.label_path is not None and one.label_path == other.label_path
+    return has_same_labels or one.image_id == other.image_id
 
 
 def _free_id(candidate: CandidateImage, taken: Mapping[str, CandidateImage]) -> str:

@@ -136,6 +136,26 @@ def test_second_image_of_one_name_in_a_folder_is_left_out(tmp_path):
     assert [(each.kind.name, each.path) for each in problems] == [("duplicate name", tif)]
 
 
+def test_second_image_of_one_name_is_left_out_of_every_folder(tmp_path):
+    for folder in ("day1", "day2"):
+        touch(tmp_path / folder, "a.png", "a.tif", "a_label.tiff")
+    found, _ = find_candidates(tmp_path)
+
+    unique, problems = make_ids_unique(found)
+
+    assert [each.image_id for each in unique] == ["a", "day2_a"]
+    names = [each.kind.name for each in problems]
+    assert sorted(names) == ["duplicate id", "duplicate name", "duplicate name"]
+
+
+def test_two_pictures_of_one_name_stay_where_a_manifest_tells_them_apart(tmp_path):
+    images = [
+        CandidateImage(f"a_{kind}", tmp_path / f"a.{kind}", tmp_path / f"{kind}_label.tiff")
+        for kind in ("png", "tif")
+    ]
+    assert make_ids_unique(images) == (images, [])
+
+
 def test_file_listed_twice_counts_once(tmp_path):
     image = CandidateImage("a", tmp_path / "a.png")
 
