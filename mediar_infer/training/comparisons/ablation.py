@@ -28,6 +28,7 @@ from mediar_infer.errors import UsageError
 from mediar_infer.network.weight_files import compute_digest
 from mediar_infer.training.comparisons.ablation_table import SHARED_NAME, Row, Table
 from mediar_infer.training.comparisons.unlabelled import build_extra_loss
+from mediar_infer.training.data.digests import digest_file
 from mediar_infer.training.data.table import TrainingImage, select_records
 from mediar_infer.training.networks.build import bind_windows, build_network
 from mediar_infer.training.stages.execution import Execution
@@ -271,7 +272,13 @@ class _SeedRun:
         path, digest = self.path / row.key / _SCORES_NAME, compute_digest(weights)
         records = select_records(self.setting.records, self.table.roles, "val")
         images = {record.image_id: record.digest for record in records}
-        scored = {"images": images, "roi_size": recipe.stage(row.stages[-1]).crop_size}
+        labels = {
+            record.image_id: digest_file(record.label_path)
+            for record in records
+            if record.label_path
+        }
+        roi_size = recipe.stage(row.stages[-1]).crop_size
+        scored = {"images": images, "labels": labels, "roi_size": roi_size}
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:

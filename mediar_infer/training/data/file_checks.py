@@ -1,6 +1,5 @@
 """Checks of single files: readable, labels are instances, image and labels fit."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +12,7 @@ from mediar_infer.images.open import open_image
 from mediar_infer.labels.files import read_label_header
 from mediar_infer.labels.plausibility import find_label_fault
 from mediar_infer.labels.reading import read_labels
+from mediar_infer.training.data.digests import digest_file
 from mediar_infer.training.data.problems import (
     EMPTY_LABELS,
     EMPTY_LABELS_KEPT,
@@ -64,7 +64,7 @@ def examine_image(path: Path) -> tuple[ImageFacts | None, list[Problem]]:
                 rows = source.read_rows(top, min(top + n_rows, source.height))
                 if source.dtype.kind == "f":
                     n_bad += int((~np.isfinite(rows).all(axis=2)).sum())
-            facts = ImageFacts(source.height, source.width, source.dtype.name, _digest(path))
+            facts = ImageFacts(source.height, source.width, source.dtype.name, digest_file(path))
     except (MediarError, OSError) as error:
         return None, [Problem(UNREADABLE_IMAGE, path, str(error))]
     n_pixels = facts.height * facts.width
@@ -72,11 +72,6 @@ def examine_image(path: Path) -> tuple[ImageFacts | None, list[Problem]]:
         return None, [Problem(UNREADABLE_IMAGE, path, f"all {n_pixels} pixels NaN or infinite")]
     found = f"{n_bad} of {n_pixels} pixels NaN or infinite"
     return facts, [Problem(NAN_PIXELS, path, found)] if n_bad else []
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def examine_labels(

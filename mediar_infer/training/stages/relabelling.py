@@ -27,10 +27,10 @@ from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.metrics import Scores, evaluate_labels
 from mediar_infer.labels.overlay import draw_overlay
 from mediar_infer.labels.reading import read_labels
-from mediar_infer.network.weight_files import compute_digest
 from mediar_infer.output_files import write_bytes
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.training.augmentation.contact_sheet import join_tiles
+from mediar_infer.training.data.digests import digest_file
 from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.stages.recipe import Recipe
 from mediar_infer.training.stages.scoring import load_for_scoring
@@ -216,7 +216,7 @@ def _describe(
         "images": {
             record.image_id: [
                 record.digest,
-                compute_digest(record.label_path) if record.label_path else "",
+                digest_file(record.label_path) if record.label_path else "",
             ]
             for record in records
         },

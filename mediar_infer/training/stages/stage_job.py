@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from mediar_infer.errors import UsageError
 from mediar_infer.network.weight_files import compute_digest
+from mediar_infer.training.data.digests import digest_file
 from mediar_infer.training.data.table import TrainingImage, select_records
 from mediar_infer.training.stages.discovery import CLUSTERS_NAME, discover
 from mediar_infer.training.stages.execution import Execution
@@ -82,6 +83,7 @@ def prepare_stage(
     Raises:
         UsageError: if images, clusters or an earlier stage are missing.
         CheckpointError: if start weights are missing.
+        ImageReadError: if a label file is missing.
     """
     index = recipe.stages.index(config)
     seed = recipe.seed + _SEED_STEP * index
@@ -100,12 +102,14 @@ def prepare_stage(
         label_paths = _relabel(recipe, config, records, run_path, execution.device)
     sampler = build_sampler(chosen, config, seed, clusters)
     start_path = find_start(config.start, run_path)
+    scored = _find_scored(config, seen)
     description = {
         "model": recipe.to_plain()["model"],
         "stage": next(s for s in recipe.to_plain()["stages"] if s["name"] == config.name),
         "seed": seed,
         "start": compute_digest(start_path) if start_path else config.start,
         "images": _digest_images(chosen, label_paths),
+        "scored": _digest_images(scored, {}) if config.select != "last" else "",
         "clusters": _digest(
             f"{name} {number}" for name, number in sorted((clusters or {}).items())
         ),
@@ -116,7 +120,7 @@ def prepare_stage(
         seed=seed,
         run_path=run_path,
         records=chosen,
-        scored=_find_scored(config, seen),
+        scored=scored,
         sampler=sampler,
         label_paths=label_paths,
         description=description,
@@ -131,15 +135,13 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def _digest_images(records: Sequence[TrainingImage], label_paths: Mapping[str, Path]) -> str:
-    return _digest(
-        f"{record.image_id} {record.role} {record.digest} {record.n_cells}"
-        + (
-            f" {compute_digest(label_paths[record.image_id])}"
-            if record.image_id in label_paths
-            else ""
-        )
-        for record in records
-    )
+    """Digest of images and labels, which are read: they may have been corrected since ``index``."""
+    lines = []
+    for record in records:
+        path = label_paths.get(record.image_id, record.label_path)
+        facts = (record.image_id, record.role, record.digest, record.n_cells)
+        lines.append(" ".join(map(str, (*facts, digest_file(path) if path else ""))))
+    return _digest(lines)
 
 
 def _find_scored(config: StageConfig, records: Sequence[TrainingImage]) -> list[TrainingImage]:

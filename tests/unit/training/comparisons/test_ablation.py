@@ -4,10 +4,13 @@ import json
 from argparse import ArgumentParser
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import tifffile
 from small_runs import STAGE, VALUES, make_record, make_records
 
 from mediar_infer.errors import UsageError
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.training.commands import ablate as ablate_command
 from mediar_infer.training.comparisons import ablation
 from mediar_infer.training.comparisons.ablation import RowResult, Setting, hide_labels, run_table
@@ -147,6 +150,10 @@ def test_rows_are_scored_and_go_on_where_they_were(number, keys, tmp_path, monke
 
     monkeypatch.setattr(ablation, "score_weights", fail)
     assert run_table(table, setting, 1, keys) == results
+    held_out = next(each for each in setting.records if each.split == "val")
+    tifffile.imwrite(held_out.label_path, np.roll(read_labels(held_out.label_path), 3, 0))
+    with pytest.raises(AssertionError, match="scored again"):
+        run_table(table, setting, 1, keys)
 
 
 def test_table_5_runs_with_the_encoder_of_a_stage_where_there_is_none_of_imagenet(tmp_path):

@@ -8,14 +8,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 from fakes import TINY, tiny_state_dict
 from safetensors.torch import load_file
 from small_runs import make_recipe, make_record, make_records
 
 from mediar_infer import output_files
-from mediar_infer.errors import CheckpointError, OutputError, UsageError
+from mediar_infer.errors import CheckpointError, ImageReadError, OutputError, UsageError
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.checkpoints import save_weights
 from mediar_infer.training.stages import stage_job
 from mediar_infer.training.stages.execution import Execution
@@ -160,6 +163,26 @@ def test_resuming_with_another_recipe_names_the_difference(finished, records, ch
 def test_resuming_with_other_images_is_refused(finished, records):
     with pytest.raises(UsageError, match="images was"):
         run_recipe(make_recipe(), records[1:], finished, execution=RESUME)
+
+
+@pytest.mark.parametrize(
+    ("corrected", "match"), [("public0", "images was"), ("held_public", "scored was")]
+)
+def test_resuming_with_corrected_labels_is_refused(tmp_path, corrected, match):
+    records, recipe = make_records(tmp_path / "images"), make_recipe(stage=ONE | {"select": "f1"})
+    run_recipe(recipe, records, tmp_path / "run", execution=CPU)
+    record = next(each for each in records if each.image_id == corrected)
+    labels = read_labels(record.label_path)
+    tifffile.imwrite(record.label_path, np.roll(labels, 3, 0))
+    with pytest.raises(UsageError, match=rf"other settings: {match}.*images and labels"):
+        run_recipe(recipe, records, tmp_path / "run", execution=RESUME)
+
+
+def test_missing_labels_are_named_before_anything_is_trained(tmp_path):
+    records = make_records(tmp_path / "images")
+    records[0].label_path.unlink()
+    with pytest.raises(ImageReadError, match=r"public0_label\.tiff: found a file that cannot be"):
+        run_recipe(make_recipe(), records, tmp_path / "run", execution=CPU)
 
 
 def test_later_stage_needs_the_one_it_starts_from(records, tmp_path):

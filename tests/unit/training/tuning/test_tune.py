@@ -5,10 +5,12 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import tifffile
 from fakes import tiny_state_dict
 from small_runs import make_record
 
 from mediar_infer.errors import CheckpointError, TrainingError, UsageError
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.checkpoints import save_weights
 from mediar_infer.network.weight_files import find_weights
 from mediar_infer.training.data.table import SPLITS, read_table, write_table
@@ -137,6 +139,11 @@ def test_stopped_tuning_is_not_lost_and_goes_on_with_the_same_images_only(
     assert (tmp_path / "mine.run" / "table.csv").read_bytes() == table
     for path in folder.glob("one_more*"):
         path.unlink()
+    labels = (folder / "cell0_label.tiff").read_bytes()
+    tifffile.imwrite(folder / "cell0_label.tiff", read_labels(folder / "cell0_label.tiff").T)
+    with pytest.raises(UsageError, match="found other images or another hold-out|other settings"):
+        tune(folder, output, replace(options, execution=resuming))
+    (folder / "cell0_label.tiff").write_bytes(labels)
     score_by_share(monkeypatch, {0.0: 0.1, 0.25: 0.2, 0.5: 0.4, 0.75: 0.3, 1.0: 0.0})
     assert tune(folder, output, replace(options, execution=resuming)).chosen.share == 0.5
 
