@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from mediar_infer.devices import select_device
-from mediar_infer.errors import UsageError
+from mediar_infer.errors import MediarError, UsageError
 from mediar_infer.network.checkpoints import build_model, load_checkpoint
 from mediar_infer.network.model import STRIDE
+from mediar_infer.network.weight_files import compute_digest
 from mediar_infer.output_files import write_bytes
 from mediar_infer.training.data.samples import Sample, SampleStore, Uint8Image
 from mediar_infer.training.data.table import TrainingImage
@@ -33,6 +34,7 @@ from mediar_infer.training.stages.clustering import (
     compute_purity,
     find_clusters,
 )
+from mediar_infer.training.stages.sampling import read_clusters
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ CLUSTERS_NAME: Final = "clusters.csv"
 WINDOW: Final = 512
 """Largest side of the windows in which an image is embedded, in pixels."""
 
+_DESCRIPTION_NAME: Final = "discovery.json"
 _WINDOWS_PER_AXIS: Final = 3
 
 
@@ -118,6 +121,27 @@ def write_clusters(path: Path, records: Sequence[TrainingImage], clusters: Clust
     write_bytes(path, text.getvalue().encode("utf-8"))
 
 
+def find_earlier(
+    weights: Path, records: Sequence[TrainingImage], folder: Path, *, n_clusters: int, seed: int
+) -> dict[str, int] | None:
+    """Read the clusters that an earlier :func:`discover` found with the same arguments.
+
+    Returns:
+        Image → cluster; None if there are none, or if they are of other weights, images or numbers.
+
+    Raises:
+        CheckpointError: if the weights cannot be read.
+    """
+    try:
+        found = json.loads((folder / _DESCRIPTION_NAME).read_text(encoding="utf-8"))
+        clusters = read_clusters(folder / CLUSTERS_NAME)
+    except (OSError, ValueError, MediarError):
+        return None
+    asked = {"digest": compute_digest(weights), "asked_clusters": n_clusters, "seed": seed}
+    is_same = all(found.get(key) == value for key, value in asked.items())
+    return clusters if is_same and clusters.keys() == {r.image_id for r in records} else None
+
+
 def discover(
     weights: Path,
     records: Sequence[TrainingImage],
@@ -177,7 +201,7 @@ def discover(
         "sizes": np.bincount(clusters).tolist(),
         "modalities": asdict(purity) if purity else None,
     }
-    write_bytes(folder / "discovery.json", json.dumps(content, indent=2).encode() + b"\n")
+    write_bytes(folder / _DESCRIPTION_NAME, json.dumps(content, indent=2).encode() + b"\n")
     write_clusters(folder / CLUSTERS_NAME, records, clusters)
     return {
         record.image_id: int(cluster) for record, cluster in zip(records, clusters, strict=True)

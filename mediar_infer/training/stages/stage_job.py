@@ -11,7 +11,7 @@ from mediar_infer.errors import UsageError
 from mediar_infer.network.weight_files import compute_digest
 from mediar_infer.training.data.digests import digest_file
 from mediar_infer.training.data.table import TrainingImage, select_records
-from mediar_infer.training.stages.discovery import CLUSTERS_NAME, discover
+from mediar_infer.training.stages.discovery import CLUSTERS_NAME, discover, find_earlier
 from mediar_infer.training.stages.execution import Execution
 from mediar_infer.training.stages.recipe import Recipe
 from mediar_infer.training.stages.relabelling import relabel_for_stage
@@ -20,6 +20,8 @@ from mediar_infer.training.stages.sampling import StepSampler, build_sampler, re
 from mediar_infer.training.stages.stage_config import StageConfig
 from mediar_infer.training.stages.start_weights import find_stage_weights, find_start
 from mediar_infer.training.stages.trainer import ExtraLoss
+
+logger = logging.getLogger(__name__)
 
 _SEED_STEP: Final = 1000
 
@@ -93,9 +95,8 @@ def prepare_stage(
     clusters: Mapping[str, int] | None = None
     label_paths: Mapping[str, Path] = {}
     if config.sampling == "amplified":
-        path = clusters_path or run_path / "discovery" / CLUSTERS_NAME
-        if clusters_path or path.exists():
-            clusters = read_clusters(path)
+        if clusters_path:
+            clusters = read_clusters(clusters_path)
         else:
             clusters = _discover(recipe, config, records, run_path, execution.device)
     if config.relabelled:
@@ -173,14 +174,18 @@ def _discover(
     run_path: Path,
     device: str,
 ) -> Mapping[str, int]:
-    """Cluster the images of an amplified stage: image → cluster."""
+    """Cluster the images of an amplified stage, unless that is done: image → cluster."""
+    how, folder = recipe.discovery, run_path / "discovery"
+    if not how.from_stage and (folder / CLUSTERS_NAME).exists():
+        return read_clusters(folder / CLUSTERS_NAME)
+    weights = _need_stage(run_path, how.from_stage, config, "discovery")
+    images = select_records(records, config.roles, "train")
+    found = find_earlier(weights, images, folder, n_clusters=how.n_clusters, seed=recipe.seed)
+    if found is not None:
+        logger.info("%s: already clustered", folder)
+        return found
     return discover(
-        _need_stage(run_path, recipe.discovery.from_stage, config, "discovery"),
-        select_records(records, config.roles, "train"),
-        run_path / "discovery",
-        n_clusters=recipe.discovery.n_clusters,
-        seed=recipe.seed,
-        device=device,
+        weights, images, folder, n_clusters=how.n_clusters, seed=recipe.seed, device=device
     )
 
 

@@ -15,14 +15,20 @@ from mediar_infer.network.checkpoints import save_weights
 from mediar_infer.network.model import MediarFormer
 from mediar_infer.training.commands import discover as discover_command
 from mediar_infer.training.data.samples import Sample
-from mediar_infer.training.data.table import TrainingImage, write_table
+from mediar_infer.training.data.table import TrainingImage, read_table, write_table
 from mediar_infer.training.stages.cluster_plots import draw_sheet, write_sheets
 from mediar_infer.training.stages.clustering import (
     compute_purity,
     find_clusters,
     project_embeddings,
 )
-from mediar_infer.training.stages.discovery import WINDOW, compute_embeddings, write_clusters
+from mediar_infer.training.stages.discovery import (
+    WINDOW,
+    compute_embeddings,
+    discover,
+    find_earlier,
+    write_clusters,
+)
 from mediar_infer.training.stages.sampling import read_clusters
 
 
@@ -217,6 +223,20 @@ def test_command_leaves_no_sheet_of_an_earlier_discovery(data):
     run(data, "-k", "2")
     run(data, "-k", "1")
     assert [p.name for p in (data / "out").glob("cluster_*.png")] == ["cluster_00.png"]
+
+
+def test_earlier_clusters_are_those_of_the_same_weights_images_and_numbers(data):
+    weights, folder = data / "weights.safetensors", data / "out"
+    records = read_table(data / "table.csv")
+    asked = {"n_clusters": 2, "seed": 5}
+    assert find_earlier(weights, records, folder, **asked) is None
+    made = discover(weights, records, folder, **asked, device="cpu")
+    assert find_earlier(weights, records, folder, **asked) == made
+    for other in ({"n_clusters": 3}, {"seed": 6}):
+        assert find_earlier(weights, records, folder, **asked | other) is None
+    assert find_earlier(weights, records[1:], folder, **asked) is None
+    save_weights(tiny_state_dict(1), weights)
+    assert find_earlier(weights, records, folder, **asked) is None
 
 
 def test_command_without_images_of_the_role_says_so(data):

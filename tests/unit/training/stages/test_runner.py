@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from mediar_infer.training.stages.runner import run_recipe
 
 CPU = Execution("cpu", threads=1)
 RESUME = replace(CPU, resume=True)
+AMPLIFIED = {"sampling": "amplified", "amplify_to": 2}
 ONE = {"steps": 3, "checkpoint_every": 1}
 HERE = Path(__file__).resolve()
 
@@ -322,6 +324,26 @@ def test_amplified_and_relabelled_stages_ask_for_clusters_and_labels(
         )
     run_recipe(recipe, records, tmp_path / "b", execution=CPU)
     assert asked == [("pretrain_phase1", 3, "discovery"), ("pretrain_phase1", 3, "relabelled")]
+
+
+@pytest.mark.parametrize("change", [{}, {"n_clusters": 1}])
+def test_clusters_are_those_that_the_recipe_asks_for(records, tmp_path, change):
+    def amplified(**discovery):
+        return make_recipe(
+            {
+                "discovery": {"from_stage": "pretrain_phase1", "n_clusters": 2, **discovery},
+                "stages": {"pretrain_phase1": ONE, "finetune_phase1": ONE | AMPLIFIED},
+            }
+        )
+
+    run_recipe(amplified(), records, tmp_path, execution=CPU)
+    path = tmp_path / "discovery" / "clusters.csv"
+    written = path.stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "finetune_phase1")
+    run_recipe(amplified(**change), records, tmp_path, execution=RESUME)
+    assert (path.stat().st_mtime_ns != written) == bool(change)
+    described = json.loads((tmp_path / "discovery" / "discovery.json").read_text())
+    assert described["asked_clusters"] == change.get("n_clusters", 2)
 
 
 def test_blend_is_written_when_both_stages_are_finished(records, tmp_path):
