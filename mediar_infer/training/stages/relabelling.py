@@ -63,7 +63,8 @@ class Decision:
     f1: float
     """F1 of labels and prediction; NaN if neither side has a scored cell."""
     action: Action
-    """``agrees``, ``not scored`` (no scored cell) and ``prediction empty``: the labels are kept."""
+    """``agrees``, ``not scored`` (no scored cell) and ``prediction empty`` (no scored cell in it alone): the
+    labels are kept."""
     label_name: str = ""
     """New label file in the folder ``labels``; empty where the labels are kept."""
 
@@ -81,8 +82,9 @@ def predict_labels(segmenter: Segmenter, record: TrainingImage) -> LabelArray:
 def decide(image_id: str, labels: LabelArray, predicted: LabelArray, min_f1: float) -> Decision:
     """Compare labels and prediction.
 
-    Where no cell counts on either side (all touch the border) there is nothing to compare, and an
-    empty prediction would only teach that there is nothing: the labels are kept in both cases.
+    Where no cell counts on either side (all touch the border) there is nothing to compare, and a
+    prediction without a cell that counts would only teach that there is nothing: the labels are
+    kept in both cases.
 
     Args:
         image_id: id of the image.
@@ -96,7 +98,7 @@ def decide(image_id: str, labels: LabelArray, predicted: LabelArray, min_f1: flo
         action: Action = "not scored"
     elif f1 >= min_f1:
         action = "agrees"
-    elif not predicted.any():
+    elif scores.n_pred == 0:
         action = "prediction empty"
     else:
         action = "relabelled"

@@ -80,6 +80,8 @@ def test_threshold_is_the_smallest_f1_that_agrees():
 
 def test_empty_prediction_never_replaces_labels():
     assert decide("a", CELLS, np.zeros_like(CELLS), 0.5).action == "prediction empty"
+    at_the_border = draw_ellipses(80, 80, [(0, 40, 12, 12)])
+    assert decide("a", CELLS, at_the_border, 0.5).action == "prediction empty"
 
 
 def test_image_whose_cells_all_touch_the_border_is_not_scored():
