@@ -131,12 +131,24 @@ def _describe_training(source: Path) -> str:
 def _find_cell_diameter(checkpoint: Checkpoint) -> float | None:
     """Typical size of the cells of a stage, of the stages of a blend, or of a listed file."""
     folder = checkpoint.path.parent
-    for paths in ([folder / "summary.json"], sorted(folder.glob("*/summary.json"))):
+    for paths in ([folder / "summary.json"], _find_blended(checkpoint.path)):
         found = [_read_cell_diameter(path) for path in paths if path.is_file()]
         known = [diameter for diameter in found if diameter is not None]
         if known:
             return fmean(known)
     return checkpoint.cell_diameter
+
+
+def _find_blended(path: Path) -> list[Path]:
+    """Summaries of the two stages of a blend of a run; of all its stages for other files there."""
+    try:
+        described = json.loads((path.parent / "recipe.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        described = {"recipe": {"blends": []}}
+    for blend in described["recipe"]["blends"]:
+        if blend["name"] == path.stem:
+            return [path.parent / blend[key] / "summary.json" for key in ("first", "second")]
+    return sorted(path.parent.glob("*/summary.json"))
 
 
 def _read_cell_diameter(summary: Path) -> float | None:

@@ -63,8 +63,8 @@ class Decision:
     f1: float
     """F1 of labels and prediction; NaN if neither side has a scored cell."""
     action: Action
-    """``agrees``, ``not scored`` (no scored cell) and ``prediction empty`` (no scored cell in it alone): the
-    labels are kept."""
+    """``agrees``, ``not scored`` (no scored cell) and ``prediction empty`` (no scored cell in it):
+    the labels are kept."""
     label_name: str = ""
     """New label file in the folder ``labels``; empty where the labels are kept."""
 

@@ -41,7 +41,7 @@ def test_exported_weights_load_in_the_engine(source, tmp_path):
 def test_manifest_tells_the_size_of_the_cells_of_a_stage_and_of_a_blend(tmp_path):
     blend = tmp_path / "run" / "blend.safetensors"
     paths = [blend]
-    for name, diameter in (("first", 20.0), ("second", 31.0)):
+    for name, diameter in (("earlier", 99.0), ("first", 20.0), ("second", 31.0)):
         paths.append(tmp_path / "run" / name / "weights.safetensors")
         paths[-1].parent.mkdir(parents=True)
         stage = {
@@ -53,13 +53,28 @@ def test_manifest_tells_the_size_of_the_cells_of_a_stage_and_of_a_blend(tmp_path
             "cell_diameter": diameter,
         }  # fmt: skip
         (paths[-1].parent / "summary.json").write_text(json.dumps(summary))
-    for path, diameter in zip(paths, (25.5, 20.0, 31.0), strict=True):
+    parts = {"name": "blend", "first": "first", "second": "second", "share": 0.5}
+    (tmp_path / "run" / "recipe.json").write_text(json.dumps({"recipe": {"blends": [parts]}}))
+    for path, diameter in zip(paths, (25.5, 99.0, 20.0, 31.0), strict=True):
         save_file(tiny_state_dict(), path)
         output = tmp_path / "out" / path.parent.name / "mine.safetensors"
         export_weights(path, output, has_graph=False)
         listed = read_weights_manifest(output.parent)["mine.safetensors"]
         assert listed.cell_diameter == diameter
         assert load_checkpoint(output).cell_diameter == diameter
+
+
+def test_file_that_is_no_blend_of_the_run_has_the_mean_of_its_stages(tmp_path):
+    path = tmp_path / "run" / "chosen.safetensors"
+    for name, diameter in (("a", 20.0), ("b", 31.0)):
+        (path.parent / name).mkdir(parents=True)
+        content = json.dumps({"cell_diameter": diameter})
+        (path.parent / name / "summary.json").write_text(content)
+    (path.parent / "recipe.json").write_text(json.dumps({"recipe": {"blends": []}}))
+    save_file(tiny_state_dict(), path)
+    output = tmp_path / "mine.safetensors"
+    export_weights(path, output, has_graph=False)
+    assert read_weights_manifest(tmp_path)["mine.safetensors"].cell_diameter == 25.5
 
 
 def test_card_tells_architecture_and_digest(source, tmp_path):
