@@ -70,7 +70,7 @@ def choose_windows(
     """Cut windows at random places, the modalities in turn.
 
     Args:
-        records: images; those that are held out are left out.
+        records: images; those that are held out, or on which weights are chosen, are left out.
         calibration: how many, and the seed.
         roi_size: side of the windows.
 
@@ -82,10 +82,13 @@ def choose_windows(
     """
     groups: dict[str, list[TrainingImage]] = defaultdict(list)
     for record in records:
-        if record.split == "train":
+        if record.split == "train" and record.role != "tuning":
             groups[record.modality].append(record)
     if not groups:
-        raise UsageError("found no image of split train in the table, expected at least one")
+        raise UsageError(
+            "found no image of split train in the table, expected at least one that is not of role"
+            " tuning"
+        )
     rng = np.random.default_rng(calibration.seed)
     orders = [rng.permutation(len(groups[name])) for name in sorted(groups)]
     for i in range(calibration.windows):

@@ -45,7 +45,8 @@ def records(tmp_path):
     many = [make_record(tmp_path / "images", f"a{i}", "phase", 100 + i) for i in range(4)]
     few = [make_record(tmp_path / "images", "b", "stain", 200)]
     held_out = [make_record(tmp_path / "images", "c", "other", 250, split="val")]
-    return [*many, *few, *held_out]
+    tuning = replace(held_out[0], split="train", role="tuning", label_path=None, n_cells=0)
+    return [*many, *few, *held_out, replace(tuning, image_id="d")]
 
 
 def test_modalities_take_turns_and_images_that_are_held_out_are_left_out(records, monkeypatch):
