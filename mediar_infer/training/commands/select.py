@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import logging
+import math
 import sys
 from pathlib import Path
 
@@ -80,6 +81,6 @@ def _write(scores: dict[Path, list[ImageScore]], path: Path) -> None:
     for weights, image_scores in scores.items():
         for score in image_scores:
             record = score.record
-            f1 = f"{score.f1:.6f}" if score.f1s else ""
+            f1 = f"{score.f1:.6f}" if score.f1s and not math.isnan(score.f1) else ""
             writer.writerow((weights, record.image_id, record.modality, score.n_cells, f1))
     write_bytes(path, text.getvalue().encode())

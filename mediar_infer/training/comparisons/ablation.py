@@ -41,7 +41,13 @@ from mediar_infer.training.stages.relabelling import (
 )
 from mediar_infer.training.stages.run_folder import StageFolder, read_log, save_state, write_json
 from mediar_infer.training.stages.runner import run_recipe
-from mediar_infer.training.stages.scoring import build_segmenter, load_for_scoring, score_weights
+from mediar_infer.training.stages.scoring import (
+    build_segmenter,
+    compute_mean_f1,
+    load_for_scoring,
+    score_weights,
+    select_scored,
+)
 from mediar_infer.training.stages.start_weights import load_entries
 
 logger = logging.getLogger(__name__)
@@ -289,12 +295,12 @@ class _SeedRun:
         network = _load_network(recipe, row.stages[-1], weights)
         # With the engine's overlap, scoring small windows would take longer than training.
         segmenter = build_segmenter(network, select_device(device).to_torch(), plan="fast")
-        scores = score_weights(segmenter, records)
+        scores = select_scored(score_weights(segmenter, records))
         kinds = [f"{each.record.role}: {each.record.modality or 'unknown'}" for each in scores]
         result = RowResult(
             key=row.key,
             seed=self.seed,
-            f1=fmean(score.f1 for score in scores),
+            f1=compute_mean_f1(scores),
             f1_of_modality={
                 kind: fmean(s.f1 for s, other in zip(scores, kinds, strict=True) if other == kind)
                 for kind in sorted(set(kinds))

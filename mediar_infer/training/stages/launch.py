@@ -19,7 +19,7 @@ from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.stages.fabric import build_fabric, reduce_tensor
 from mediar_infer.training.stages.progress import Score, plan_stage
 from mediar_infer.training.stages.run_folder import check_same, write_json
-from mediar_infer.training.stages.scoring import build_segmenter, score_image
+from mediar_infer.training.stages.scoring import build_segmenter, score_image, select_scored
 from mediar_infer.training.stages.stage_job import StageJob
 from mediar_infer.training.stages.start_weights import build_start
 from mediar_infer.training.stages.trainer import Trainer
@@ -139,8 +139,12 @@ class _Validation:
         mine = self.records[self.fabric.global_rank :: self.fabric.world_size]
         segmenter = build_segmenter(model, self.fabric.device)
         scores = [score_image(segmenter, record) for record in mine]
+        if self.measure == "f1":
+            scores = select_scored(scores)
         values = [score.f1 if self.measure == "f1" else score.n_cells for score in scores]
-        total = torch.tensor(float(sum(values)), dtype=torch.float64, device=self.fabric.device)
-        value = float(reduce_tensor(self.fabric, total, "sum"))
-        n_images = len(self.records)
-        return Score(self.measure, value / n_images if self.measure == "f1" else value, n_images)
+        sums = torch.tensor(
+            [float(sum(values)), len(scores)], dtype=torch.float64, device=self.fabric.device
+        )
+        total, n_images = reduce_tensor(self.fabric, sums, "sum").tolist()
+        value = total / max(n_images, 1) if self.measure == "f1" else total
+        return Score(self.measure, value, int(n_images))

@@ -5,6 +5,7 @@ so more cells are, up to a point, more true ones (section 6.2).
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +37,12 @@ class ImageScore:
     n_cells: int
     """Cells found, including those at the border."""
     f1s: tuple[float, ...]
-    """F1 at the thresholds of ``mediar_infer.labels.metrics.THRESHOLDS``; empty without labels."""
+    """F1 at the thresholds of ``mediar_infer.labels.metrics.THRESHOLDS``; empty without labels, NaN
+    if all cells of labels and prediction touch the border, so that none counts."""
 
     @property
     def f1(self) -> float:
-        """F1 at IoU 0.5.
+        """F1 at IoU 0.5; NaN if there is nothing to score.
 
         Raises:
             UsageError: if the image has no labels.
@@ -107,7 +109,9 @@ def score_image(segmenter: Segmenter, record: TrainingImage) -> ImageScore:
     if record.label_path is None:
         return ImageScore(record, found.n_cells, ())
     scores = evaluate_labels(read_labels(record.label_path), found.labels, THRESHOLDS)
-    return ImageScore(record, found.n_cells, tuple(score.f1 for score in scores))
+    has_cells = scores[0].n_true + scores[0].n_pred > 0
+    f1s = tuple(score.f1 if has_cells else math.nan for score in scores)
+    return ImageScore(record, found.n_cells, f1s)
 
 
 def score_weights(
@@ -137,9 +141,21 @@ def score_weights(
     return [score_image(segmenter, record) for record in records]
 
 
+def select_scored(scores: Sequence[ImageScore]) -> list[ImageScore]:
+    """Select the images on which there is something to score.
+
+    The challenge gives the others 0, which would only lower the mean of all networks.
+
+    Raises:
+        UsageError: if an image has no labels.
+    """
+    return [score for score in scores if not math.isnan(score.f1)]
+
+
 def compute_mean_f1(scores: Sequence[ImageScore]) -> float:
-    """Mean over images of F1 at IoU 0.5."""
-    return fmean(score.f1 for score in scores)
+    """Mean of F1 at IoU 0.5 over the images with something to score; 0 if there are none."""
+    scored = select_scored(scores)
+    return fmean(score.f1 for score in scored) if scored else 0.0
 
 
 def count_cells(scores: Sequence[ImageScore]) -> int:

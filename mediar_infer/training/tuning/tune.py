@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 
 from mediar_infer.devices import select_device
 from mediar_infer.errors import UsageError
+from mediar_infer.labels.metrics import evaluate_labels
+from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.checkpoints import Checkpoint, build_model, load_checkpoint
 from mediar_infer.network.weight_files import find_weights
 from mediar_infer.training.data.index import Index, IndexOptions, index_folders
@@ -146,20 +148,38 @@ def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[Tra
             f"{folder}: found {n_different} usable labelled images, expected at least two, one of"
             f" them to hold out; copies count once; see {run_path / 'problems.csv'}"
         )
-    if not select_records(records, ("target",), "val"):
-        # Too few for the fraction: the image with a medium number of cells is held out.
-        ordered = sorted(records, key=lambda record: (record.n_cells, record.image_id))
-        judge = ordered[len(ordered) // 2].digest
-        records = [
-            replace(record, split="val") if record.digest == judge else record
-            for record in records
-        ]
+    if not any(map(_can_score, select_records(records, ("target",), "val"))):
+        records = _hold_out_one(records, folder)
     held_out = [record.image_id for record in select_records(records, ("target",), "val")]
     logger.info(
         "%s: %d images to train on, held out: %s",
         *(folder, len(records) - len(held_out), ", ".join(held_out)),
     )
     return records
+
+
+def _hold_out_one(records: list[TrainingImage], folder: Path) -> list[TrainingImage]:
+    """Hold out the image with a medium number of cells alone: the fraction gives none to score."""
+    ordered = sorted(
+        filter(_can_score, records), key=lambda record: (record.n_cells, record.image_id)
+    )
+    if not ordered:
+        raise UsageError(
+            f"{folder}: found no image with a cell away from the border, expected one to hold out:"
+            " cells that touch the border are not scored; add a larger image"
+        )
+    judge = ordered[len(ordered) // 2].digest
+    return [
+        replace(record, split="val" if record.digest == judge else "train") for record in records
+    ]
+
+
+def _can_score(record: TrainingImage) -> bool:
+    """Whether a labelled cell counts in the score: one that does not touch the border."""
+    if record.label_path is None:
+        return False
+    labels = read_labels(record.label_path)
+    return evaluate_labels(labels, labels)[0].n_true > 0
 
 
 def _check_room(run_path: Path, folder: StageFolder) -> None:

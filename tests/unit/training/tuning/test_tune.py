@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tifffile
 from fakes import tiny_state_dict
@@ -200,6 +201,21 @@ def test_copies_of_the_held_out_image_are_not_trained_on(folder, options, tmp_pa
     splits = {split: {each.digest for each in used if each.split == split} for split in SPLITS}
     assert [len(splits[split]) for split in SPLITS] == [2, 1]
     assert not splits["train"] & splits["val"]
+
+
+@pytest.mark.parametrize("hold_out", [0.1, 0.4])
+def test_held_out_image_has_a_cell_that_is_scored(folder, options, tmp_path, monkeypatch, hold_out):
+    score_by_share(monkeypatch, {0.0: 0.1, 0.25: 0.2, 0.5: 0.1, 0.75: 0.1, 1.0: 0.1})
+    at_the_border = np.zeros((80, 80), np.uint16)
+    at_the_border[:30, :30], at_the_border[60:] = 1, 2
+    for name in ("cell0", "cell1"):
+        tifffile.imwrite(folder / f"{name}_label.tiff", at_the_border)
+    tune(folder, tmp_path / "out.safetensors", replace(options, hold_out=hold_out, steps=1))
+    used = read_table(tmp_path / "out.run" / "table.csv")
+    assert [each.image_id for each in used if each.split == "val"] == ["cell2"]
+    tifffile.imwrite(folder / "cell2_label.tiff", at_the_border)
+    with pytest.raises(UsageError, match="found no image with a cell away from the border"):
+        tune(folder, tmp_path / "other.safetensors", options)
 
 
 def test_one_image_is_too_few(options, tmp_path):
