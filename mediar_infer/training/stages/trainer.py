@@ -230,20 +230,32 @@ class Trainer:
         """Add up the gradients of the parts of a batch; returns ``(3,)`` mean losses."""
         n_parts = self.config.accumulate
         losses = torch.zeros(3, device=self.fabric.device)
-        for index, part in enumerate(_cut(batch, n_parts)):
+        parts = list(_cut(batch, n_parts))
+        for index, (part, weight) in enumerate(zip(parts, self._weigh(parts), strict=True)):
             on_device = _move(part, self.fabric.device)
             with self.fabric.no_backward_sync(self._model, enabled=index < n_parts - 1):
                 logits = self._model(on_device.inputs)
                 loss = compute_loss(
                     logits, on_device.foreground, on_device.unit_flow, on_device.has_labels
                 )
-                total = loss.total
+                total = weight * loss.total
                 if self._extra_loss is not None:
                     extra = self._extra_loss(self._model, on_device)
-                    total = total if extra is None else total + extra
-                self.fabric.backward(total / n_parts)
-            losses += torch.stack([total, loss.cellprob, loss.flow]).detach() / n_parts
+                    total = total if extra is None else total + extra / n_parts
+                self.fabric.backward(total)
+            terms = [total, weight * loss.cellprob, weight * loss.flow]
+            losses += torch.stack(terms).detach()
         return losses
+
+    def _weigh(self, parts: Sequence[Batch]) -> Tensor:
+        """Weight of each part's mean: its share of the labelled crops; ``(n_parts,)``.
+
+        The mean over processes of the weighted sums is then the mean over all labelled crops.
+        """
+        counts = torch.tensor([float(part.has_labels.sum()) for part in parts])
+        counts = counts.to(self.fabric.device)
+        n_labelled = reduce_tensor(self.fabric, counts.sum(), "sum")
+        return counts * self.fabric.world_size / n_labelled.clamp(min=1)
 
     def _check_finite(self, losses: Sequence[float], norm: float) -> None:
         """Raise TrainingError for values that are not finite; float16 may skip some steps."""

@@ -15,7 +15,7 @@ from mediar_infer.errors import TrainingError, UsageError
 from mediar_infer.training.augmentation.loader import Batch
 from mediar_infer.training.stages.fabric import build_fabric
 from mediar_infer.training.stages.progress import Score, plan_stage
-from mediar_infer.training.stages.run_folder import StageFolder
+from mediar_infer.training.stages.run_folder import StageFolder, read_log
 from mediar_infer.training.stages.stopping import StopLater
 from mediar_infer.training.stages.trainer import Trainer
 
@@ -184,6 +184,21 @@ def test_batch_in_parts_gives_the_step_of_the_whole(tmp_path, precision):
     tolerance = 1e-6 if precision == "float32" else 3e-3
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_parts_weigh_as_many_crops_as_have_labels(tmp_path, accumulate):
+    def make_some(step):
+        return replace(make_batch(step), has_labels=torch.tensor([True, True, False, True]))
+
+    whole = run(tmp_path / "whole", batches=make_some)
+    parts = run(tmp_path / "parts", replace(STAGE, accumulate=accumulate), batches=make_some)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=0, atol=1e-6)
+    logs = [read_log(tmp_path / name / "log.csv") for name in ("whole", "parts")]
+    for one, other in zip(*logs, strict=True):
+        for column in ("loss", "cellprob_loss", "flow_loss"):
+            assert float(one[column]) == pytest.approx(float(other[column]), rel=1e-5)
 
 
 def test_batch_that_cannot_be_cut_into_parts_is_refused(tmp_path):
