@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from mediar_infer.errors import UsageError
 from mediar_infer.network.architecture import ENCODERS, Architecture
@@ -16,6 +16,10 @@ Network = Literal[
     "unetr",
     "swin_unetr",
 ]
+
+
+_MAX_SEED: Final = 2**32 - 1
+"""The seed of a step is about 10⁹ times that of the recipe, and must fit into 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,7 @@ class Recipe:
     name: str
     """Shown in logs."""
     seed: int
-    """Determines start weights, batches and stochastic depth."""
+    """Determines start weights, batches and stochastic depth; at most 4,294,967,295."""
     model: ModelConfig
     """The network of all stages."""
     data: DataConfig
@@ -168,7 +172,9 @@ class Recipe:
     """How targets are relabelled."""
 
     def __post_init__(self) -> None:
-        check(self.seed >= 0, f"seed: found {self.seed}, expected 0 or more")
+        check(
+            0 <= self.seed <= _MAX_SEED, f"seed: found {self.seed}, expected 0 to {_MAX_SEED:,}"
+        )
         check(len(self.stages) > 0, "stages: found none, expected [stages.NAME]")
         earlier: list[str] = []
         for stage in self.stages:

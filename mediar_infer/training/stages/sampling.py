@@ -96,12 +96,21 @@ def balance(
 
     Returns:
         One probability per image, summing to 1.
+
+    Raises:
+        UsageError: if the factors of all images are 0.
     """
     kinds = [(record.modality, record.source) for record in records]
     counts = Counter(kinds)
     weights = np.array(
         [counts[kind] ** (share_power - 1) * (factors or {}).get(kind[1], 1.0) for kind in kinds]
     )
+    if not weights.any():
+        sources = ", ".join(sorted({source for _, source in kinds}))
+        raise UsageError(
+            f"source_factors: found 0 for every source of the images to draw ({sources}), expected"
+            " at least one above 0"
+        )
     return tuple((weights / weights.sum()).tolist())
 
 

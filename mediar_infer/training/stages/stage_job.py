@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -87,6 +87,7 @@ def prepare_stage(
         CheckpointError: if start weights are missing.
         ImageReadError: if a label file is missing.
     """
+    _warn_of_unknown_sources(config, {record.source for record in records})
     index = recipe.stages.index(config)
     seed = recipe.seed + _SEED_STEP * index
     roles = {*config.roles, *config.memory_roles}
@@ -129,6 +130,21 @@ def prepare_stage(
         log_level=logging.getLogger("mediar_infer").getEffectiveLevel(),
         extra_loss=extra_loss,
     )
+
+
+def _warn_of_unknown_sources(config: StageConfig, known: Collection[str]) -> None:
+    for key, names in (
+        ("exclude_sources", config.exclude_sources),
+        ("true_colour_sources", config.true_colour_sources),
+        ("source_factors", config.factor_of_source),
+    ):
+        for name in names:
+            if name not in known:
+                logger.warning(
+                    "stage %s, %s: found no image of source %r in the table, so that it changes"
+                    " nothing; the sources are %s",
+                    *(config.name, key, name, ", ".join(sorted(filter(None, known))) or "unknown"),
+                )
 
 
 def _digest(lines: Iterable[str]) -> str:

@@ -86,6 +86,7 @@ def test_recipes_for_the_engine_end_on_crops_of_its_windows_size(name):
     [
         ({"sead": 1}, r"my\.toml: found unknown key 'sead' in the recipe"),
         ({"seed": "1"}, "seed: found '1', expected a whole number"),
+        ({"seed": 20261127170000}, "seed: found 20261127170000, expected 0 to 4,294,967,295"),
         ({"model": {"enc": 1}}, r"unknown key 'enc' in \[model\], expected some of network, enc"),
         ({"model": {"encoder": "b0"}}, r"\[model\] encoder: found 'b0', expected one of mit_b0"),
         ({"model": {"drop_path": "0"}}, r"\[model\] drop_path: found '0', expected a number"),

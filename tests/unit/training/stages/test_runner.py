@@ -215,6 +215,30 @@ def test_images_of_excluded_sources_are_neither_drawn_nor_scored(finished, recor
         assert row.split(",")[-1] == "1"
 
 
+def test_sources_without_images_are_named(records, tmp_path, caplog):
+    stage = ONE | {
+        "exclude_sources": ["gnerated", "other"],
+        "true_colour_sources": ["stained"],
+        "sampling": "balanced",
+        "source_factors": ["rare=2", "mine=3"],
+    }
+    known = [replace(records[0], source="mine"), replace(records[1], source="other")]
+    job = stage_job.prepare_stage(
+        (recipe := make_recipe(stage=stage)), recipe.stages[0], known, tmp_path, execution=CPU
+    )
+    assert [record.source for record in job.records] == ["mine"]
+    warned = [record.getMessage() for record in caplog.records]
+    assert [text.partition(" in the table")[0] for text in warned] == [
+        f"stage pretrain_phase1, {key}: found no image of source {name!r}"
+        for key, name in (
+            ("exclude_sources", "gnerated"),
+            ("true_colour_sources", "stained"),
+            ("source_factors", "rare"),
+        )
+    ]
+    assert all(text.endswith("the sources are mine, other") for text in warned)
+
+
 def test_best_scored_weights_are_the_result_and_patience_ends_the_stage(
     records, tmp_path, monkeypatch
 ):

@@ -72,6 +72,12 @@ def test_power_of_0_draws_kinds_alike_and_factors_change_single_sources():
     assert sum(less[:4]) == pytest.approx(2 * less[4])
 
 
+def test_factors_that_leave_nothing_to_draw_are_refused():
+    records = [record("a", source="x"), record("b", source="y")]
+    with pytest.raises(UsageError, match=r"source_factors: found 0 for every source.*\(x, y\)"):
+        balance(records, factors={"x": 0.0, "y": 0.0})
+
+
 def test_every_image_comes_once_per_epoch_in_an_order_of_its_own():
     stream = Stream((4, 5, 6, 7, 8), seed=1)
     taken = [index for step in range(5) for index in stream.take(step, 3)]
