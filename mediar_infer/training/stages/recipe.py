@@ -172,9 +172,7 @@ class Recipe:
     """How targets are relabelled."""
 
     def __post_init__(self) -> None:
-        check(
-            0 <= self.seed <= _MAX_SEED, f"seed: found {self.seed}, expected 0 to {_MAX_SEED:,}"
-        )
+        check(0 <= self.seed <= _MAX_SEED, f"seed: found {self.seed}, expected 0 to {_MAX_SEED:,}")
         check(len(self.stages) > 0, "stages: found none, expected [stages.NAME]")
         earlier: list[str] = []
         for stage in self.stages:

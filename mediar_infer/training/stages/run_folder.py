@@ -180,7 +180,8 @@ def check_same(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -
     if differences:
         raise UsageError(
             f"{path}: made with other settings: {'; '.join(differences[:3])}; resume with the same"
-            " options, images and labels, choose another run folder, or remove the folder of this stage"
+            " options, images and labels, choose another run folder, or remove the folder of this"
+            " stage"
         )
 
 

@@ -217,21 +217,20 @@ def test_images_of_excluded_sources_are_neither_drawn_nor_scored(finished, recor
 
 def test_sources_without_images_are_named(records, tmp_path, caplog):
     stage = ONE | {
-        "exclude_sources": ["gnerated", "other"],
+        "exclude_sources": ["misspelt", "other"],
         "true_colour_sources": ["stained"],
         "sampling": "balanced",
         "source_factors": ["rare=2", "mine=3"],
     }
     known = [replace(records[0], source="mine"), replace(records[1], source="other")]
-    job = stage_job.prepare_stage(
-        (recipe := make_recipe(stage=stage)), recipe.stages[0], known, tmp_path, execution=CPU
-    )
+    recipe = make_recipe(stage=stage)
+    job = stage_job.prepare_stage(recipe, recipe.stages[0], known, tmp_path, execution=CPU)
     assert [record.source for record in job.records] == ["mine"]
     warned = [record.getMessage() for record in caplog.records]
     assert [text.partition(" in the table")[0] for text in warned] == [
         f"stage pretrain_phase1, {key}: found no image of source {name!r}"
         for key, name in (
-            ("exclude_sources", "gnerated"),
+            ("exclude_sources", "misspelt"),
             ("true_colour_sources", "stained"),
             ("source_factors", "rare"),
         )
