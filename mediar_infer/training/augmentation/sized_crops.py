@@ -74,7 +74,7 @@ class View:
         """Whether a pixel shows a place beyond the edge of an image of this height and width."""
         last = self.size - 1
         corners = np.array([(x, y, 1) for x in (0, last) for y in (0, last)])
-        places = np.rint(corners @ self.to_image().T)
+        places = _nearest(corners @ self.to_image().T)
         return bool((places < 0).any() or (places >= shape[1::-1]).any())
 
 
@@ -131,7 +131,7 @@ def cut_labels(
     """
     steps = np.arange(size)
     places = [row[0] * steps[None, :] + row[1] * steps[:, None] + row[2] for row in to_image]
-    x, y = (np.rint(place).astype(np.int64) for place in places)
+    x, y = map(_nearest, places)
     (height, width), inside = labels.shape, np.bool_(True)
     if mirrors:
         y, x = _mirror(y, height), _mirror(x, width)
@@ -140,6 +140,14 @@ def cut_labels(
         y, x = y.clip(0, height - 1), x.clip(0, width - 1)
     cut: LabelArray = np.where(inside, labels[y, x], np.int32(0))
     return cut
+
+
+def _nearest(places: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Pixels nearest to places."""
+    # Half-way places all round up: with numpy's rounding to even numbers, a view from between the
+    # pixels would lose every second row or column.
+    rounded: npt.NDArray[np.int64] = np.floor(places + 0.5).astype(np.int64)
+    return rounded
 
 
 def _mirror(places: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:

@@ -7,6 +7,7 @@ import pytest
 from mediar_infer.training.augmentation.sized_crops import (
     RandSizedCropd,
     View,
+    cut_labels,
     cut_view,
     measure_cell_size,
 )
@@ -56,6 +57,13 @@ def test_plain_view_is_a_cut_out():
     crop, cut = cut_view(image, labels, view())
     assert np.array_equal(crop, image[18:23, 28:33])
     assert np.array_equal(cut, labels[18:23, 28:33])
+
+
+def test_view_between_the_pixels_keeps_every_row_and_column():
+    labels = np.arange(1, 6 * 9 + 1, dtype=np.int32).reshape(6, 9)
+    view = View(centre=(2.5, 4.0), zoom=(1.0, 1.0), angle=0.0, size=12, mirrors=False)
+    cut = cut_labels(labels, view.to_image(), view.size, mirrors=False)
+    assert sorted(cut[cut > 0]) == sorted(labels.ravel())
 
 
 @pytest.mark.parametrize(
