@@ -130,7 +130,7 @@ define CHECK_PYTHON
 endef
 
 # Touched last, so an interrupted setup is repeated.
-$(VENV)/.ready: requirements.txt pyproject.toml $(wildcard mediar_infer/*/*/*.c)
+$(VENV)/.ready: requirements.txt pyproject.toml $(wildcard mediar_infer/*/*.c mediar_infer/*/*/*.c)
 	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check --requirement requirements.txt

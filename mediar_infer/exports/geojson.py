@@ -38,6 +38,7 @@ def writing_geojson(
     Raises:
         OutputError: if the file cannot be written.
     """
+    image = image.encode("utf-8", "replace").decode()  # a file name may hold any bytes
     separators = chain(["\n"], repeat(",\n"))
     encode = json.JSONEncoder(
         ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")

@@ -24,6 +24,7 @@ from mediar_infer.output_files import write_bytes
 _PART_FILE: Final = re.compile(r"(?:ledger|summary)\.(?P<number>\d+)of(?P<of>\d+)\.jsonl?")
 _LISTED: Final = 5
 """Names that a message lists."""
+_WITH_LABELS: Final = ("done", "resumed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,5 +222,14 @@ def _compare(folder: Path, parts: Sequence[_PartFiles]) -> list[str]:
         problems.append(
             f"{folder}: parts were run with different settings, expected one plan for all; run all"
             " of them again with the same options and --resume"
+        )
+    made = [entry for part in described for entry in part.entries if entry.status in _WITH_LABELS]
+    weights = {tuple(sorted(entry.weights.values())) for entry in made}
+    versions = {entry.versions.get("mediar_infer") for entry in made if entry.versions}
+    if len(weights) > 1 or len(versions) > 1:
+        what = "weights" if len(weights) > 1 else "versions of mediar_infer"
+        problems.append(
+            f"{folder}: parts were run with different {what}, expected the same for all; run all of"
+            " them again with the same ones and --resume"
         )
     return problems

@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING, Any, Self
 from tqdm import tqdm
 
 from mediar_infer.errors import OutputError, UsageError
+from mediar_infer.exports.options import ZARR_DIR
 from mediar_infer.folder.at_work import AtWork
 from mediar_infer.folder.clashes import explain_clashes
-from mediar_infer.folder.console import log_entry, log_skipped, log_unknown_pixel_sizes
+from mediar_infer.folder.console import (
+    log_entry,
+    log_skipped,
+    log_unknown_pixel_sizes,
+    printable_name,
+)
 from mediar_infer.folder.failures import fail_image
 from mediar_infer.folder.gathering import Gathering
 from mediar_infer.folder.inputs import RunInputs
@@ -41,6 +47,9 @@ if TYPE_CHECKING:
     from mediar_infer.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
+
+_SHOWN_COLUMNS = 40
+"""Of the progress bar, for the name of an image."""
 
 
 def run_folder(
@@ -295,7 +304,7 @@ class FolderRun:
         self._show(image.name, fraction)
 
     def _show(self, name: str, fraction: float) -> None:
-        self._bar.set_description(name[:40], refresh=False)
+        self._bar.set_description(printable_name(name, _SHOWN_COLUMNS), refresh=False)
         self._bar.n = len(self._entries) + fraction
         self._bar.refresh()
 
@@ -324,7 +333,7 @@ def _check_folders(options: RunOptions, found: RunInputs) -> None:
             " folders; label files would become inputs of the next run; choose another output"
             " folder"
         )
-    for folder in options.result_dirs[1:]:
+    for folder in (*options.result_dirs[1:], options.output_dir / ZARR_DIR):
         refuse_link_as_root(folder)
     if not found.images:
         logger.error("%s", _explain_absence(options.selection))

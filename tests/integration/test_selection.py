@@ -237,6 +237,25 @@ def test_parts_with_other_settings_or_of_another_run_are_told(predict, plate, tm
     assert "found parts of 2 and of 3, expected those of one run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("field", "found"),
+    [("weights", "different weights"), ("versions", "different versions of mediar_infer")],
+)
+def test_parts_with_other_weights_or_versions_are_told(
+    predict, plate, tmp_path, capsys, field, found
+):
+    out = tmp_path / "out"
+    for number in (1, 2):
+        predict(plate, out, "-r", "--part", f"{number}/2")
+    ledger = out / "ledger.2of2.jsonl"
+    records = [json.loads(line) for line in ledger.read_text().splitlines()]
+    for record in records:
+        record[field] = {"mediar_infer": "another"}
+    ledger.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert cli.main(["ledger", "merge", str(out)]) == 1
+    assert f"parts were run with {found}, expected the same" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"part": {"images": []}}', "\0"])
 def test_damaged_summary_of_a_part_is_told(predict, plate, tmp_path, capsys, content):
     out = tmp_path / "out"

@@ -4,6 +4,7 @@ import csv
 import errno
 import gzip
 import json
+import os
 import uuid
 import zipfile
 
@@ -224,3 +225,9 @@ def test_images_are_found_by_names_with_dots_kept(tmp_path, capsys):
     assert "exp: found labels for exp.w1.tif and exp.w2.tif, expected one image" in (
         capsys.readouterr().err
     )
+
+
+def test_geojson_of_a_name_that_is_not_text_is_written(tmp_path):
+    path = tmp_path / "a.geojson"
+    write_all(RING, writing_geojson(path, os.fsdecode(b"\xff.tif")))
+    assert json.loads(path.read_text("utf-8"))["type"] == "FeatureCollection"
