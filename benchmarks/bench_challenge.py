@@ -39,7 +39,7 @@ def choose(rows: list[dict[str, str]], n_images: int) -> list[dict[str, str]]:
     return [row for turn in turns for row in turn if row is not None][:n_images]
 
 
-def make_inputs(data: Path, work: Path, n_images: int) -> None:
+def make_inputs(data: Path, work: Path, n_images: int, n_large: int) -> None:
     """Write ``work/images`` and ``work/truth``."""
     images, truth = work / "images", work / "truth"
     images.mkdir()
@@ -47,7 +47,7 @@ def make_inputs(data: Path, work: Path, n_images: int) -> None:
     for row in choose(read_rows(data), n_images):
         shutil.copy(data / row["image"], images)
         shutil.copy(data / row["label"], truth)
-    for seed, (name, (kind, height, width)) in enumerate(LARGE.items()):
+    for seed, (name, (kind, height, width)) in enumerate(list(LARGE.items())[:n_large]):
         pixels, labels = make_scene(kind, height, width, seed)
         rgb = pixels.ndim == 3
         tifffile.imwrite(
@@ -63,12 +63,13 @@ def main() -> int:
     parser.add_argument("--engine", choices=("docker", "podman", "process"), default="docker")
     parser.add_argument("--image", help="container image")
     parser.add_argument("--images", type=int, default=32, metavar="N", help="held-out images")
+    parser.add_argument("--large", type=int, default=len(LARGE), metavar="N", help="large images")
     parser.add_argument("--output", type=Path, required=True, help="folder for page and data")
     parser.add_argument("options", nargs="*", help="after --: passed on to predict")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        make_inputs(args.data, work, args.images)
+        make_inputs(args.data, work, args.images, args.large)
         command = [
             sys.executable, "-m", "mediar_infer", "challenge", "-i", work / "images",
             "-o", work / "judged", "--gt", work / "truth", "--without-images",
