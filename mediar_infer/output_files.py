@@ -65,8 +65,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         path.lstat()
     part = path.with_name(f".{_short(path.name)}.{os.getpid()}.part")
     try:
-        with _open_locked(part) as file:
+        with open_locked(part) as file:
             try:
+                file.truncate()
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -98,7 +99,7 @@ def marking(folder: Path) -> Iterator[Path]:
     mark = folder / f".{uuid.uuid4().hex}.{os.getpid()}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = _open_locked(mark)
+        file = open_locked(mark)
     except OSError as error:
         raise to_output_error(mark, error) from error
     with file:
@@ -271,6 +272,35 @@ def find_indistinct_names(folder: Path, groups: Mapping[str, Sequence[PurePath]]
     return indistinct
 
 
+def open_locked(path: Path, *, waits: bool = True) -> IO[bytes]:
+    """Open or make a file under a lock that ends with the process, however that dies.
+
+    Args:
+        path: the file; its content is kept.
+        waits: whether to wait while another process has it.
+
+    Raises:
+        BlockingIOError: if another process has it, and this one does not wait.
+        OSError: if it cannot be opened, or is a link.
+    """
+    while True:
+        # Mode "w" would empty the file of a writer that has the lock.
+        file = open(path, "r+b", opener=_make_or_open)  # noqa: SIM115 (pathlib has no opener)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise
+            except OSError:
+                pass  # some network file systems have no locks
+            if _is_still_there(path, file):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
 def refuse_link_as_root(path: Path) -> None:
     """Refuse a link in an output folder where following it has the rights of root.
 
@@ -320,23 +350,6 @@ def _short(name: str) -> str:
     if len(data) <= _LONG_NAME_BYTES:
         return name
     return f"{name[:_KEPT_CHARACTERS]}-{hashlib.blake2b(data, digest_size=8).hexdigest()}"
-
-
-def _open_locked(part: Path) -> IO[bytes]:
-    """Open an empty file under a lock that ends with the process, however that dies."""
-    while True:
-        # Mode "w" would empty the file of a writer that has the lock.
-        file = open(part, "r+b", opener=_make_or_open)  # noqa: SIM115 (pathlib has no opener)
-        try:
-            with suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if _is_still_there(part, file):
-                file.truncate()
-                return file
-        except BaseException:
-            file.close()
-            raise
-        file.close()
 
 
 def _make_or_open(path: str, flags: int) -> int:

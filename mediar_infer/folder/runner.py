@@ -173,11 +173,11 @@ class FolderRun:
         known = self._clashes.keys() | self._finished.keys()
         self.to_do = [image for image in self._images if image not in known]
         """Images that are left to do, in order; after a crash those that were at work come last."""
+        self._gathering = Gathering(options)
         self.at_work = AtWork(options.ledger_dir, part)
         """Notes the images that are at work, for the case that this process dies."""
         if options.resume:
             self._put_suspects_last()
-        self._gathering = Gathering(options)
         self._bar = _progress_bar(len(self._images), options)
 
     def _find_finished(self) -> dict[RunImage, LedgerEntry]:

@@ -21,6 +21,7 @@ from mediar_infer.config import EngineConfig, MaskConfig
 from mediar_infer.errors import ImageReadError
 from mediar_infer.folder import image_task
 from mediar_infer.folder.at_work import AT_WORK_NAME, AtWork
+from mediar_infer.folder.parts import RunPart
 from mediar_infer.images import limits
 
 MIB = 2**20
@@ -188,24 +189,76 @@ def test_run_that_ends_leaves_no_notes_whatever_became_of_its_images(predict, in
     assert AT_WORK_NAME not in names_of(tmp_path / "out")
 
 
-def test_images_that_are_finished_are_not_suspects(tmp_path):
-    at_work = AtWork(tmp_path)
-    for name in "abc":
-        at_work.begin(name)
-    at_work.end("b")
-    at_work = AtWork(tmp_path)
-    assert at_work.suspects == {"a", "c"}
-    # The next run dies, too, before it comes to c.
-    at_work.begin("a")
-    at_work.end("a")
-    at_work.begin("d")
-    at_work = AtWork(tmp_path)
-    assert at_work.suspects == {"c", "d"}
+def suspects_of(folder):
+    """Images that earlier runs were at when they died; their notes are removed."""
+    at_work = AtWork(folder)
     at_work.close()
-    assert AtWork(tmp_path).suspects == set()
+    return at_work.suspects
 
 
-@pytest.mark.parametrize("text", ["", "no JSON\n", "[]\n", '{"file": 3}\n'])
+def test_images_that_are_finished_are_not_suspects(tmp_path):
+    die_at_work(tmp_path, "a.png", "c.png")
+    assert suspects_of(tmp_path) == {"a.png", "c.png"}
+    die_at_work(tmp_path, "a.png", "c.png")
+    # The next run dies, too, before it comes to c.
+    die_at_work(tmp_path, "d.png")
+    assert suspects_of(tmp_path) == {"c.png", "d.png"}
+    assert suspects_of(tmp_path) == set()
+
+
+@pytest.mark.parametrize("text", ["", "no JSON\n", "[]\n", '{"file": 3}\n', "\u00e9\n"])
 def test_damaged_notes_are_ignored(tmp_path, text):
     (tmp_path / AT_WORK_NAME).write_text(text)
-    assert AtWork(tmp_path).suspects == set()
+    assert suspects_of(tmp_path) == set()
+    assert names_of(tmp_path) == []
+
+
+# A run that is alive
+
+
+def test_images_of_a_living_run_are_not_suspects_and_its_notes_stay(tmp_path, caplog):
+    living = AtWork(tmp_path)
+    living.begin("a.png")
+    notes = (tmp_path / AT_WORK_NAME).read_text()
+    other = AtWork(tmp_path)
+    assert other.suspects == set()
+    assert f"{tmp_path}: another run is at work in this folder" in caplog.text
+    other.begin("b.png")
+    other.close()
+    assert (tmp_path / AT_WORK_NAME).read_text() == notes
+    living.close()
+    assert names_of(tmp_path) == []
+
+
+def test_of_two_runs_that_start_together_the_first_at_an_image_keeps_notes(tmp_path, caplog):
+    runs = AtWork(tmp_path), AtWork(tmp_path)
+    for run, name in zip(runs, ("a.png", "b.png"), strict=True):
+        run.begin(name)
+    assert caplog.text.count("another run is at work in this folder") == 1
+    assert "a.png" in (notes := (tmp_path / AT_WORK_NAME).read_text())
+    assert "b.png" not in notes
+    for run in runs:
+        run.close()
+    assert names_of(tmp_path) == []
+
+
+def test_parts_of_a_run_keep_notes_of_their_own(tmp_path, caplog):
+    runs = [AtWork(tmp_path, RunPart(number, 2)) for number in (1, 2)]
+    for run in runs:
+        run.begin("a.png")
+    assert names_of(tmp_path) == [".at-work.1of2.jsonl", ".at-work.2of2.jsonl"]
+    assert caplog.text == ""
+    for run in runs:
+        run.close()
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_two_runs_in_one_folder_both_come_to_their_end(predict, inputs, tmp_path, capsys):
+    living = AtWork(tmp_path / "out")
+    living.begin("b.png")
+    assert predict(inputs, tmp_path / "out", "--resume") == 0
+    err = capsys.readouterr().err
+    assert err.count("another run is at work in this folder") == 1
+    assert "an earlier run died" not in err
+    assert AT_WORK_NAME in names_of(tmp_path / "out")
+    living.close()

@@ -101,13 +101,13 @@ def test_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypatch
 
 
 def test_stop_while_the_file_is_being_opened_leaves_nothing(tmp_path, monkeypatch):
-    opened = output_files._open_locked
+    opened = output_files.open_locked
 
     def stopped(part):
         opened(part).close()
         raise SystemExit(143)
 
-    monkeypatch.setattr(output_files, "_open_locked", stopped)
+    monkeypatch.setattr(output_files, "open_locked", stopped)
     with pytest.raises(SystemExit), replacing(tmp_path / "a.tiff"):
         pytest.fail("the file was opened")
     assert list(tmp_path.iterdir()) == []
