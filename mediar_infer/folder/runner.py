@@ -281,7 +281,7 @@ class FolderRun:
                 [image.name for image in self._found.images],
                 is_finished=is_finished,
                 ledger_start=self._ledger_start,
-                table=None if table is None else os.path.relpath(table, folder),
+                table=None if table is None else _relative_path(table, folder),
             )
         write_summary(folder, summary, part)
 
@@ -324,6 +324,11 @@ def _progress_bar(n_images: int, options: RunOptions) -> "tqdm[Any]":
         total=n_images, unit="image", disable=not options.show_progress, file=sys.stderr,
         bar_format="{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} images [{elapsed}<{remaining}]",
     )  # fmt: skip
+
+
+def _relative_path(path: Path, folder: Path) -> str:
+    """Path that leads from a folder to a file, although parts of both may be links."""
+    return os.path.relpath(path.parent.resolve() / path.name, folder.resolve())
 
 
 def _check_folders(options: RunOptions, found: RunInputs) -> None:

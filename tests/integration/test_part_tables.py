@@ -66,6 +66,19 @@ def test_tables_and_ledgers_may_lie_elsewhere(predict, inputs, tmp_path, monkeyp
     assert len(rows_of(tmp_path / "tables" / "all.v2.csv")) > 1
 
 
+def test_the_folder_of_ledgers_may_be_a_link(predict, inputs, tmp_path, monkeypatch):
+    (tmp_path / "disk" / "deep" / "ledgers").mkdir(parents=True)
+    (tmp_path / "ledgers").symlink_to(tmp_path / "disk" / "deep" / "ledgers")
+    (tmp_path / "disk" / "out").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "out")
+    monkeypatch.setenv("MEDIAR_LEDGER", str(tmp_path / "ledgers"))
+    run_parts(predict, inputs, tmp_path / "out", 1, 2)
+    for folder in ("ledgers", "disk/deep/ledgers"):
+        assert merge(tmp_path / folder) == 0
+        assert len(rows_of(tmp_path / "disk" / "out" / "cells.csv")) > 1
+        (tmp_path / "disk" / "out" / "cells.csv").unlink()
+
+
 def test_a_folder_that_moved_keeps_its_tables(predict, inputs, tmp_path):
     run_parts(predict, inputs, tmp_path / "out", 1, 2)
     (tmp_path / "out").rename(tmp_path / "moved")
