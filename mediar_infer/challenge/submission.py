@@ -8,14 +8,13 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from mediar_infer.challenge.checks import Finding, check_label_file, read_size
-from mediar_infer.errors import UsageError
 from mediar_infer.exports.options import CSV, GEOJSON_DIR, PARQUET, ROI_DIR, ZARR_DIR
 from mediar_infer.folder.at_work import AT_WORK_NAME
 from mediar_infer.folder.ledger import LEDGER_NAME, SUMMARY_NAME
 from mediar_infer.folder.options import REPORT_NAME
 from mediar_infer.folder.run_image import OVERLAY_DIR
-from mediar_infer.images.listing import list_images
-from mediar_infer.labels.naming import check_collisions, label_path
+from mediar_infer.images.listing import list_entries, list_images
+from mediar_infer.labels.naming import LABEL_FOLDER, check_collisions, label_path
 from mediar_infer.output_files import replacing, to_output_error
 
 _LABEL_NAME = re.compile(r"[^.]+_label\.tiff", re.DOTALL)
@@ -42,12 +41,10 @@ def find_label_files(folder: Path) -> tuple[list[Path], list[Finding]]:
         in case only, which overwrite each other when unpacked on some systems.
 
     Raises:
-        UsageError: if the folder does not exist.
+        UsageError: if the folder does not exist or cannot be listed.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: found no folder, expected one of NAME_label.tiff files")
     files, findings = [], []
-    for path in sorted(folder.iterdir()):
+    for path in list_entries(folder, LABEL_FOLDER):
         if not _is_utf8(path.name):
             findings.append(
                 Finding(path.name, "output", "a name that is not UTF-8", "one that zip can hold")
@@ -98,7 +95,7 @@ def check_submission(labels_dir: Path, images_dir: Path | None) -> tuple[list[Pa
         The label files, and all findings.
 
     Raises:
-        UsageError: if a folder does not exist.
+        UsageError: if a folder does not exist or cannot be listed.
     """
     files, findings = find_label_files(labels_dir)
     images: Mapping[str, Path] = {}

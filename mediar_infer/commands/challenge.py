@@ -30,7 +30,7 @@ from mediar_infer.challenge.records import (
 from mediar_infer.commands.arguments import add_examples
 from mediar_infer.commands.printing import print_summary
 from mediar_infer.errors import UsageError
-from mediar_infer.images.listing import list_images
+from mediar_infer.images.listing import list_entries, list_images
 from mediar_infer.output_files import to_output_error
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,8 @@ def _make_output_folder(folder: Path) -> None:
     """Create the folder of results.
 
     Raises:
-        UsageError: if it holds labels of an earlier run, which would mix with the new ones.
+        UsageError: if it holds labels of an earlier run, which would mix with the new ones, or
+            cannot be listed.
         OutputError: if it cannot be created.
     """
     labels = folder / LABELS_DIR
@@ -179,7 +180,7 @@ def _make_output_folder(folder: Path) -> None:
         labels.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise to_output_error(labels, error) from error
-    if any(labels.iterdir()):
+    if list_entries(labels, "an empty folder"):
         raise UsageError(
             f"{labels}: found files in it, expected an empty folder; remove them or choose another"
             " --output"

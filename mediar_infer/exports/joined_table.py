@@ -2,8 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -47,7 +47,7 @@ def _join_csv(paths: Sequence[Path], joined: Path) -> None:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
         for path in paths:
-            with _reading_csv(path) as rows:
+            with closing(_read_rows(path)) as rows:
                 names = next(rows)
                 places = [names.index(name) if name in names else None for name in columns]
                 for row in rows:
@@ -58,21 +58,30 @@ def _join_csv(paths: Sequence[Path], joined: Path) -> None:
 
 
 def _read_header(path: Path) -> list[str]:
-    with _reading_csv(path) as rows:
+    with closing(_read_rows(path)) as rows:
         header = next(rows, [])
     if header[:1] != [IMAGE]:
         raise _damaged(path, f"no column {IMAGE} at its start")
     return header
 
 
-@contextmanager
-def _reading_csv(path: Path) -> Iterator[Iterator[list[str]]]:
+# Generators: an error of the joined table is not taken for one of the table that is being read.
+
+
+def _read_rows(path: Path) -> Generator[list[str], None, None]:
     encoding, errors = CSV_FORM
     try:
         with path.open(encoding=encoding, errors=errors, newline="") as file:
-            yield csv.reader(file)
+            yield from csv.reader(file)
     except csv.Error as error:
         raise _damaged(path, str(error)) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_batches(path: Path) -> "Iterator[pyarrow.RecordBatch]":
+    with _reading_parquet(path) as table:
+        yield from table.iter_batches(_BATCH_ROWS)
 
 
 def _join_parquet(paths: Sequence[Path], joined: Path) -> None:
@@ -92,9 +101,8 @@ def _join_parquet(paths: Sequence[Path], joined: Path) -> None:
         ) from error
     with writing_output(joined) as file, parquet.ParquetWriter(file, schema) as writer:
         for path in paths:
-            with _reading_parquet(path) as table:
-                for batch in table.iter_batches(_BATCH_ROWS):
-                    writer.write_batch(_with_columns(batch, schema))
+            for batch in _read_batches(path):
+                writer.write_batch(_with_columns(batch, schema))
 
 
 @contextmanager
@@ -107,6 +115,8 @@ def _reading_parquet(path: Path) -> Iterator[Any]:
             yield table
     except pyarrow.ArrowException as error:
         raise _damaged(path, str(error).partition("\n")[0]) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _with_columns(batch: "pyarrow.RecordBatch", schema: "pyarrow.Schema") -> "pyarrow.RecordBatch":
@@ -123,3 +133,11 @@ def _with_columns(batch: "pyarrow.RecordBatch", schema: "pyarrow.Schema") -> "py
 
 def _damaged(path: Path, found: str) -> DataError:
     return DataError(f"{path}: found no table of cells ({found}), expected one; write it again")
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    reason = error.strerror or str(error).partition("\n")[0]
+    return DataError(
+        f"{path}: found a table that cannot be read ({reason}), expected one of cells; check its"
+        " permissions, or write it again"
+    )

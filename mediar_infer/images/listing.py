@@ -76,6 +76,27 @@ def list_images(folder: Path) -> tuple[list[Path], list[SkippedFile]]:
     return images, [left_out[path] for path in entries if path in left_out]
 
 
+def list_entries(folder: Path, expected: str) -> list[Path]:
+    """List everything in a folder, in plain order.
+
+    Args:
+        folder: the folder.
+        expected: what it should be, for the error.
+
+    Raises:
+        UsageError: if it does not exist or cannot be listed.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{folder}: found no folder, expected {expected}") from None
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: found a folder that cannot be listed ({error.strerror or error}), expected"
+            f" {expected}; check its permissions"
+        ) from error
+
+
 def find_unreadable(images: Iterable[Path]) -> Mapping[Path, str] | None:
     """Find out in no time whether there is an image to read, without importing a reader.
 

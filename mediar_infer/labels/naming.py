@@ -10,6 +10,8 @@ LabelNames = Literal["challenge", "full"]
 """What is kept of an image's name: all before the first dot, or all but the extension."""
 LABEL_EXTENSIONS: Final = frozenset({".tiff", ".tif", ".png", ".bmp"})
 """Extensions of label files, in lower case."""
+LABEL_FOLDER: Final = "one of NAME_label.tiff files"
+"""What a folder of labels should be, for errors."""
 
 _OME: Final = re.compile(r"\.ome$", re.IGNORECASE)
 _LABEL: Final = re.compile(r"(?P<stem>.+)_label", re.IGNORECASE)

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mediar_infer.errors import DataError, MediarError, UsageError
+from mediar_infer.images.listing import list_entries
 from mediar_infer.labels.metrics import THRESHOLDS, Scores, evaluate_labels, sum_scores
-from mediar_infer.labels.naming import group_label_files
+from mediar_infer.labels.naming import LABEL_FOLDER, group_label_files
 from mediar_infer.labels.plausibility import find_label_fault, read_true_labels
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.output_files import write_bytes
@@ -92,7 +93,7 @@ def evaluate_folders(
         size; the others are scored all the same.
 
     Raises:
-        UsageError: if a folder does not exist, or a threshold is out of range.
+        UsageError: if a folder does not exist or cannot be listed, or a threshold is out of range.
     """
     bad = [threshold for threshold in thresholds if not 0 < threshold <= 1]
     if bad or not thresholds:
@@ -153,11 +154,9 @@ def list_label_files(folder: Path) -> dict[str, list[Path]]:
             :func:`group_label_files`.
 
     Raises:
-        UsageError: if the folder does not exist.
+        UsageError: if the folder does not exist or cannot be listed.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: not a folder; expected one of NAME_label.tiff files")
-    return group_label_files(sorted(folder.iterdir()))
+    return group_label_files(list_entries(folder, LABEL_FOLDER))
 
 
 def _only_file(files: Mapping[str, list[Path]], stem: str, folder: Path) -> Path:
@@ -170,7 +169,8 @@ def _only_file(files: Mapping[str, list[Path]], stem: str, folder: Path) -> Path
 
 def _describe_similar(folder: Path, stem: str) -> str:
     """Name the files that were perhaps meant, as nothing is there under the expected name."""
-    similar = [path.name for path in sorted(folder.iterdir()) if path.name.startswith(stem)]
+    found = list_entries(folder, LABEL_FOLDER)
+    similar = [path.name for path in found if path.name.startswith(stem)]
     if not similar:
         return "nothing"
     return f"only {', '.join(similar[:_LISTED])}, which cannot be read as labels by that name"

@@ -212,7 +212,7 @@ def test_bad_data_ends_with_one_and_wrong_use_with_two(tmp_path, capsys):
 
 def test_evaluate_of_a_missing_folder_ends_with_two(tmp_path, capsys):
     assert _run("evaluate", tmp_path / "no", tmp_path, "-o", tmp_path / "scores") == 2
-    assert "no: not a folder; expected one of NAME_label.tiff files" in capsys.readouterr().err
+    assert "no: found no folder, expected one of NAME_label.tiff files" in capsys.readouterr().err
 
 
 def test_demo_segments_real_and_generated_images_and_says_where(weights_dir, tmp_path, capsys):

@@ -1,11 +1,14 @@
 """Tables of parts as one table."""
 
 import csv
+import errno
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from mediar_infer.errors import DataError
+from mediar_infer.errors import DataError, OutputError
+from mediar_infer.exports import joined_table
 from mediar_infer.exports.joined_table import join_tables
 from mediar_infer.exports.measures import COLUMNS
 from mediar_infer.exports.table import writing_table
@@ -93,3 +96,28 @@ def test_parquet_columns_of_other_types_are_refused(tmp_path):
         parquet.write_table(table, tmp_path / f"{name}.parquet")
     with pytest.raises(DataError, match="found tables of parts that contradict each other"):
         join_tables([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "c.parquet")
+
+
+def test_a_table_that_cannot_be_read_is_named(tmp_path, suffix):
+    good = write(tmp_path / f"good{suffix}", [("a", 1)])
+    bad = tmp_path / f"bad{suffix}"
+    bad.symlink_to(bad)  # as unreadable for root as for anybody else
+    expected = rf"bad{suffix}: found a table that cannot be read \(.+\), expected one of cells"
+    with pytest.raises(DataError, match=expected) as caught:
+        join_tables([good, bad], tmp_path / f"joined{suffix}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_joined_table_that_cannot_be_written_is_an_error_of_its_own(
+    tmp_path, suffix, monkeypatch
+):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    parts = [write(tmp_path / f"p{n}{suffix}", [(f"{n}", 1)]) for n in (1, 2)]
+    if suffix == ".csv":
+        monkeypatch.setattr(joined_table.csv, "writer", lambda *_, **__: Mock(writerow=fail))
+    else:
+        monkeypatch.setattr(joined_table, "_with_columns", fail)
+    with pytest.raises(OutputError, match=f"joined{suffix}: cannot be written"):
+        join_tables(parts, tmp_path / f"joined{suffix}")

@@ -184,7 +184,7 @@ def test_options_that_do_not_fit_are_named(folders, manifest, tmp_path, options,
 
 
 def test_missing_folder_is_named(folders, tmp_path):
-    with pytest.raises(UsageError, match="nowhere: not a folder"):
+    with pytest.raises(UsageError, match="nowhere: found no folder, expected one of NAME_label"):
         evaluate_folders(tmp_path / "nowhere", folders[1])
 
 
