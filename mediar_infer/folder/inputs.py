@@ -143,7 +143,12 @@ class _Search:
 
     def _search(self, top: Path) -> None:
         images, skipped = list_images(top)
-        self._roots.append(top.parent if images == [top] else top)
+        is_image = images == [top]
+        self._roots.append(top.parent if is_image else top)
+        # The same path twice gives the same names, one image each.
+        if not is_image and self._seen.get(_identify(top), top) != top:
+            self._skip_seen(top)
+            return
         self._seen.setdefault(_identify(top), top)
         folders = self._keep(images, skipped, deque())
         while folders:
@@ -181,14 +186,15 @@ class _Search:
             if list_images(folder)[0]:
                 logger.warning("%s: found images in the output folder; they are skipped", folder)
         elif identity in self._seen:
-            place = self._seen[identity]
-            self._skipped.append(
-                SkippedFile(folder, f"the same folder as {place}, which is searched")
-            )
+            self._skip_seen(folder)
         else:
             self._seen[identity] = folder
             return True
         return False
+
+    def _skip_seen(self, folder: Path) -> None:
+        place = self._seen[_identify(folder)]
+        self._skipped.append(SkippedFile(folder, f"the same folder as {place}, which is searched"))
 
     def finish(self, reading: ReadOptions) -> RunInputs:
         """Name everything."""

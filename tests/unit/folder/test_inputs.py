@@ -59,6 +59,20 @@ def test_hidden_folders_are_skipped(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("recursive", [False, True])
+def test_inputs_that_are_links_to_each_other_are_searched_once(tmp_path, recursive):
+    touch(tmp_path, "day1/a.tif", "day1/p/b.tif", "day2/a.tif")
+    (tmp_path / "link").symlink_to(tmp_path / "day1")
+    (tmp_path / "below").symlink_to(tmp_path / "day1" / "p")
+    given = [tmp_path / name for name in ("day1", "link", "day1", "below", "day2")]
+    expected = ["day1/a.tif", "day1/p/b.tif"] if recursive else ["below/b.tif", "day1/a.tif"]
+    assert names_of_images(*given, recursive=recursive) == [*expected, "day2/a.tif"]
+    found = reasons(*given, recursive=recursive)
+    assert found["link"] == f"the same folder as {tmp_path / 'day1'}, which is searched"
+    assert ("below" in found) == recursive
+    assert names_of_images(*given[1::-1]) == ["link/a.tif"]
+
+
 def test_loops_of_links_end(tmp_path):
     touch(tmp_path, "p/w/a.tif", "q/b.tif")
     (tmp_path / "p" / "w" / "up").symlink_to(tmp_path)
