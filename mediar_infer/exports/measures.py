@@ -18,6 +18,8 @@ COLUMNS: Final = (
     "bbox_bottom", "bbox_right", "perimeter", "eccentricity", "solidity", "touches_edge",
 )  # fmt: skip
 """Columns that every table has after the name of the image; those of channels follow."""
+CONFIDENCE_COLUMNS: Final = ("mean_cellprob", "flow_error")
+"""Columns of the tables of runs, between the two; empty where labels are of an earlier run."""
 
 
 class ShapeMeasures:
@@ -99,7 +101,5 @@ def confidence_columns(labels: Int64Array, confidence: CellConfidence) -> Column
         ``mean_cellprob``, mean cell probability in [0, 1], and ``flow_error``, mean squared
         difference between predicted and ideal unit flow.
     """
-    return {
-        "mean_cellprob": confidence.mean_cellprob[labels - 1],
-        "flow_error": confidence.flow_error[labels - 1],
-    }
+    values = (confidence.mean_cellprob, confidence.flow_error)
+    return {name: each[labels - 1] for name, each in zip(CONFIDENCE_COLUMNS, values, strict=True)}

@@ -36,13 +36,15 @@ class GatheredTable:
 
     Args:
         path: the table; ``.parquet`` needs pyarrow, the rest is CSV.
+        columns: those that the table has whatever its images give; theirs follow.
 
     Raises:
         ExportError: if pyarrow is asked for and not installed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: Sequence[str] = COLUMNS) -> None:
         check_table(path)
+        self._columns = columns
         self._path = path
         self._spool = Spool(path)
         self._places: dict[str, dict[str, int]] = {}
@@ -78,7 +80,7 @@ class GatheredTable:
             OutputError: if it cannot be written; an earlier table of that name is then kept.
         """
         listed = [image for image in images if image in self._places]
-        names = dict.fromkeys(COLUMNS)
+        names = dict.fromkeys(self._columns)
         for image in listed:
             names |= dict.fromkeys(self._places[image])
         with writing_table(self._path, list(names)) as add:

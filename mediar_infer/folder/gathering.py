@@ -79,9 +79,11 @@ def _open_table(options: RunOptions) -> "GatheredTable | None":
     path = options.exports.table_path(options.output_dir)
     if path is None:
         return None
+    from mediar_infer.exports.measures import COLUMNS, CONFIDENCE_COLUMNS
     from mediar_infer.exports.table import GatheredTable
 
-    return GatheredTable(path)
+    # Whichever images are resumed: programs that read the table rely on its columns.
+    return GatheredTable(path, (*COLUMNS, *CONFIDENCE_COLUMNS))
 
 
 def _open_report(options: RunOptions) -> "RunReport | None":

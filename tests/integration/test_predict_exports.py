@@ -157,6 +157,19 @@ def test_resumed_images_have_their_rows_in_the_order_of_the_inputs(
     assert predict(inputs, tmp_path / "out", "--resume", *options) == 0
 
 
+def test_a_table_of_resumed_images_only_has_the_columns_of_any_run(predict, inputs, tmp_path):
+    tables = []
+    for options in ((), ("--resume",)):
+        assert predict(inputs, tmp_path / "out", "--table", "cells.csv", *options) == 0
+        tables.append(_rows(tmp_path / "out" / "cells.csv"))
+    new, resumed = tables
+    assert list(resumed[0]) == list(new[0])
+    assert len(resumed) == len(new) > 0
+    for name in ("mean_cellprob", "flow_error"):
+        assert all(row[name] for row in new)
+        assert not any(row[name] for row in resumed)
+
+
 def test_resume_makes_a_missing_export_without_the_network(predict, inputs, tmp_path, monkeypatch):
     predict(inputs, tmp_path / "out", "--rois")
     (tmp_path / "out" / "rois" / "a_rois.zip").unlink()
