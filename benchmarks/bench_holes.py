@@ -33,11 +33,16 @@ from mediar_infer.labels.masks import compute_labels
 from mediar_infer.labels.metrics import evaluate_labels
 
 
-def predict_maps(segmenter: Segmenter, image: Path, kept: Path) -> np.ndarray:
+def predict_maps(segmenter: Segmenter, image: Path) -> np.ndarray:
+    """Merged maps ``(3, H, W)`` of an image."""
+    with open_image(image) as source, segmenter.begin(source, Trace()) as work:
+        return np.concatenate(list(work.maps()), axis=1)
+
+
+def load_maps(segmenter: Segmenter, image: Path, kept: Path) -> np.ndarray:
     """Maps of an image, from an earlier run if there was one."""
     if not kept.exists():
-        with open_image(image) as source, segmenter.begin(source, Trace()) as work:
-            maps = np.concatenate(list(work.maps()), axis=1)
+        maps = predict_maps(segmenter, image)
         part = kept.with_suffix(".part")
         with part.open("wb") as file:
             np.save(file, maps)
@@ -81,7 +86,7 @@ def score(
     images, total_s = {}, {"labels": 0.0, "holes": 0.0}
     n_cells = n_with_holes = n_pixels = 0
     for row in rows:
-        maps = predict_maps(segmenter, data / row["image"], kept / f"{data.name}__{row['id']}.npy")
+        maps = load_maps(segmenter, data / row["image"], kept / f"{data.name}__{row['id']}.npy")
         true = tifffile.imread(data / row["label"])
         labels, seconds = label_twice(maps)
         changed = labels["filled"][labels["filled"] != labels["released"]]

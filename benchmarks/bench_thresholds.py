@@ -10,7 +10,6 @@ have seen these images, so only differences between thresholds count.
 """
 
 import argparse
-import json
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean, median
@@ -18,11 +17,11 @@ from statistics import fmean, median
 import common
 import numpy as np
 import tifffile
+from bench_holes import predict_maps
 from bench_thin import choose_rows
 
 from mediar_infer import EngineConfig, MaskConfig, Plan, RuntimeConfig, Segmenter
 from mediar_infer.image_trace import Trace
-from mediar_infer.images.open import open_image
 from mediar_infer.labels.holes import fill_holes
 from mediar_infer.labels.masks import compute_labels
 from mediar_infer.labels.metrics import THRESHOLDS, evaluate_labels
@@ -30,12 +29,6 @@ from mediar_infer.labels.metrics import THRESHOLDS, evaluate_labels
 CELLPROB = (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
 FLOW = (0.3, 0.4, 0.5, 0.6, 0.8)
 MOST_PIXELS = 1_500_000
-
-
-def predict_maps(segmenter: Segmenter, image: Path) -> np.ndarray:
-    """Merged maps ``(3, H, W)`` of an image."""
-    with open_image(image) as source, segmenter.begin(source, Trace()) as work:
-        return np.concatenate(list(work.maps()), axis=1)
 
 
 def area_ratios(true: np.ndarray, found: np.ndarray) -> list[float]:
@@ -100,7 +93,7 @@ def main() -> None:
             f" area {result['median_area_ratio']:.3f}"
         )
     metadata = common.metadata(split="train", precision=args.precision, plan=str(config.plan))
-    args.output.write_text(json.dumps({"metadata": metadata, "results": results}, indent=1) + "\n")
+    common.write_report(args.output, metadata, results)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 
 from mediar_infer.exports.cells import Cell, Part
 from mediar_infer.exports.compiled import Int32Array
+from mediar_infer.exports.text_names import to_text
 from mediar_infer.output_files import writing_output
 
 _GZIP_LEVEL: Final = 4
@@ -38,7 +39,7 @@ def writing_geojson(
     Raises:
         OutputError: if the file cannot be written.
     """
-    image = image.encode("utf-8", "replace").decode()  # a file name may hold any bytes
+    image = to_text(image)
     separators = chain(["\n"], repeat(",\n"))
     encode = json.JSONEncoder(
         ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mediar_infer.errors import ExportError
 from mediar_infer.exports.measures import COLUMNS, Columns
 from mediar_infer.exports.options import PARQUET
+from mediar_infer.exports.text_names import to_text
 from mediar_infer.output_files import Spool, writing_output
 
 if TYPE_CHECKING:
@@ -186,8 +187,7 @@ def _writing_parquet(
                 else pyarrow.nulls(n_rows, field.type)
                 for field in list(schema)[1:]
             ]
-            # Names of files may hold bytes that are no text.
-            shown = image.encode("utf-8", "replace").decode()
+            shown = to_text(image)
             images = pyarrow.repeat(pyarrow.scalar(shown), n_rows)
             writer.write_table(pyarrow.Table.from_arrays([images, *arrays], schema=schema))
 

@@ -93,6 +93,22 @@ class Provenance:
         return cls(_describe_plan(segmenter, options), segmenter.digests, device)
 
 
+def describe_settings(image: RunImage, provenance: Provenance) -> dict[str, Any]:
+    """Describe what a label file is made with, all but the content of the image.
+
+    Args:
+        image: the image.
+        provenance: models and settings.
+    """
+    return {
+        "mediar_infer": __version__,
+        "image": image.path.name,
+        **({} if image.scene is None else {"scene": image.scene}),
+        "plan": dict(provenance.plan),
+        "weights": dict(provenance.digests),
+    }
+
+
 def describe_labels(
     image: RunImage, provenance: Provenance, state: FileState | None = None
 ) -> dict[str, Any]:
@@ -108,11 +124,7 @@ def describe_labels(
     """
     state = state or read_state(image.path)
     return {
-        "mediar_infer": __version__,
-        "image": image.path.name,
-        **({} if image.scene is None else {"scene": image.scene}),
+        **describe_settings(image, provenance),
         "image_bytes": state.n_bytes,
         "image_fingerprint": compute_fingerprint(state),
-        "plan": dict(provenance.plan),
-        "weights": dict(provenance.digests),
     }

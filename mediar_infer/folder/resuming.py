@@ -6,7 +6,7 @@ from typing import Any
 
 from mediar_infer.folder.ledger import Ledger, LedgerEntry, timestamp
 from mediar_infer.folder.options import RunOptions
-from mediar_infer.folder.provenance import Provenance, describe_labels
+from mediar_infer.folder.provenance import Provenance, describe_labels, describe_settings
 from mediar_infer.folder.run_image import RunImage
 from mediar_infer.labels.files import read_label_header
 
@@ -45,6 +45,9 @@ def find_finished(
         header = read_label_header(options.label_path(image))
         if header is None:
             continue
+        settings = describe_settings(image, provenance)
+        if any(header.facts.get(name) != value for name, value in settings.items()):
+            continue  # before the image is read for its fingerprint
         try:
             expected = describe_labels(image, provenance)
         except OSError:  # a broken link, or removed in the meantime

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from folder_helpers import latest_records, names_of, noise, read_ledger, slide, write_image
 
-from mediar_infer.folder import after_labels, image_runner, runner
+from mediar_infer.folder import after_labels, image_runner, resuming, runner
 from mediar_infer.folder import options as run_options
 from mediar_infer.folder.ledger import Ledger
 from mediar_infer.image_work import ImageWork
@@ -187,6 +187,16 @@ def test_without_resume_everything_is_done_again(predict, small_inputs, tmp_path
 def test_resume_with_other_settings_does_everything_again(predict, small_inputs, tmp_path, change):
     predict(small_inputs, tmp_path / "out")
     predict(small_inputs, tmp_path / "out", "--resume", *change)
+    assert _statuses(tmp_path / "out") == ["done"] * 4
+
+
+@pytest.mark.usefixtures("perfect_network")
+def test_resume_with_other_settings_takes_no_fingerprint_to_find_that(
+    predict, small_inputs, tmp_path, monkeypatch
+):
+    predict(small_inputs, tmp_path / "out")
+    monkeypatch.setattr(resuming, "describe_labels", lambda *_: pytest.fail("read the image"))
+    assert predict(small_inputs, tmp_path / "out", "--resume", "--overlap", "0.5") == 0
     assert _statuses(tmp_path / "out") == ["done"] * 4
 
 
