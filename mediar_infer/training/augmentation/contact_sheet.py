@@ -18,9 +18,9 @@ from mediar_infer.training.data.samples import Sample
 Rgb = npt.NDArray[np.uint8]
 
 _PROBABILITY: Final = "_probability"
-# On their own they have no visible effect: the first zooms other images, the second clips values
-# that other changes push out of range.
-_NOT_SHOWN: Final = ("plain_zoom", "saturation")
+# On their own they have no visible effect: the first zooms other images, the second shows in crops
+# larger than the image, the third clips values that other changes push out of range.
+_NOT_SHOWN: Final = ("plain_zoom", "mirror", "saturation")
 _GAP: Final = 4
 _CAPTION_WIDTH: Final = 190
 _LINE_HEIGHT: Final = 16

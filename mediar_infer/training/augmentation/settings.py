@@ -29,8 +29,13 @@ class Augmentation:
     cell_size_range: Range = (0.0, 0.0)
     """Median diameters in pixels that the cells of a crop are zoomed to, within ``zoom_range``;
     0 to 0 zooms without a look at the cells. See ``sized_crops``."""
+    kept_zoom_range: Range = (0.8, 1.25)
+    """With ``cell_size_range``: zooms of the crops whose cells are not zoomed to a size."""
     turn_probability: float = 0.0
     """With ``cell_size_range``: probability that a crop is turned by any angle and stretched."""
+    mirror_probability: float = 0.0
+    """With ``cell_size_range``: probability that a crop shows the mirror image beyond the edge of
+    the image, not black. Turned crops always do."""
     flip_probability: float = 0.5
     """Probability that a crop is mirrored along one of its two axes."""
     rotation_probability: float = 0.5
@@ -102,7 +107,9 @@ class Augmentation:
                 _check(name, value, 0 <= value <= 1, "a number from 0 to 1")
             if name.endswith("_range"):
                 _check(name, value, 0 <= value[0] <= value[1], "two numbers, 0 <= first <= second")
-        _check("zoom_range", self.zoom_range, self.zoom_range[0] > 0, "zooms above 0")
+        for name in ("zoom_range", "kept_zoom_range"):
+            value = getattr(self, name)
+            _check(name, value, value[0] > 0, "zooms above 0")
         sizes = self.cell_size_range
         _check("cell_size_range", sizes, sizes[0] > 0 or sizes[1] == 0, "sizes above 0, or 0 to 0")
         for name in ("stain_gain_range", "camera_photons_range"):

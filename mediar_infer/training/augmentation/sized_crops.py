@@ -21,7 +21,6 @@ from mediar_infer.training.augmentation.microscopes import draw_log
 from mediar_infer.training.augmentation.settings import Range
 
 _TRIES: Final = 3
-_NEAR: Final = (0.8, 1.25)
 _STRETCH: Final = (0.87, 1.15)
 _LEAST_SHOWN: Final = 0.85
 
@@ -93,7 +92,8 @@ def cut_view(
         on as its mirror image, each 8-connected part of a cell is a cell with an id of its own.
     """
     to_image, size = view.to_image(), (view.size, view.size)
-    border = cv2.BORDER_REFLECT_101 if view.mirrors else cv2.BORDER_CONSTANT
+    # The axis of the mirror is the outer edge of the last pixel, which shrinking does not move.
+    border = cv2.BORDER_REFLECT if view.mirrors else cv2.BORDER_CONSTANT
     crop = cut_labels(labels, to_image, view.size, mirrors=view.mirrors)
     if view.mirrors and view.reaches_beyond(labels.shape):
         # A cell and its mirror image elsewhere would have one centre, to which only one flows.
@@ -151,10 +151,8 @@ def _nearest(places: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
 
 
 def _mirror(places: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
-    if length == 1:
-        return np.zeros_like(places)
-    folded = np.abs(places) % (2 * (length - 1))
-    mirrored: npt.NDArray[np.int64] = np.minimum(folded, 2 * (length - 1) - folded)
+    folded = places % (2 * length)
+    mirrored: npt.NDArray[np.int64] = np.minimum(folded, 2 * length - 1 - folded)
     return mirrored
 
 
@@ -166,11 +164,16 @@ class RandSizedCropd(transforms.RandomizableTransform):  # type: ignore[misc]
     Args:
         keys: of image and labels.
         crop_size: side of the crop in pixels.
-        prob: how often the cells get a random size; otherwise they keep theirs to a quarter.
+        prob: how often the cells get a random size.
         cell_size_range: median diameters of the cells in pixels; every factor is as likely as any
             other.
-        zoom_range: smallest and largest zoom; no image is shrunk to less than 0.85 of the crop.
-        turn_prob: how often the crop is turned by any angle and stretched along one axis.
+        kept_zoom_range: zooms of the other crops.
+        zoom_range: smallest and largest zoom; where black is shown beyond the edge, no image is
+            shrunk to less than 0.85 of the crop.
+        turn_prob: how often the crop is turned by any angle and stretched along one axis; beyond
+            its edge, a turned image goes on as its mirror image.
+        mirror_prob: how often a crop that is not turned shows the mirror image there instead of
+            black.
     """
 
     def __init__(
@@ -180,15 +183,19 @@ class RandSizedCropd(transforms.RandomizableTransform):  # type: ignore[misc]
         *,
         prob: float,
         cell_size_range: Range,
+        kept_zoom_range: Range,
         zoom_range: Range,
         turn_prob: float,
+        mirror_prob: float,
     ) -> None:
         super().__init__(prob)
         self.keys = keys
         self.crop_size = crop_size
         self.cell_size_range = cell_size_range
+        self.kept_zoom_range = kept_zoom_range
         self.zoom_range = zoom_range
         self.turn_prob = turn_prob
+        self.mirror_prob = mirror_prob
 
     def draw_view(self, shape: tuple[int, int], cell_size: float) -> View:
         """Draw what the crop shows.
@@ -198,26 +205,34 @@ class RandSizedCropd(transforms.RandomizableTransform):  # type: ignore[misc]
             cell_size: median diameter of its cells in pixels; 0 without cells.
         """
         self.randomize(None)
-        zoom = draw_log(self.R, _NEAR)
+        zoom = draw_log(self.R, self.kept_zoom_range)
         if self._do_transform and cell_size > 0:
             zoom = draw_log(self.R, self.cell_size_range) / cell_size
+        is_turned = bool(self.R.uniform() < self.turn_prob)
+        mirrors = is_turned or bool(self.R.uniform() < self.mirror_prob)
         # Shrunk images would leave most of the crop black.
-        filling = _LEAST_SHOWN * self.crop_size / min(shape)
+        filling = 0.0 if mirrors else _LEAST_SHOWN * self.crop_size / min(shape)
         smallest = max(self.zoom_range[0], min(1.0, filling))
         zoom = float(np.clip(zoom, smallest, max(smallest, self.zoom_range[1])))
-        is_turned = bool(self.R.uniform() < self.turn_prob)
         stretch = draw_log(self.R, _STRETCH) if is_turned else 1.0
         angle = self.R.uniform(0, 2 * math.pi) if is_turned else 0.0
         zooms = (zoom * stretch, zoom / stretch)
-        centre = [
+        y, x = (
             self._draw_centre(length, self.crop_size / each)
             for length, each in zip(shape, zooms, strict=True)
-        ]
-        return View((centre[0], centre[1]), zooms, angle, self.crop_size, mirrors=is_turned)
+        )
+        if zoom == 1 and not is_turned:
+            y, x = self._move_to_pixels(y), self._move_to_pixels(x)
+        return View((y, x), zooms, angle, self.crop_size, mirrors=mirrors)
 
     def _draw_centre(self, length: int, shown: float) -> float:
         middle, spare = (length - 1) / 2, length - shown
         return middle + self.R.uniform(-0.5, 0.5) * spare if spare > 0 else middle
+
+    def _move_to_pixels(self, centre: float) -> float:
+        """Centre nearby with which no pixel of an image that keeps its size is interpolated."""
+        to_first = (self.crop_size - 1) / 2
+        return math.floor(centre - to_first + 0.5) + to_first
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Cut the crop out of image and labels."""

@@ -81,8 +81,10 @@ def build_transforms(
             crop_size,
             prob=zoom,
             cell_size_range=augmentation.cell_size_range,
+            kept_zoom_range=augmentation.kept_zoom_range,
             zoom_range=augmentation.zoom_range,
             turn_prob=augmentation.turn_probability,
+            mirror_prob=augmentation.mirror_probability,
         )
         if augmentation.cell_size_range[1] > 0
         else RandZoomCropd(crop_size, prob=zoom, zoom_range=augmentation.zoom_range),

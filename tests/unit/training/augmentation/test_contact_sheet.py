@@ -43,7 +43,11 @@ def test_every_augmentation_has_a_row_of_its_own():
     ]
     every = [f.name for f in fields(Augmentation) if f.name.endswith("_probability")]
     assert len(alone) == len(changes) - 2
-    assert set(every) - set(alone) == {"plain_zoom_probability", "saturation_probability"}
+    assert set(every) - set(alone) == {
+        "plain_zoom_probability",
+        "mirror_probability",
+        "saturation_probability",
+    }
     assert changes[-2].excludes_boundary
     assert changes[-1].augmentation == Augmentation()
 

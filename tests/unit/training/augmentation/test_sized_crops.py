@@ -30,8 +30,10 @@ def build(**options):
     values = {
         "prob": 1.0,
         "cell_size_range": (10.0, 40.0),
+        "kept_zoom_range": (0.8, 1.25),
         "zoom_range": (0.25, 4.0),
         "turn_prob": 0.0,
+        "mirror_prob": 0.0,
     } | options
     return RandSizedCropd(("image", "label"), SIZE, **values)
 
@@ -68,7 +70,7 @@ def test_view_between_the_pixels_keeps_every_row_and_column():
 
 @pytest.mark.parametrize(
     ("mirrors", "expected", "cells"),
-    [(False, [0, 0, 0, 1, 2], [0, 0, 0, 1, 2]), (True, [4, 3, 2, 1, 2], [1, 2, 3, 4, 5])],
+    [(False, [0, 0, 0, 1, 2], [0, 0, 0, 1, 2]), (True, [3, 2, 1, 1, 2], [1, 2, 3, 3, 4])],
 )
 def test_beyond_the_edge_is_nothing_or_the_mirror_image(mirrors, expected, cells):
     labels = np.tile(np.arange(1, 21, dtype=np.int32), (20, 1))
@@ -181,6 +183,43 @@ def test_without_cells_and_on_images_smaller_than_the_crop_it_gives_a_crop():
             change = build(turn_prob=turn)
             change.set_random_state(seed=1)
             assert change(data)["image"].shape == (3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("zoom", [0.3, 0.45, 0.6])
+def test_mirror_images_of_shrunk_images_lie_where_their_labels_do(zoom):
+    labels = draw_discs([(y, x) for y in (12, 40, 68) for x in (12, 45, 78)], radius=11)
+    image = np.repeat((labels > 0)[..., None] * np.uint8(200), 3, axis=2)
+    shown = view(centre=(40.0, 45.0), zoom=(zoom, zoom), size=200, mirrors=True)
+    crop, cut = cut_view(image, labels, shown)
+    for rows in (slice(0, 50), slice(50, 150), slice(150, 200)):
+        bright = np.argwhere(crop[rows, :, 0] > 100).mean(axis=0)
+        assert np.argwhere(cut[rows] > 0).mean(axis=0) == pytest.approx(bright, abs=0.25)
+
+
+def test_crops_that_keep_their_size_are_cut_from_whole_pixels():
+    change = build(prob=0.0, kept_zoom_range=(1.0, 1.0), mirror_prob=0.5)
+    change.set_random_state(seed=2)
+    image = np.random.default_rng(1).integers(1, 255, (3, 151, 40), np.uint8)
+    labels = np.arange(151 * 40, dtype=np.int32).reshape(1, 151, 40) // 3
+    for _ in range(5):
+        crop = change({"image": image, "label": labels})["image"].numpy() * 255
+        assert np.abs(crop - np.round(crop)).max() < 1e-3
+
+
+@pytest.mark.parametrize(("mirror_prob", "is_black"), [(0.0, True), (1.0, False)])
+def test_beyond_small_images_is_black_or_the_mirror_image(mirror_prob, is_black):
+    change = build(prob=0.0, mirror_prob=mirror_prob)
+    change.set_random_state(seed=2)
+    data = np.full((3, 20, 24), 90, np.uint8)
+    crop = change({"image": data, "label": np.ones((1, 20, 24), np.int32)})
+    assert bool((crop["image"] == 0).any()) == is_black
+    assert bool((crop["label"] == 0).any()) == is_black
+
+
+def test_images_that_go_on_as_their_mirror_image_are_shrunk_as_far_as_the_range_says():
+    change = build(cell_size_range=(2.0, 2.0), zoom_range=(0.05, 4.0), mirror_prob=1.0)
+    change.set_random_state(seed=0)
+    assert change.draw_view((200, 300), 20.0).zoom[0] == pytest.approx(0.1)
 
 
 def test_no_image_is_shrunk_to_less_than_most_of_the_crop():
