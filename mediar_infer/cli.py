@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
@@ -17,7 +16,13 @@ from mediar_infer.commands.limits import explain_limits, survive_address_limit
 from mediar_infer.commands.parser import CommandParser
 from mediar_infer.commands.printing import escape_controls
 from mediar_infer.errors import CheckpointError, MediarError, UsageError
-from mediar_infer.process import flush_stdout, protect_streams, return_large_blocks
+from mediar_infer.process import (
+    flush_stdout,
+    has_busy_threads,
+    protect_streams,
+    return_large_blocks,
+    unfreed,
+)
 
 PROGRAM: Final = "mediar-infer"
 SHELLS: Final = ("bash", "zsh", "fish", "tcsh")
@@ -185,25 +190,28 @@ def run_command(module: str, args: argparse.Namespace, stopped: str) -> int:
 def run_process(command: Callable[[], int] = main) -> NoReturn:
     """Run the command of this process and exit.
 
-    Once all results are on disk and no other thread runs, the system frees the memory, which takes
-    no time: the interpreter and the libraries would need a third of a second. A process that was
-    stopped exits at once, too: tearing down libraries whose threads still compute can crash it.
+    Once all results are on disk and no other thread is busy, the system frees the memory, which
+    takes no time: the interpreter and the libraries would need a third of a second. A process that
+    was stopped exits at once, too: tearing down libraries whose threads still compute can crash it.
 
     Args:
         command: returns the exit code.
     """
     protect_streams()
     survive_address_limit(_report_crash)
+    unfreed.turn_on()
     try:
         code = command()
     except SystemExit as stop:
         flush_stdout()
         if not isinstance(stop.code, int) or stop.code < _STOPPED:
+            unfreed.free()
             raise
         # Here and not below, as this exception keeps unfinished work alive.
         _leave(stop.code)
     flush_stdout()
-    if code < _STOPPED and threading.active_count() > 1:
+    if code < _STOPPED and has_busy_threads():
+        unfreed.free()
         raise SystemExit(code)
     _leave(code)
 

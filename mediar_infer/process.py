@@ -4,6 +4,7 @@ import ctypes
 import io
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -18,6 +19,9 @@ _LARGE_BYTES: Final = 1 << 20
 _NEVER: Final = -1
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _PROCESS_FILES: Final = Path("/proc/self")
+
+POOL_PREFIX: Final = "mediar-"
+"""Begins the names of threads in pools of this package that outlive the work given to them."""
 
 _IMPORTED_AT: Final = time.perf_counter()
 
@@ -102,6 +106,45 @@ def _set_options(options: Mapping[int, int]) -> None:
             ctypes.CDLL(None).mallopt(option, value)
     except (OSError, AttributeError):
         return  # another C library
+
+
+def has_busy_threads() -> bool:
+    """Whether a thread runs, next to this one, that may still have something to do.
+
+    Those of this package's own pools have not: whoever gives them work waits for it.
+    """
+    others = (each.name for each in threading.enumerate() if each != threading.current_thread())
+    return not all(name.startswith((POOL_PREFIX, "tqdm")) for name in others)
+
+
+class Unfreed:
+    """Large objects that nobody needs any more, in a process that is about to end.
+
+    The system frees the memory of an ended process at once; freeing compiled networks object by
+    object takes a tenth of a second. Off until the process says that it ends so.
+    """
+
+    def __init__(self) -> None:
+        self._is_on = False
+        self._kept: list[object] = []
+
+    def turn_on(self) -> None:
+        """From now on, this process ends without freeing anything."""
+        self._is_on = True
+
+    def keep(self, value: object) -> None:
+        """Keep an object until the process ends, if it ends without freeing anything."""
+        if self._is_on:
+            self._kept.append(value)
+
+    def free(self) -> None:
+        """Free all of them after all, as the process goes on."""
+        self._is_on = False
+        self._kept.clear()
+
+
+unfreed: Final = Unfreed()
+"""Those of this process."""
 
 
 class Forks:

@@ -36,7 +36,7 @@ from mediar_infer.network.int8_ranges import ranges_path
 from mediar_infer.network.members import build_members
 from mediar_infer.network.pending_weights import PendingWeights
 from mediar_infer.network.weight_files import compute_digest
-from mediar_infer.process import available_memory_bytes, watch_forks
+from mediar_infer.process import POOL_PREFIX, available_memory_bytes, watch_forks
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,11 @@ class Segmenter:
         # An accelerator goes on while the CPU makes labels; on a CPU both need the same cores.
         # Under a time budget each image has the machine to itself.
         runs_ahead = is_apart and self.config.fit_budget is None
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="network") if runs_ahead else None
+        self._pool = (
+            ThreadPoolExecutor(1, thread_name_prefix=f"{POOL_PREFIX}network")
+            if runs_ahead
+            else None
+        )
 
     @classmethod
     def from_weights(

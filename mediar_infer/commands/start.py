@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mediar_infer.config import EngineConfig
+from mediar_infer.process import unfreed
 
 if TYPE_CHECKING:
     from mediar_infer.segmenter import Segmenter
@@ -49,4 +50,6 @@ def load_for_process(weights: Sequence[Path], config: EngineConfig) -> "Segmente
         from mediar_infer.folder import runner  # noqa: F401
         from mediar_infer.segmenter import Segmenter
 
-        return Segmenter.from_pending(loading)
+        segmenter = Segmenter.from_pending(loading)
+    unfreed.keep(segmenter)
+    return segmenter

@@ -19,6 +19,7 @@ from mediar_infer.network.checkpoints import (
 )
 from mediar_infer.network.int8_ranges import read_ranges, require_ranges
 from mediar_infer.network.weight_files import find_weights
+from mediar_infer.process import POOL_PREFIX
 
 
 class PendingWeights:
@@ -44,7 +45,7 @@ class PendingWeights:
         if runtime.precision == "int8":
             for path in self.paths:
                 require_ranges(path)
-        self._pool = ThreadPoolExecutor(len(self.paths), thread_name_prefix="weights")
+        self._pool = ThreadPoolExecutor(len(self.paths), thread_name_prefix=f"{POOL_PREFIX}weights")
         self._checkpoints = [self._pool.submit(read_checkpoint, path) for path in self.paths]
         self._graphs: list[Future[Any]] = []
         self._compiled: list[Future[Any]] = []

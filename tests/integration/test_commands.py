@@ -356,6 +356,35 @@ run_process(command)
 """
 
 
+_LEAVE_WITH_POOL = """
+import atexit, sys
+from concurrent.futures import ThreadPoolExecutor
+from mediar_infer.cli import run_process
+from mediar_infer.process import POOL_PREFIX, unfreed
+class Network:
+    def __del__(self):
+        print("freed")
+def command():
+    pool = ThreadPoolExecutor(1, thread_name_prefix=sys.argv[1].format(POOL_PREFIX))
+    pool.submit(print, "worked").result()
+    atexit.register(print, "taken apart", pool)
+    unfreed.keep(Network())
+    return 0
+run_process(command)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "is_left"), [("{0}labels", True), ("tqdm_monitor", True), ("labels", False)]
+)
+def test_process_is_left_at_once_while_pools_of_its_own_wait(name, is_left):
+    done = subprocess.run(
+        [sys.executable, "-c", _LEAVE_WITH_POOL, name], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[0] == "worked"
+    assert ("freed" in done.stdout, "taken apart" in done.stdout) == (not is_left, not is_left)
+
+
 @pytest.mark.parametrize(("code", "shown"), [(143, ""), (130, ""), (2, "taken apart\n")])
 def test_stopped_process_is_left_without_taking_libraries_apart(code, shown):
     done = subprocess.run(

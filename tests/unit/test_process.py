@@ -3,7 +3,10 @@
 import subprocess
 import sys
 import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from mediar_infer import process
@@ -82,3 +85,29 @@ def test_peak_memory_keeps_what_was_given_back():
 def test_peak_memory_of_the_accelerator_is_reported_when_given():
     assert set(process.peak_memory_bytes()) == {"host"}
     assert process.peak_memory_bytes(7)["gpu"] == 7
+
+
+def test_pools_of_the_package_are_not_busy_when_their_work_is_done():
+    assert not process.has_busy_threads()
+    with ThreadPoolExecutor(1, thread_name_prefix=process.POOL_PREFIX + "x") as pool:
+        pool.submit(int).result()
+        assert not process.has_busy_threads()
+        with ThreadPoolExecutor(1) as other:
+            other.submit(int).result()
+            assert process.has_busy_threads()
+
+
+def test_objects_are_kept_only_in_a_process_that_ends_without_freeing():
+    unfreed, kept = process.Unfreed(), []
+    for is_on in (False, True):
+        value = np.zeros(1)
+        kept.append(weakref.ref(value))
+        if is_on:
+            unfreed.turn_on()
+        unfreed.keep(value)
+        del value
+    assert [each() is None for each in kept] == [True, False]
+    unfreed.free()
+    unfreed.keep(kept_no_more := np.zeros(1))
+    assert sys.getrefcount(kept_no_more) == 2
+    assert kept[1]() is None

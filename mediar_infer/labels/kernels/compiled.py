@@ -29,6 +29,7 @@ from mediar_infer.labels.kernels import (
     Region,
 )
 from mediar_infer.labels.kernels.field import FieldAxis, describe_axes
+from mediar_infer.process import POOL_PREFIX
 
 _ROWS_PER_PART = 32
 _CELLS_PER_PART = 32
@@ -91,7 +92,7 @@ class CompiledKernels:
 
     def _start_threads(self) -> None:
         self._process = os.getpid()
-        self._pool = ThreadPoolExecutor(self._n_threads, thread_name_prefix="labels")
+        self._pool = ThreadPoolExecutor(self._n_threads, thread_name_prefix=f"{POOL_PREFIX}labels")
 
     def _share(
         self, part: Callable[[ctypes.c_int64, ctypes.c_int64], Any], n_items: int, part_size: int

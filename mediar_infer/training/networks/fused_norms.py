@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mediar_infer.labels.kernels.compiled import open_library
+from mediar_infer.process import POOL_PREFIX
 from mediar_infer.training.networks.synchronised_norm import copy_norm, update_statistics
 
 _MAX_LENGTH: Final = 512
@@ -41,7 +42,7 @@ def _library() -> ctypes.CDLL:
 
 @cache
 def _pool(n_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n_threads, thread_name_prefix="activations")
+    return ThreadPoolExecutor(n_threads, thread_name_prefix=f"{POOL_PREFIX}activations")
 
 
 def _pointer(values: Tensor) -> ctypes.c_void_p:
