@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 _SUFFIX: Final = ".safetensors"
 
+_BY_HAND: Final = "**Data.**"
+"""Where the part of a card begins that people write."""
+
 _CARD: Final = """\
 # Model card: {name}
 
@@ -68,7 +71,8 @@ def export_weights(
             architecture; takes about half a minute.
 
     Returns:
-        The files that were written.
+        The files that were written. Of a card that is there already, what people have written into
+        it stays.
 
     Raises:
         CheckpointError: if the source holds no MEDIAR-Former, or the output is refused.
@@ -84,7 +88,8 @@ def export_weights(
         output.parent, read_weights_manifest(output.parent) | {output.name: listed}
     )
     card = output.with_suffix(".md")
-    write_bytes(card, _describe(checkpoint, output, digest).encode())
+    text = _keep_by_hand(card, _describe(checkpoint, output, digest))
+    write_bytes(card, text.encode("utf-8", "surrogateescape"))
     written = [output, output.parent / "manifest.json", card]
     roi_size = EngineConfig().roi_size
     graph = output.parent / graph_name(checkpoint.architecture, roi_size)
@@ -107,6 +112,24 @@ def _describe(checkpoint: Checkpoint, output: Path, digest: str) -> str:
         digest=digest,
         training=_describe_training(checkpoint.path),
     )
+
+
+def _keep_by_hand(path: Path, card: str) -> str:
+    """Card with what people have written into the one that it replaces."""
+    try:
+        before = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return card
+    made, mark, by_hand = card.partition(_BY_HAND)
+    _, found, kept = before.partition(_BY_HAND)
+    if not found:
+        kept = f"{by_hand}\n## Before\n\n{before}"
+    if kept != by_hand:
+        logger.warning(
+            "%s: kept what was written into it by hand; check whether it holds for the new weights",
+            path,
+        )
+    return made + mark + kept
 
 
 def _describe_training(source: Path) -> str:

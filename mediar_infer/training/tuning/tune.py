@@ -141,7 +141,10 @@ def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[Tra
         ),
     )
     _report(index, run_path)
-    records = index.records
+    # Whatever role a manifest gives them, these are the images to tune on.
+    records = [
+        replace(record, role="target") for record in index.records if record.role in LABELLED_ROLES
+    ]
     n_different = len({record.digest for record in records})
     if n_different < 2:
         raise UsageError(
@@ -228,7 +231,7 @@ def _find_memory(options: TuneOptions, known: Collection[str]) -> list[TrainingI
     if path is None:
         return []
     if path.is_file():
-        found = [record for record in read_table(path) if record.role in LABELLED_ROLES]
+        found = read_table(path)
     else:
         index = index_folders(
             [path],
@@ -241,6 +244,7 @@ def _find_memory(options: TuneOptions, known: Collection[str]) -> list[TrainingI
         )
         log_problems(index.problems)
         found = index.records
+    found = [record for record in found if record.role in LABELLED_ROLES]
     records = [
         replace(record, image_id=f"memory:{record.image_id}", role="public")
         for record in found

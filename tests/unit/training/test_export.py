@@ -84,6 +84,30 @@ def test_card_tells_architecture_and_digest(source, tmp_path):
     assert "decoder (16, 16, 8, 8, 8), PAB 8" in text
 
 
+@pytest.mark.parametrize(
+    ("written", "expected", "is_told"),
+    [
+        (None, "**Data.** To be written", False),
+        (b"**Training.** old\n\n**Data.** 40 images\n\n**Quality.** 0.9 \xff\n",
+         "**Data.** 40 images\n\n**Quality.** 0.9 \udcff\n", True),
+        (b"# Ours\n\nA card of our own.\n", "## Before\n\n# Ours\n\nA card of our own.\n", True),
+    ],
+)  # fmt: skip
+def test_replaced_card_keeps_what_people_wrote(
+    source, tmp_path, caplog, written, expected, is_told
+):
+    *_, card = export_weights(source, tmp_path / "mine.safetensors", has_graph=False)
+    if written is not None:
+        card.write_bytes(written)
+    for _ in range(2):
+        export_weights(source, tmp_path / "mine.safetensors", has_graph=False, replaces=True)
+        text = card.read_text(errors="surrogateescape")
+        assert text.count(expected) == 1
+        assert compute_digest(tmp_path / "mine.safetensors") in text
+        assert "old" not in text
+    assert ("kept what was written into it by hand" in caplog.text) == is_told
+
+
 def test_graph_is_exported_once(source, tmp_path, monkeypatch):
     made = []
 

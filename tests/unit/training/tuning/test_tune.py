@@ -186,6 +186,27 @@ def test_images_to_tune_on_are_no_part_of_the_memory(
     assert "3 of 5 images are among those to tune on" in caplog.text
 
 
+def test_roles_of_a_manifest_do_not_change_what_is_tuned_on(folder, options, tmp_path, monkeypatch):
+    score_by_share(monkeypatch, {0.0: 0.1, 0.25: 0.2, 0.5: 0.1, 0.75: 0.1})
+    memory = tmp_path / "memory"
+    for place, names in ((folder, ["cell0", "cell1", "cell2"]), (memory, ["old0", "old1"])):
+        records = [make_record(place, name) for name in names]
+        rows = [
+            f"{record.image_id},{role},{record.image_path},{record.label_path}"
+            for record, role in zip(records, ("public", "target", "public"), strict=False)
+        ]
+        image = place / "unlabelled.png"
+        shutil.copy(records[0].image_path, image)
+        rows.append(f"unlabelled,tuning,{image},")
+        (place / "manifest.csv").write_text("\n".join(["id,role,image,label", *rows]) + "\n")
+    tune(folder, tmp_path / "out.safetensors", replace(options, memory=memory, steps=1))
+    used = read_table(tmp_path / "out.run" / "table.csv")
+    assert {each.image_id: each.role for each in used} == {
+        **dict.fromkeys(["cell0", "cell1", "cell2"], "target"),
+        **dict.fromkeys(["memory:old0", "memory:old1"], "public"),
+    }
+
+
 def test_memory_of_the_images_to_tune_on_alone_is_refused(folder, options, tmp_path):
     with pytest.raises(UsageError, match="no labelled image to replay besides 3 of those to tune"):
         tune(folder, tmp_path / "out.safetensors", replace(options, memory=folder))
