@@ -28,7 +28,7 @@ LABELS = --label org.opencontainers.image.version=$(VERSION) \
 ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(IMAGE))))
 GC_ARCHIVE = $(subst :,-,$(subst /,-,$(subst :latest,,$(GC_IMAGE))))
 
-.PHONY: help demo smoke test consumers hosts gpu fuzz lint docs notebook image image-check submission gc-image gc-test gc-save clean
+.PHONY: help demo smoke test consumers hosts bench gpu fuzz lint docs notebook image image-check submission gc-image gc-test gc-save clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,15 @@ consumers: $(VENV)/.ready ## check exports with the programs that read them
 hosts: $(HOSTS_VENV)/.ready ## test the plugin in napari, and the recipes in Sopa and LazySlide
 	$(if $(DISPLAY),,xvfb-run --auto-servernum) $(HOSTS_VENV)/bin/python -m pytest -W default \
 	    tests/consumers/test_napari.py tests/consumers/test_recipes.py
+
+# Nothing else may run meanwhile. The label stage is compared with Cellpose, by bench_labels.py.
+bench: $(VENV)/.ready ## measure the speed of this machine's CPU, in a quarter of an hour
+	$(PY) benchmarks/bench_cold_start.py --output benchmarks/results/cold_start.json
+	$(PY) benchmarks/bench_process.py --output benchmarks/results/process.json
+	$(PY) benchmarks/bench_network_cpu.py --precisions float32 bfloat16 int8 \
+	    --output benchmarks/results/network_cpu.json
+	$(PY) benchmarks/bench_folder.py --output benchmarks/results/folder.json
+	$(PY) benchmarks/bench_dask.py --output benchmarks/results/dask.json
 
 gpu: $(VENV)/.ready ## prove parity and speed on a GPU, in ten minutes
 	$(PY) benchmarks/bench_gpu.py
