@@ -150,8 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = [each for each in arguments if each in _COMMANDS]
     args = build_parser(*named[:1]).parse_args(arguments)
     return_large_blocks()
-    is_resumable = args.command == "predict"
-    stopped = "interrupted" + ("; finished images are in the output folder" if is_resumable else "")
+    stopped = "interrupted"
+    if args.command == "predict":
+        stopped += "; finished images are in the output folder; rerun with --resume to do the rest"
     return run_command(_COMMANDS[args.command][0], args, stopped)
 
 

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Final
 
@@ -17,6 +18,7 @@ _THREADS_PER_CORE: Final = 6
 _THREAD_FAILURES: Final = ("can't start new thread", "Resource temporarily unavailable")
 _PARENT_DEATH_SIGNAL: Final = 1
 """Option of ``prctl``."""
+_PASSED_ON: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGTSTP, signal.SIGCONT)
 
 
 def explain_limits(error: BaseException) -> str | None:
@@ -100,21 +102,40 @@ def survive_address_limit(report: Callable[[str], None]) -> None:
     if limit is None:
         return
     flush_stdout()
+    # Until both know what to do with them.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     child = os.fork()
     if child == 0:
+        # A group of its own: a signal to the group of the parent, as from a terminal, would reach
+        # the child twice, and the second one would interrupt how it ends.
+        os.setpgid(0, 0)
         if sys.platform.startswith("linux"):
             # A parent that is killed must not leave its child at work.
             ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return
-
-    def pass_on(signum: int, _frame: FrameType | None) -> None:
-        os.kill(child, signum)
-
-    signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the child as well
+    _pass_signals_on(child)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS):
         crash = signal.Signals(-code).name
         report(f"found a crash ({crash}) under {_describe_address_limit(limit)}")
         os._exit(1)
     os._exit(code if code >= 0 else 128 - code)
+
+
+def _pass_signals_on(child: int) -> None:
+    """Pass on to a child what stops this process for good or for a while."""
+
+    def pass_on(signum: int, _frame: FrameType | None) -> None:
+        with suppress(ProcessLookupError):  # it has just ended
+            # What the child has started is paused with it, but stopped by it.
+            send = os.killpg if signum in (signal.SIGTSTP, signal.SIGCONT) else os.kill
+            send(child, signum)
+        if signum == signal.SIGTSTP:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    for number in _PASSED_ON:
+        # A shell ignores Ctrl-C for what it starts in the background.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, pass_on)

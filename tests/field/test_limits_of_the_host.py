@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 from folder_helpers import ROOT, noise, subprocess_environment, write_image
@@ -44,16 +46,78 @@ def test_exit_code_under_a_limit_is_that_of_the_command(code):
     assert (process.returncode, out, err) == (code, "done\n", "")
 
 
-def test_termination_under_a_limit_reaches_the_command():
-    command = (
-        "lambda: [signal.signal(signal.SIGTERM, lambda *_: os._exit(7)),"
-        " print('ready', flush=True), time.sleep(60)]"
-    )
-    process = _limited(["-c", _RUN.format(command)])
+_COUNTING = """
+def command():
+    received = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda signum, _: received.append(signum))
+    print("ready", flush=True)
+    deadline = time.monotonic() + 60
+    while not received and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    print([int(number) for number in received])
+    return 128 + received[0]
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_signal_under_a_limit_reaches_the_command_once(send, number):
+    """Whether it comes from ``kill``, or from a terminal, which sends it to the whole group."""
+    script = f"import os, signal, sys, time\n{_COUNTING}\n{_RUN.format('command')}"
+    process = _limited(["-c", script], start_new_session=True)
     assert process.stdout.readline() == "ready\n"
-    process.terminate()
+    send(process.pid, number)
+    out, err = process.communicate()
+    assert (process.returncode, out, err) == (128 + number, f"[{int(number)}]\n", "")
+
+
+def test_command_under_a_limit_stops_and_goes_on_with_its_parent():
+    """As by Ctrl-Z and ``fg``."""
+    command = "lambda: [print('ready', flush=True), time.sleep(60)]"
+    process = _limited(["-c", _RUN.format(command)], start_new_session=True)
+    assert process.stdout.readline() == "ready\n"
+    [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for number, stopped in ((signal.SIGTSTP, True), (signal.SIGCONT, False)):
+        os.kill(process.pid, number)
+        for pid in (process.pid, child):
+            _await_state(pid, is_stopped=stopped)
+    process.kill()
     process.communicate()
-    assert process.returncode == 7
+
+
+def _await_state(pid, *, is_stopped):
+    deadline = time.monotonic() + 60
+    while (_read_state(pid) == "T") != is_stopped:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _read_state(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_interrupt_of_a_run_under_a_limit_ends_with_130(tmp_path, weights_dir):
+    """Sent to the process that was started alone, as by a program that supervises it."""
+    write_image(tmp_path / "in" / "a.png", noise(3000, 3000))
+    outputs = tmp_path / "out"
+    process = _limited(
+        ["-m", "mediar_infer", "predict", "-i", tmp_path / "in", "-o", outputs, "--device", "cpu",
+         "--weights", weights_dir, "--plan", "fast", "--threads", "1"]
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(outputs.glob(".a_label*.part")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("ERROR interrupted; finished images are in the output")
+    assert err.endswith("rerun with --resume to do the rest\n")
+    assert not list(outputs.glob("*label*"))
 
 
 def test_address_space_that_is_too_small_for_the_libraries_is_named(tmp_path):
