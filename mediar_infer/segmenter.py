@@ -229,7 +229,7 @@ class Segmenter:
         """
         _check_not_forked()
         self._choose_scale(source, trace)
-        _check_memory(source, self.config, len(self.members), trace.scale)
+        check_memory(source, self.config, len(self.members), trace.scale)
         with trace.stage("preprocess"):
             source = merge_channels(source)
             scaling = compute_scaling(source)
@@ -348,10 +348,20 @@ def _check_not_forked() -> None:
         )
 
 
-def _check_memory(source: ImageSource, config: EngineConfig, n_members: int, scale: float) -> None:
-    """Refuse an image that cannot fit, before a system that is out of memory ends the process."""
+def check_memory(source: ImageSource, config: EngineConfig, n_members: int, scale: float) -> None:
+    """Refuse an image that cannot fit, before a system that is out of memory ends the process.
+
+    Args:
+        source: the image.
+        config: settings.
+        n_members: models that predict it in this process; 0 if others predict it.
+        scale: size at which they see it.
+
+    Raises:
+        ImageReadError: if it takes more memory than this process may still use.
+    """
     height, width = scaled_shape((source.height, source.width), scale)
-    per_pixel = _ROW_BYTES_PER_PIXEL
+    per_pixel = _ROW_BYTES_PER_PIXEL if n_members else 0
     if config.fit_budget is not None:
         n_passes = n_members * len(config.plan.flips)
         per_pixel = _INPUT_BYTES_PER_PIXEL + _PACED_BYTES_PER_PIXEL * n_passes

@@ -18,6 +18,7 @@ from mediar_infer.image_work import ImageWork
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.labels.blocks import Labelling
 from mediar_infer.labels.kernels.choice import select_kernels
+from mediar_infer.segmenter import check_memory
 
 MAX_RANGE_BYTES: Final = 1 << 29
 """About the most that the maps of one range of rows take; a few ranges are held at once."""
@@ -61,7 +62,13 @@ class SpreadSegmenter:
         """Find the scaling of the image, which every worker needs.
 
         The stage ``network`` is the time spent waiting for maps.
+
+        Raises:
+            ImageReadError: if the image cannot be read, or its labels take more memory than this
+                process may still use.
         """
+        if not self._job.config.is_rescaled:  # otherwise once a worker has chosen the scale
+            check_memory(source, self._job.config, 0, trace.scale)
         with trace.stage("preprocess"):
             scaling = compute_scaling(source)
         trace.warn(*scaling.warnings)
@@ -80,6 +87,7 @@ class SpreadSegmenter:
             task = self._cluster.submit(choose_scale, self._image, scaling, priority=1)
             with trace.stage("network"):
                 self._cluster.result_of(source.name, task).note(trace)
+            check_memory(source, config, 0, trace.scale)
         scale = trace.scale
         height, width = scaled_shape((source.height, source.width), scale)
         window_rows = list_window_rows(height, width, config)

@@ -77,7 +77,7 @@ class _Sized:
 def test_memory_is_that_of_the_rows_that_are_held(monkeypatch, size, config, mib, fits):
     monkeypatch.setattr(segmenter, "available_memory_bytes", lambda: mib * MIB)
     with nullcontext() if fits else pytest.raises(ImageReadError, match="MiB to segment"):
-        segmenter._check_memory(_Sized(*size), config, 2, 1.0)
+        segmenter.check_memory(_Sized(*size), config, 2, 1.0)
 
 
 def test_a_result_that_cannot_be_held_is_refused_before_the_network_runs(monkeypatch):

@@ -19,6 +19,7 @@ from folder_helpers import ROOT, latest_records, names_of, read_ledger, slide, w
 from preload_perfect_network import perfect_from_pending
 from slides import decode_scene
 
+from mediar_infer import segmenter as segmenter_module
 from mediar_infer.cluster import client, connection, spread
 from mediar_infer.cluster import worker as cluster_worker
 from mediar_infer.cluster.row_ranges import split_rows
@@ -288,6 +289,31 @@ def test_fault_of_a_large_image_does_not_stop_the_others(
     assert [record.status for record in records] == ["failed"] + ["done"] * 5
     expected.pop("large_label.tiff")
     assert _label_files(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.usefixtures("small_ranges")
+def test_large_image_whose_labels_do_not_fit_here_fails_as_in_one_process(
+    cluster, inputs, tmp_path, weights_dir, monkeypatch, scale
+):
+    config = replace(CONFIG, masks=MaskConfig(blocks="paper"), scale=scale)
+    one, two = (RunOptions(Selection((inputs,)), tmp_path / name) for name in ("one", "two"))
+    needed = int(24 * 1000 * 300 * scale**2)
+    monkeypatch.setattr(segmenter_module, "available_memory_bytes", lambda: needed - 1)
+    monkeypatch.setattr(segmenter_module, "_ROW_BYTES_PER_PIXEL", 0)
+    segmenter = perfect_from_pending(PendingWeights([weights_dir], config))
+    expected = {each.file: each for each in run_folder(segmenter, one)}
+    records = client.run_on_cluster(
+        cluster.address, [weights_dir], config, two, spread_from=SPREAD_FROM
+    )
+    assert [record.status for record in records] == ["failed"] + ["done"] * 5
+    assert records[0].error == expected["large.tif"].error
+    assert "1,000 × 300 pixels that take at least" in records[0].error
+    monkeypatch.setattr(segmenter_module, "available_memory_bytes", lambda: needed)
+    records = client.run_on_cluster(
+        cluster.address, [weights_dir], config, two, spread_from=SPREAD_FROM
+    )
+    assert [record.status for record in records] == ["done"] * 6
 
 
 def test_weights_that_are_missing_on_the_workers_are_named(cluster, predict, inputs, capsys):
