@@ -23,6 +23,8 @@ from mediar_infer.training.augmentation.settings import Range
 _TRIES: Final = 3
 _STRETCH: Final = (0.87, 1.15)
 _LEAST_SHOWN: Final = 0.85
+_ENLARGED: Final = 1.2
+"""Images that are zoomed by more are interpolated smoothly, and outlines of their cells too."""
 
 
 def measure_cell_size(labels: LabelArray) -> float:
@@ -94,7 +96,9 @@ def cut_view(
     to_image, size = view.to_image(), (view.size, view.size)
     # The axis of the mirror is the outer edge of the last pixel, which shrinking does not move.
     border = cv2.BORDER_REFLECT if view.mirrors else cv2.BORDER_CONSTANT
-    crop = cut_labels(labels, to_image, view.size, mirrors=view.mirrors)
+    is_enlarged = min(view.zoom) > _ENLARGED
+    cut = enlarge_labels if is_enlarged else cut_labels
+    crop = cut(labels, to_image, view.size, mirrors=view.mirrors)
     if view.mirrors and view.reaches_beyond(labels.shape):
         # A cell and its mirror image elsewhere would have one centre, to which only one flows.
         crop = split_regions(crop, connectivity=2).astype(np.int32)
@@ -107,7 +111,7 @@ def cut_view(
         to_source = to_image * scale[:, None]
         to_source[:, 2] += scale / 2 - 0.5
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    if min(view.zoom) > 1.2:
+    if is_enlarged:
         flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     shown = cv2.warpAffine(
         np.ascontiguousarray(source), to_source, size, flags=flags, borderMode=border
@@ -129,9 +133,7 @@ def cut_labels(
     Returns:
         ``(size, size)`` int32.
     """
-    steps = np.arange(size)
-    places = [row[0] * steps[None, :] + row[1] * steps[:, None] + row[2] for row in to_image]
-    x, y = map(_nearest, places)
+    y, x = map(_nearest, _find_places(to_image, size))
     (height, width), inside = labels.shape, np.bool_(True)
     if mirrors:
         y, x = _mirror(y, height), _mirror(x, width)
@@ -140,6 +142,93 @@ def cut_labels(
         y, x = y.clip(0, height - 1), x.clip(0, width - 1)
     cut: LabelArray = np.where(inside, labels[y, x], np.int32(0))
     return cut
+
+
+def enlarge_labels(
+    labels: LabelArray, to_image: npt.NDArray[np.float64], size: int, *, mirrors: bool
+) -> LabelArray:
+    """Cut an enlarged view out of labels, with smooth outlines instead of the edges of pixels.
+
+    A pixel of the crop gets the id, or the background, that weighs most among the 3 × 3 pixels
+    around the place that it shows, by a quadratic B-spline. Lines and gaps of one pixel along the
+    axes keep their width; a cell of a single pixel may vanish.
+
+    Args:
+        labels: ``(H, W)`` int32. Not modified.
+        to_image: as for :func:`cut_labels`.
+        size: as for :func:`cut_labels`.
+        mirrors: as for :func:`cut_labels`.
+
+    Returns:
+        ``(size, size)`` int32.
+    """
+    places = _find_places(to_image, size)
+    y, x = map(_nearest, places)
+    first = y.min() - 1, x.min() - 1
+    shown = _cut_rectangle(labels, first, (y.max() + 2, x.max() + 2), mirrors=mirrors)
+    n_columns = shown.shape[1]
+    index = (y - first[0]) * n_columns + (x - first[1])
+    cut: LabelArray = shown.ravel()[index]
+    mixed = np.flatnonzero(_find_mixed(shown).ravel()[index])
+    nearest, index = cut.ravel()[mixed], index.ravel()[mixed]
+    weights_y, weights_x = (
+        _spline_weights((place - whole).ravel()[mixed].astype(np.float32))
+        for place, whole in zip(places, (y, x), strict=True)
+    )
+    weights = (weights_y[:, None] * weights_x).reshape(9, -1)
+    steps = np.add.outer(np.arange(-1, 2) * n_columns, np.arange(-1, 2)).ravel()
+    around = shown.ravel()[index + steps[:, None]]
+    # Mostly the nearest pixel's label has more than all others together.
+    open_ = np.flatnonzero((weights * (around == nearest)).sum(axis=0) < 0.5)
+    weights, around = weights[:, open_], around[:, open_]
+    votes = np.stack([(weights * (around == each)).sum(axis=0) for each in around])
+    cut.ravel()[mixed[open_]] = around[votes.argmax(axis=0), np.arange(open_.size)]
+    return cut
+
+
+def _find_places(
+    to_image: npt.NDArray[np.float64], size: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """``(size, size)`` y and x in the image of each pixel of a crop."""
+    steps = np.arange(size)
+    x, y = (row[0] * steps[None, :] + row[1] * steps[:, None] + row[2] for row in to_image)
+    return y, x
+
+
+def _cut_rectangle(
+    labels: LabelArray, first: tuple[int, int], last: tuple[int, int], *, mirrors: bool
+) -> LabelArray:
+    """Cut whole pixels out of labels, from a first place to before a last one."""
+    rows, columns = (np.arange(*ends) for ends in zip(first, last, strict=True))
+    height, width = labels.shape
+    if mirrors:
+        return labels[_mirror(rows, height)[:, None], _mirror(columns, width)]
+    cut: LabelArray = labels[rows.clip(0, height - 1)[:, None], columns.clip(0, width - 1)]
+    cut[(rows < 0) | (rows >= height)] = 0
+    cut[:, (columns < 0) | (columns >= width)] = 0
+    return cut
+
+
+def _find_mixed(labels: LabelArray) -> npt.NDArray[np.bool_]:
+    """``(H, W)`` pixels of which a 4-neighbour inside the array has another label.
+
+    Where only a corner differs, the pixel and its 4-neighbours weigh more than half together.
+    """
+    mixed = np.zeros(labels.shape, np.bool_)
+    for one, other in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        differ = labels[one] != labels[other]
+        mixed[one] |= differ
+        mixed[other] |= differ
+    return mixed
+
+
+def _spline_weights(offset: Float32Array) -> Float32Array:
+    """``(3, n)`` weights of the pixels before, at and after the one nearest to a place.
+
+    Args:
+        offset: ``(n,)`` from that pixel to the place, -0.5 to 0.5.
+    """
+    return np.stack([(0.5 - offset) ** 2 / 2, 0.75 - offset**2, (0.5 + offset) ** 2 / 2])
 
 
 def _nearest(places: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

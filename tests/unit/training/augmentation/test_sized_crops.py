@@ -127,8 +127,10 @@ def test_image_and_labels_show_the_same(zoom, angle):
     shown = view(centre=(90.0, 95.0), zoom=(zoom, 1.1 * zoom), angle=angle, size=64, mirrors=True)
     crop, cut = cut_view(np.moveaxis(data["image"], 0, 2), data["label"][0], shown)
     near = 2 * int(3 * max(1.0, zoom)) + 1  # interpolation reaches two pixels of the image
-    inner = cv2.erode((cut > 0).astype(np.uint8), np.ones((near, near), np.uint8)) > 0
-    outer = cv2.dilate((cut > 0).astype(np.uint8), np.ones((near, near), np.uint8)) > 0
+    is_cell, around = (cut > 0).astype(np.uint8), np.ones((near, near), np.uint8)
+    # What lies beside the crop is unknown.
+    inner = cv2.erode(is_cell, around, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
+    outer = cv2.dilate(is_cell, around) > 0
     assert inner.any()
     assert crop[inner].min() > 200
     assert crop[~outer].max(initial=0) < 55
@@ -183,6 +185,71 @@ def test_without_cells_and_on_images_smaller_than_the_crop_it_gives_a_crop():
             change = build(turn_prob=turn)
             change.set_random_state(seed=1)
             assert change(data)["image"].shape == (3, SIZE, SIZE)
+
+
+def _draw_true(places, radius, shown):
+    """Discs as a view shows them, drawn in the pixels of the crop."""
+    steps = np.arange(shown.size)
+    x, y = (row[0] * steps + row[1] * steps[:, None] + row[2] for row in shown.to_image())
+    labels = np.zeros((shown.size, shown.size), np.int32)
+    for number, (cy, cx) in enumerate(places, start=1):
+        labels[(y - cy) ** 2 + (x - cx) ** 2 <= radius**2] = number
+    return labels
+
+
+def _mean_iou(labels, true):
+    ids = np.unique(true)[1:]
+    shared = [((labels == i) & (true == i)).sum() for i in ids]
+    joined = [((labels == i) | (true == i)).sum() for i in ids]
+    return np.mean(np.divide(shared, joined))
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.6])
+@pytest.mark.parametrize("zoom", [1.3, 2.0, 2.5])
+def test_enlarged_cells_have_smooth_outlines(zoom, angle):
+    rng = np.random.default_rng(0)
+    places = [(y, x) for y in (12, 40, 68) for x in (12, 43, 74)] + rng.uniform(-2, 2, (9, 2))
+    labels = draw_discs(places, radius=8)
+    image = np.zeros((*labels.shape, 3), np.uint8)
+    shown = view(centre=(40.3, 43.4), zoom=(zoom, zoom), angle=angle, size=256)
+    true = _draw_true(places, 8, shown)
+    smooth = cut_view(image, labels, shown)[1]
+    nearest = cut_labels(labels, shown.to_image(), shown.size, mirrors=False)
+    assert set(np.unique(smooth)) == set(np.unique(nearest))
+    assert 1 - _mean_iou(smooth, true) < 0.8 * (1 - _mean_iou(nearest, true))
+    areas = np.bincount(smooth.ravel())[1:] / np.bincount(true.ravel())[1:]
+    assert np.abs(areas - 1).max() < 0.04
+    assert areas.mean() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("zoom", [1.5, 2.0, 3.0])
+def test_lines_and_gaps_of_one_pixel_keep_their_width_when_enlarged(zoom):
+    labels = np.tile(np.array([5, 5, 5, 0, 8, 8, 8, 0, 0, 9, 0, 0], np.int32), (12, 1))
+    image = np.zeros((*labels.shape, 3), np.uint8)
+    shown = view(centre=(5.5, 5.5), zoom=(zoom, zoom), size=int(12 * zoom))
+    smooth = cut_view(image, labels, shown)[1]
+    nearest = cut_labels(labels, shown.to_image(), shown.size, mirrors=False)
+    assert np.array_equal(smooth[4:-4, 4:], nearest[4:-4, 4:])  # corners at the edges are round
+
+
+def test_touching_cells_share_what_lies_between_them_when_enlarged():
+    labels = np.full((40, 40), 3, np.int32)
+    y, x = np.mgrid[:40, :40]
+    labels[y > 1.4 * x - 8], labels[y + x > 60] = 7, 2**31 - 1
+    image = np.zeros((40, 40, 3), np.uint8)
+    smooth = cut_view(image, labels, view(centre=(19.2, 19.7), zoom=(2.5, 2.6), size=90))[1]
+    assert set(np.unique(smooth)) == {3, 7, 2**31 - 1}
+
+
+@pytest.mark.parametrize("mirrors", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (30, 20)])
+def test_enlarged_views_reach_beyond_small_images(shape, mirrors):
+    labels = np.ones(shape, np.int32)
+    shown = view(centre=(0.0, 0.0), zoom=(1.3, 1.4), angle=0.6, size=64, mirrors=mirrors)
+    smooth = cut_view(np.zeros((*shape, 3), np.uint8), labels, shown)[1]
+    nearest = cut_labels(labels, shown.to_image(), 64, mirrors=mirrors)
+    near = cv2.dilate((nearest > 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert (smooth > 0).all() if mirrors else not (smooth[~near] > 0).any()
 
 
 @pytest.mark.parametrize("zoom", [0.3, 0.45, 0.6])
