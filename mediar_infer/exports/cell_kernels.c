@@ -109,8 +109,8 @@ void mediar_add_values(const uint32_t *labels, const double *values, int64_t n_p
         const double *value = values + i * channels;
         for (int64_t c = 0; c < channels; c++) {
             sums[place + c] += value[c];
-            /* NaN stays: a mean of it is NaN too. */
-            if (!(value[c] <= maxima[place + c])) maxima[place + c] = value[c];
+            /* NaN stays, whatever follows it: a mean of it is NaN too. */
+            if (value[c] > maxima[place + c] || value[c] != value[c]) maxima[place + c] = value[c];
         }
     }
 }

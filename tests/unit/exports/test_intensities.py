@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from mediar_infer.exports.intensities import name_channels
+from mediar_infer.exports.cells import index_cells
+from mediar_infer.exports.intensities import measure_intensities, name_channels
+from mediar_infer.exports.label_rows import ArrayLabelRows
 from mediar_infer.images.sources import ArraySource
 
 
@@ -24,3 +26,12 @@ def test_every_channel_has_a_name_of_its_own(names, expected):
     found = name_channels(source)
     assert found == expected
     assert len(set(found)) == len(names)
+
+
+def test_one_missing_pixel_leaves_a_cell_without_mean_and_maximum():
+    values = np.array([[9, np.nan, 2, 3], [5, 6, 7, 4]], np.float32)
+    labels = np.array([[1, 1, 1, 2], [2, 2, 2, 2]], np.uint8)
+    rows = ArrayLabelRows(labels)
+    columns = measure_intensities(rows, index_cells(rows), ArraySource(values))
+    assert np.isnan([columns["mean_0"][0], columns["max_0"][0]]).all()
+    assert (columns["mean_0"][1], columns["max_0"][1]) == (5, 7)
