@@ -1,7 +1,8 @@
 """Candidates for training data: image and label files paired by name or by a manifest."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
@@ -61,7 +62,8 @@ def find_candidates(
     without such a sub-folder, of the folder itself or else of its sub-folders; the labels of
     ``NAME.ext`` are ``NAME_label.tiff`` (``.tif``, ``.png``, ``.bmp``) beside it, or that or
     ``NAME.tiff`` in ``labels/``. For ``a.b.ext`` both ``a.b_label.tiff`` and the challenge's
-    ``a_label.tiff`` fit. Other common names are also recognised, see ``layouts``.
+    ``a_label.tiff`` fit, the latter if no other image is called ``a.…``. Other common names are
+    also recognised, see ``layouts``.
 
     Args:
         folder: to look into.
@@ -89,10 +91,16 @@ def find_candidates(
 def _pair(layout: Layout) -> tuple[list[CandidateImage], list[Problem]]:
     problems = list(layout.problems)
     labels = _group_by_image(layout)
+    # Of two images of one name up to the first dot, one would get the labels of the other.
+    whole_names: defaultdict[str, set[str]] = defaultdict(set)
+    for image in layout.images:
+        whole_names[_short_name(image)].add(image.stem)
     candidates = []
     used: set[Path] = set()
     for image in layout.images:
-        paths = next((labels[stem] for stem in _stems(image) if stem in labels), [])
+        short = _short_name(image)
+        names = [image.stem, short] if len(whole_names[short]) == 1 else [image.stem]
+        paths = next((labels[name] for name in names if name in labels), [])
         candidates.append(CandidateImage(image.stem, image, paths[0] if paths else None))
         problems += [
             Problem(SECOND_LABELS, path, f"{paths[0].name} as well")
@@ -101,7 +109,7 @@ def _pair(layout: Layout) -> tuple[list[CandidateImage], list[Problem]]:
         ]
         used.update(paths)
     problems += [
-        Problem(MISSING_IMAGE, path, "no image of that name")
+        Problem(MISSING_IMAGE, path, _describe_absence(path, whole_names))
         for path in (*layout.marked, *layout.labels)
         if path not in used
     ]
@@ -121,8 +129,15 @@ def _group_by_image(layout: Layout) -> dict[str, list[Path]]:
     return groups
 
 
-def _stems(image: Path) -> tuple[str, str]:
-    return image.stem, image.name.split(".")[0]
+def _short_name(image: Path) -> str:
+    return image.name.split(".")[0]
+
+
+def _describe_absence(labels: Path, whole_names: Mapping[str, Collection[str]]) -> str:
+    names = sorted(whole_names.get(find_marked_stem(labels) or labels.stem, ()))
+    if not names:
+        return "no image of that name"
+    return f"{len(names)} images of this name up to the first dot, such as {names[0]}"
 
 
 def read_data_manifest(path: Path) -> list[CandidateImage]:

@@ -8,6 +8,7 @@ from mediar_infer.training.data.candidates import (
     read_data_manifest,
     write_data_manifest,
 )
+from mediar_infer.training.data.problems import MISSING_IMAGE
 
 
 def touch(folder, *names):
@@ -44,6 +45,19 @@ def test_name_with_dots_matches_whole_or_up_to_first_dot(tmp_path):
     touch(tmp_path, "a.1.png", "a.1_label.tiff", "b.1.png", "b_label.tiff")
 
     assert pairs(tmp_path) == {"a.1.png": "a.1_label.tiff", "b.1.png": "b_label.tiff"}
+
+
+def test_labels_of_a_name_up_to_the_first_dot_are_those_of_one_image(tmp_path):
+    touch(tmp_path, "a.t1.png", "a.t2.png", "a_label.tiff", "b.png", "b.ome.tif", "b_label.tiff")
+    touch(tmp_path, "c.1.png", "c.1.tif", "c_label.tiff")
+
+    assert pairs(tmp_path) == {
+        "a.t1.png": None, "a.t2.png": None, "b.ome.tif": None, "b.png": "b_label.tiff",
+        "c.1.png": "c_label.tiff", "c.1.tif": "c_label.tiff",
+    }  # fmt: skip
+    _, problems = find_candidates(tmp_path)
+    assert [(each.path.name, each.kind) for each in problems] == [("a_label.tiff", MISSING_IMAGE)]
+    assert "2 images of this name up to the first dot, such as a.t1" in problems[0].found
 
 
 def test_images_are_in_natural_order(tmp_path):
