@@ -14,7 +14,11 @@ from mediar_infer.labels.naming import group_label_files
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.labels.scoring import ALL_IMAGES
 from mediar_infer.output_files import write_bytes
-from mediar_infer.training.data.candidates import find_candidates
+from mediar_infer.training.data.candidates import (
+    CandidateImage,
+    find_candidates,
+    make_ids_unique,
+)
 from mediar_infer.training.data.cell_statistics import (
     CellMeasures,
     concatenate_measures,
@@ -89,16 +93,28 @@ def _list_labels(data: Path, group: str | None) -> tuple[dict[str, Path], dict[s
     """Image id → label file, and image id → group."""
     if data.is_dir():
         candidates, problems = find_candidates(data)
-        paths = {each.image_id: each.label_path for each in candidates if each.label_path}
+        labelled = [each for each in candidates if each.label_path]
         # labels without their images are measured, too
         alone = [each.path for each in problems if each.kind is MISSING_IMAGE]
-        if not paths and not alone:
+        if not labelled and not alone:
             alone = sorted(path for path in data.iterdir() if path.is_file())
-        by_image = group_label_files(alone)
-        return paths | {stem: files[0] for stem, files in by_image.items()}, {}
+        unique, _ = make_ids_unique([*labelled, *_to_candidates(alone)])
+        return {each.image_id: each.label_path for each in unique if each.label_path}, {}
     records = [record for record in read_table(data) if record.label_path]
     groups = {each.image_id: getattr(each, group) for each in records} if group else {}
     return {each.image_id: each.label_path for each in records if each.label_path}, groups
+
+
+def _to_candidates(label_files: Sequence[Path]) -> list[CandidateImage]:
+    """Label files that have no image, one per name and folder."""
+    folders = dict.fromkeys(path.parent for path in label_files)
+    return [
+        CandidateImage(name, files[0], files[0])
+        for folder in folders
+        for name, files in group_label_files(
+            path for path in label_files if path.parent == folder
+        ).items()
+    ]
 
 
 def _measure_files(

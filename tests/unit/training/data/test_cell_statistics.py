@@ -27,6 +27,21 @@ def save(path, labels):
     write_labels(path, [labels], height=labels.shape[0], width=labels.shape[1])
 
 
+@pytest.mark.parametrize("with_images", [True, False])
+def test_command_measures_images_of_one_name_in_several_folders(tmp_path, with_images):
+    for number, place in enumerate(("train", "test"), start=1):
+        for name in ("0", "1"):
+            labels = np.zeros((12, 16), np.uint16)
+            labels[2:4, 2 : 3 + number] = 1
+            save(tmp_path / "data" / place / f"{name}_label.tiff", labels)
+            if with_images:
+                cv2.imwrite(str(tmp_path / "data" / place / f"{name}.png"), np.ones((12, 16)))
+    assert run(tmp_path / "data", "-o", tmp_path / "out") == 0
+    lines = (tmp_path / "out" / "cells.csv").read_text().splitlines()[1:]
+    assert sorted(int(line.rpartition(",")[2]) for line in lines) == [4, 4, 6, 6]
+    assert len({line.partition(",")[0] for line in lines}) == 4
+
+
 def test_round_cell_measures_one_one_and_its_area():
     labels = np.zeros((60, 60), np.int32)
     labels[disk((30, 30), 20)] = 7
