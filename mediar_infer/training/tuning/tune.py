@@ -81,7 +81,8 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
     """Fine-tune a model on a folder of labelled images.
 
     Args:
-        folder: images with ``NAME_label.tiff`` beside them, or ``images/`` and ``labels/``.
+        folder: images with ``NAME_label.tiff`` beside them, or ``images/`` and ``labels/``, or a
+            manifest, whose labelled images are all tuned on, whatever role it gives them.
         output: ``NAME.safetensors``, for ``predict --weights``; its run is kept in ``NAME.run``.
         options: start, memory, length.
 
@@ -141,15 +142,26 @@ def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[Tra
         ),
     )
     _report(index, run_path)
-    # Whatever role a manifest gives them, these are the images to tune on.
+    # A manifest may call them public, as one of a converted set does.
     records = [
-        replace(record, role="target") for record in index.records if record.role in LABELLED_ROLES
+        replace(record, role="target") for record in index.records if record.label_path is not None
     ]
+    n_unused = len(index.records) - len(records)
+    if n_unused:
+        logger.info(
+            "%s: %d of %d images have no labels in their role; they are not used",
+            *(folder, n_unused, len(index.records)),
+        )
     n_different = len({record.digest for record in records})
     if n_different < 2:
         raise UsageError(
             f"{folder}: found {n_different} usable labelled images, expected at least two, one of"
             f" them to hold out; copies count once; see {run_path / 'problems.csv'}"
+        )
+    if not select_records(records, ("target",), "train"):
+        raise UsageError(
+            f"{folder}: found {len(records)} images, all of them held out (split val in the"
+            " manifest), expected at least one to train on; leave split empty for some"
         )
     if not any(map(_can_score, select_records(records, ("target",), "val"))):
         records = _hold_out_one(records, folder)
@@ -231,7 +243,7 @@ def _find_memory(options: TuneOptions, known: Collection[str]) -> list[TrainingI
     if path is None:
         return []
     if path.is_file():
-        found = read_table(path)
+        found = [record for record in read_table(path) if record.role in LABELLED_ROLES]
     else:
         index = index_folders(
             [path],
@@ -243,8 +255,7 @@ def _find_memory(options: TuneOptions, known: Collection[str]) -> list[TrainingI
             ),
         )
         log_problems(index.problems)
-        found = index.records
-    found = [record for record in found if record.role in LABELLED_ROLES]
+        found = [record for record in index.records if record.label_path is not None]
     records = [
         replace(record, image_id=f"memory:{record.image_id}", role="public")
         for record in found
@@ -264,6 +275,12 @@ def _find_memory(options: TuneOptions, known: Collection[str]) -> list[TrainingI
             f"{path}: found no labelled image to replay"
             + (f" besides {n_shared} of those to tune on" if n_shared else "")
             + f", expected one {expected}; or omit --memory"
+        )
+    if not select_records(records, ("public",), "val"):
+        logger.warning(
+            "%s: none of the %d images is held out, so that what is forgotten is not measured and"
+            " --max-loss has no effect; add images, or hold some out (split val)",
+            *(path, len(records)),
         )
     return records
 

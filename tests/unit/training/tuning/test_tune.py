@@ -186,25 +186,20 @@ def test_images_to_tune_on_are_no_part_of_the_memory(
     assert "3 of 5 images are among those to tune on" in caplog.text
 
 
-def test_roles_of_a_manifest_do_not_change_what_is_tuned_on(folder, options, tmp_path, monkeypatch):
+def test_memory_leaves_out_images_without_labels(folder, options, tmp_path, monkeypatch, caplog):
     score_by_share(monkeypatch, {0.0: 0.1, 0.25: 0.2, 0.5: 0.1, 0.75: 0.1})
     memory = tmp_path / "memory"
-    for place, names in ((folder, ["cell0", "cell1", "cell2"]), (memory, ["old0", "old1"])):
-        records = [make_record(place, name) for name in names]
-        rows = [
-            f"{record.image_id},{role},{record.image_path},{record.label_path}"
-            for record, role in zip(records, ("public", "target", "public"), strict=False)
-        ]
-        image = place / "unlabelled.png"
-        shutil.copy(records[0].image_path, image)
-        rows.append(f"unlabelled,tuning,{image},")
-        (place / "manifest.csv").write_text("\n".join(["id,role,image,label", *rows]) + "\n")
-    tune(folder, tmp_path / "out.safetensors", replace(options, memory=memory, steps=1))
+    for i in range(2):
+        make_record(memory, f"old{i}")
+    make_record(memory, "seen", "tuning")
+    lines = ["id,image,label,role,split"]
+    lines += [f"old{i},old{i}.png,old{i}_label.tiff,public,train" for i in range(2)]
+    (memory / "manifest.csv").write_text("\n".join([*lines, "seen,seen.png,,tuning,"]))
+    result = tune(folder, tmp_path / "out.safetensors", replace(options, memory=memory, steps=1))
     used = read_table(tmp_path / "out.run" / "table.csv")
-    assert {each.image_id: each.role for each in used} == {
-        **dict.fromkeys(["cell0", "cell1", "cell2"], "target"),
-        **dict.fromkeys(["memory:old0", "memory:old1"], "public"),
-    }
+    assert [each.image_id for each in used[3:]] == ["memory:old0", "memory:old1"]
+    assert result.chosen.memory_f1 is None
+    assert "memory: none of the 2 images is held out, so that what is forgotten is" in caplog.text
 
 
 def test_memory_of_the_images_to_tune_on_alone_is_refused(folder, options, tmp_path):
@@ -237,6 +232,48 @@ def test_held_out_image_has_a_cell_that_is_scored(folder, options, tmp_path, mon
     tifffile.imwrite(folder / "cell2_label.tiff", at_the_border)
     with pytest.raises(UsageError, match="found no image with a cell away from the border"):
         tune(folder, tmp_path / "other.safetensors", options)
+
+
+@pytest.mark.parametrize(
+    "roles", [("public",) * 3, ("target", "target", "public"), ("public", "target", "target")]
+)
+def test_labelled_images_are_tuned_on_whatever_role_their_manifest_gives(
+    folder, options, tmp_path, monkeypatch, roles, caplog
+):
+    caplog.set_level("INFO", "mediar_infer")
+    score_by_share(monkeypatch, {0.0: 0.1, 0.25: 0.2, 0.5: 0.1, 0.75: 0.1, 1.0: 0.1})
+    make_record(folder, "seen", role="tuning")
+    lines = ["id,image,label,role,split"]
+    lines += [
+        f"cell{i},cell{i}.png,cell{i}_label.tiff,{role},{'val' if i == 2 else ''}"
+        for i, role in enumerate(roles)
+    ]
+    (folder / "manifest.csv").write_text("\n".join([*lines, "seen,seen.png,,tuning,\n"]))
+    tune(folder, tmp_path / "out.safetensors", replace(options, hold_out=0, steps=1))
+    used = read_table(tmp_path / "out.run" / "table.csv")
+    assert [(each.image_id, each.role, each.split) for each in used] == [
+        ("cell0", "target", "train"),
+        ("cell1", "target", "train"),
+        ("cell2", "target", "val"),
+    ]
+    assert "2 images to train on, held out: cell2" in caplog.text
+    assert "1 of 4 images have no labels in their role; they are not used" in caplog.text
+
+
+def test_images_of_a_role_without_labels_are_not_counted(folder, options, tmp_path):
+    lines = ["id,image,label,role", "cell0,cell0.png,cell0_label.tiff,target"]
+    lines += [f"cell{i},cell{i}.png,,unlabelled" for i in (1, 2)]
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    with pytest.raises(UsageError, match="found 1 usable labelled images, expected at least"):
+        tune(folder, tmp_path / "out.safetensors", options)
+
+
+def test_manifest_that_holds_out_every_image_is_refused(folder, options, tmp_path):
+    lines = ["id,image,label,split"]
+    lines += [f"cell{i},cell{i}.png,cell{i}_label.tiff,val" for i in range(3)]
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    with pytest.raises(UsageError, match=r"mine: found 3 images, all of them held out \(split val"):
+        tune(folder, tmp_path / "out.safetensors", options)
 
 
 def test_one_image_is_too_few(options, tmp_path):
