@@ -122,10 +122,10 @@ def _draw_crop(image: Tensor, labels: LabelArray, coloured: BoolArray) -> Rgb:
 
 
 def draw_text(lines: Sequence[str], height: int, width: int) -> Rgb:
-    """Draw lines of ASCII text, white on black.
+    """Draw lines of text, white on black.
 
     Args:
-        lines: clipped at the end of the tile.
+        lines: clipped at the end of the tile; characters other than ASCII become question marks.
         height: height of the tile in pixels; a line takes 16.
         width: width of the tile in pixels.
     """
@@ -133,7 +133,8 @@ def draw_text(lines: Sequence[str], height: int, width: int) -> Rgb:
     for number, line in enumerate(lines, start=1):
         cv2.putText(
             tile,
-            line,
+            # OpenCV has no other letters, and crashes on names that are not UTF-8.
+            line.encode("ascii", "replace").decode(),
             (2, number * _LINE_HEIGHT - 4),
             cv2.FONT_HERSHEY_SIMPLEX,
             _FONT_SCALE,

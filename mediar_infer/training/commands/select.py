@@ -1,8 +1,6 @@
 """The ``select`` command: several weight files → a ranking on held-out images."""
 
 import argparse
-import csv
-import io
 import logging
 import math
 import sys
@@ -10,8 +8,8 @@ from pathlib import Path
 
 from mediar_infer.commands.arguments import add_option
 from mediar_infer.errors import UsageError
-from mediar_infer.output_files import write_bytes
 from mediar_infer.training.commands.run_options import add_table_argument
+from mediar_infer.training.data.csv_files import write_rows
 from mediar_infer.training.data.table import LABELLED_ROLES, read_table, select_records
 from mediar_infer.training.stages.execution import Execution
 from mediar_infer.training.stages.scoring import (
@@ -75,12 +73,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(scores: dict[Path, list[ImageScore]], path: Path) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("weights", "image_id", "modality", "n_cells", "f1"))
+    rows = []
     for weights, image_scores in scores.items():
         for score in image_scores:
             record = score.record
             f1 = f"{score.f1:.6f}" if score.f1s and not math.isnan(score.f1) else ""
-            writer.writerow((weights, record.image_id, record.modality, score.n_cells, f1))
-    write_bytes(path, text.getvalue().encode())
+            rows.append((weights, record.image_id, record.modality, score.n_cells, f1))
+    write_rows(path, ("weights", "image_id", "modality", "n_cells", "f1"), rows)

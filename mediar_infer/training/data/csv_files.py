@@ -12,6 +12,11 @@ from mediar_infer.output_files import write_bytes
 _ENCODING_ERRORS = "surrogateescape"
 
 
+def encode_text(text: str) -> bytes:
+    """Bytes of what ``read_rows`` has read: UTF-8, or the bytes of a file that is not."""
+    return text.encode("utf-8", _ENCODING_ERRORS)
+
+
 def read_rows(
     path: Path, columns: Sequence[str], expected: str
 ) -> Iterator[tuple[str, dict[str, str]]]:
@@ -73,4 +78,4 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode("utf-8", _ENCODING_ERRORS))
+    write_bytes(path, encode_text(text.getvalue()))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mediar_infer.errors import UsageError
+from mediar_infer.training.data.csv_files import encode_text
 from mediar_infer.training.data.table import LABELLED_ROLES, TrainingImage
 
 _N_SIZE_CLASSES = 4
@@ -116,7 +117,7 @@ def _draw(
     quotas = _share_out({name: len(groups) for name, groups in strata.items()}, hold_out)
     for name, groups in strata.items():
         # A generator per stratum: other strata do not change this one's order.
-        rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
+        rng = np.random.default_rng((seed, zlib.crc32(encode_text(name))))
         chosen += [groups[i] for i in rng.permutation(len(groups))[: quotas[name]]]
     return chosen
 

@@ -107,7 +107,8 @@ def write_projection(
     for number, kind in enumerate(kinds):
         chosen = plane[[modality == kind for modality in modalities]]
         marker = "osv^DP*X"[number % 8]
-        right.scatter(*chosen.T, s=14, marker=marker, label=f"{kind or 'unknown'} ({len(chosen)})")
+        name = kind.encode(errors="replace").decode() or "unknown"
+        right.scatter(*chosen.T, s=14, marker=marker, label=f"{name} ({len(chosen)})")
     right.set_title("modality")
     right.legend(fontsize=8)
     for axes in (left, right):

@@ -4,8 +4,6 @@ The paper embeds all target images with the phase-1 model and finds 40 clusters 
 (section 4.3); stages with amplified sampling then draw images of small clusters more often.
 """
 
-import csv
-import io
 import json
 import logging
 import math
@@ -24,6 +22,7 @@ from mediar_infer.network.checkpoints import build_model, load_checkpoint
 from mediar_infer.network.model import STRIDE
 from mediar_infer.network.weight_files import compute_digest
 from mediar_infer.output_files import write_bytes
+from mediar_infer.training.data.csv_files import write_rows
 from mediar_infer.training.data.samples import Sample, SampleStore, Uint8Image
 from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.networks.build import pool_features
@@ -112,13 +111,10 @@ def write_clusters(path: Path, records: Sequence[TrainingImage], clusters: Clust
     Raises:
         OutputError: if it cannot be written.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("image_id", "cluster"))
-    writer.writerows(
+    rows = [
         (record.image_id, int(cluster)) for record, cluster in zip(records, clusters, strict=True)
-    )
-    write_bytes(path, text.getvalue().encode("utf-8"))
+    ]
+    write_rows(path, ("image_id", "cluster"), rows)
 
 
 def find_earlier(

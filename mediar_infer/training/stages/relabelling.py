@@ -4,8 +4,6 @@ The paper relabels target images whose labels do not fit the prediction (section
 predictions to unlabelled images (section 6.6). Original label files are never touched.
 """
 
-import csv
-import io
 import json
 import logging
 import math
@@ -13,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import cv2
 import numpy as np
@@ -30,6 +28,7 @@ from mediar_infer.labels.reading import read_labels
 from mediar_infer.output_files import write_bytes
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.training.augmentation.contact_sheet import join_tiles
+from mediar_infer.training.data.csv_files import read_rows, write_rows
 from mediar_infer.training.data.digests import digest_file
 from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.stages.recipe import Recipe
@@ -67,6 +66,10 @@ class Decision:
     the labels are kept."""
     label_name: str = ""
     """New label file in the folder ``labels``; empty where the labels are kept."""
+
+
+_COLUMNS: Final = tuple(each.name for each in fields(Decision))
+"""Of the log."""
 
 
 def predict_labels(segmenter: Segmenter, record: TrainingImage) -> LabelArray:
@@ -170,7 +173,7 @@ def relabel(
         agreement = "" if math.isnan(decision.f1) else f"F1 {decision.f1:.3f}, "
         logger.info("%s: %s%s", record.image_id, agreement, decision.action)
         decisions.append(decision)
-    _write_log(folder / LOG_NAME, decisions)
+    write_rows(folder / LOG_NAME, _COLUMNS, [list(asdict(each).values()) for each in decisions])
     write_bytes(folder / _DESCRIPTION_NAME, json.dumps(description, indent=2).encode() + b"\n")
     return decisions
 
@@ -239,14 +242,6 @@ def _read_finished(folder: Path, description: Mapping[str, Any]) -> list[Decisio
     return None
 
 
-def _write_log(path: Path, decisions: Sequence[Decision]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [field.name for field in fields(Decision)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(decision) for decision in decisions)
-    write_bytes(path, text.getvalue().encode("utf-8"))
-
-
 def read_decisions(folder: Path) -> list[Decision]:
     """Read the log of a relabelling.
 
@@ -254,31 +249,25 @@ def read_decisions(folder: Path) -> list[Decision]:
         UsageError: if it does not exist.
         DataError: if a line is malformed.
     """
-    path = folder / LOG_NAME
+    expected = f"the columns {', '.join(_COLUMNS)}, as 'relabel' writes them"
+    return [
+        _from_row(row, place) for place, row in read_rows(folder / LOG_NAME, _COLUMNS, expected)
+    ]
+
+
+def _from_row(row: Mapping[str, str], place: str) -> Decision:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [_from_row(row) for row in csv.DictReader(file)]
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}); expected the log made by 'relabel'"
-        ) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: found no log of a relabelling ({error!r}), expected the columns"
-            f" {', '.join(field.name for field in fields(Decision))}; create it with 'relabel'"
-        ) from error
-
-
-def _from_row(row: Mapping[str, Any]) -> Decision:
-    return Decision(
-        image_id=row["image_id"],
-        n_true=int(row["n_true"]),
-        n_predicted=int(row["n_predicted"]),
-        n_matched=int(row["n_matched"]),
-        f1=float(row["f1"]),
-        action=row["action"],
-        label_name=row["label_name"],
-    )
+        return Decision(
+            image_id=row["image_id"],
+            n_true=int(row["n_true"]),
+            n_predicted=int(row["n_predicted"]),
+            n_matched=int(row["n_matched"]),
+            f1=float(row["f1"]),
+            action=cast(Action, row["action"]),
+            label_name=row["label_name"],
+        )
+    except ValueError as error:
+        raise DataError(f"{place}: {error}, expected a number; create it with 'relabel'") from error
 
 
 def find_label_paths(folder: Path, decisions: Iterable[Decision]) -> dict[str, Path]:

@@ -4,7 +4,6 @@ The images of a step follow from the seed and the step alone, so a resumed run, 
 processes, draw what one uninterrupted process would draw.
 """
 
-import csv
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 from mediar_infer.errors import DataError, UsageError
 from mediar_infer.training.augmentation.loader import Draw
+from mediar_infer.training.data.csv_files import read_rows
 from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.stages.stage_config import StageConfig
 
@@ -33,18 +33,17 @@ def read_clusters(path: Path) -> dict[str, int]:
         UsageError: if it is missing.
         DataError: if it lacks a column or holds something other than whole numbers.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return {row["image_id"]: int(row["cluster"]) for row in csv.DictReader(file)}
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}); expected the table made by 'discover'"
-        ) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: found no cluster table ({error!r}), expected the columns image_id and cluster"
-            " (a whole number); create it with 'discover'"
-        ) from error
+    clusters = {}
+    expected = "the columns image_id and cluster of a table made by 'discover'"
+    for place, row in read_rows(path, ("image_id", "cluster"), expected):
+        try:
+            clusters[row["image_id"]] = int(row["cluster"])
+        except ValueError as error:
+            raise DataError(
+                f"{place}, column cluster: found {row['cluster']!r}, expected a whole number;"
+                " create the table with 'discover'"
+            ) from error
+    return clusters
 
 
 def amplify(

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from mediar_infer.errors import UsageError
 from mediar_infer.network.weight_files import compute_digest
+from mediar_infer.training.data.csv_files import encode_text
 from mediar_infer.training.data.digests import digest_file
 from mediar_infer.training.data.table import TrainingImage, select_records
 from mediar_infer.training.stages.discovery import CLUSTERS_NAME, discover, find_earlier
@@ -148,7 +149,7 @@ def _warn_of_unknown_sources(config: StageConfig, known: Collection[str]) -> Non
 
 
 def _digest(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256(encode_text("\n".join(lines))).hexdigest()
 
 
 def _digest_images(records: Sequence[TrainingImage], label_paths: Mapping[str, Path]) -> str:
