@@ -133,9 +133,18 @@ def find_earlier(
         clusters = read_clusters(folder / CLUSTERS_NAME)
     except (OSError, ValueError, MediarError):
         return None
-    asked = {"digest": compute_digest(weights), "asked_clusters": n_clusters, "seed": seed}
+    asked = {
+        "digest": compute_digest(weights),
+        "images": _list_digests(records),
+        "asked_clusters": n_clusters,
+        "seed": seed,
+    }
     is_same = all(found.get(key) == value for key, value in asked.items())
     return clusters if is_same and clusters.keys() == {r.image_id for r in records} else None
+
+
+def _list_digests(records: Sequence[TrainingImage]) -> dict[str, str]:
+    return {record.image_id: record.digest for record in records}
 
 
 def discover(
@@ -191,6 +200,7 @@ def discover(
         "weights": str(weights),
         "digest": checkpoint.digest,
         "n_images": len(records),
+        "images": _list_digests(records),
         "n_clusters": n_found,
         "asked_clusters": n_clusters,
         "seed": seed,

@@ -2,6 +2,7 @@
 
 import json
 from argparse import ArgumentParser
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -235,6 +236,8 @@ def test_earlier_clusters_are_those_of_the_same_weights_images_and_numbers(data)
     for other in ({"n_clusters": 3}, {"seed": 6}):
         assert find_earlier(weights, records, folder, **asked | other) is None
     assert find_earlier(weights, records[1:], folder, **asked) is None
+    replaced = [*records[:-1], replace(records[-1], digest="another picture")]
+    assert find_earlier(weights, replaced, folder, **asked) is None
     save_weights(tiny_state_dict(1), weights)
     assert find_earlier(weights, records, folder, **asked) is None
 
