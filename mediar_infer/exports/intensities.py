@@ -1,21 +1,28 @@
 """Intensities of the cells of an image, in all of its channels."""
 
+from typing import Final
+
 import numpy as np
 
 from mediar_infer.errors import ShapeError
 from mediar_infer.exports.cells import BAND_ROWS, LabelRows
 from mediar_infer.exports.compiled import CellIndex
-from mediar_infer.exports.measures import Columns
+from mediar_infer.exports.measures import CONFIDENCE_COLUMNS, Columns
 from mediar_infer.images.sources import ImageSource
+
+_MEAN: Final = "mean_"
+_RESERVED: Final = {name.removeprefix(_MEAN) for name in CONFIDENCE_COLUMNS}
+"""Names of channels whose means would replace another column."""
 
 
 def name_channels(image: ImageSource) -> list[str]:
     """Name every channel of an image differently: its own name, else its number."""
     names = [name or str(k) for k, name in enumerate(image.channel_names)]
-    taken, unique = set(names), []
+    taken, unique = {*names, *_RESERVED}, []
     for k, name in enumerate(names):
         column = name
-        while names.count(name) > 1 and column in taken:  # another channel may be called so
+        is_shared = names.count(name) > 1 or name in _RESERVED
+        while is_shared and column in taken:  # another channel may be called so
             column = f"{column}_{k}"
         taken.add(column)
         unique.append(column)
@@ -53,6 +60,6 @@ def measure_intensities(labels: LabelRows, index: CellIndex, image: ImageSource)
     areas = index.boxes[order, 4]
     columns = {}
     for k, channel in enumerate(channels):
-        columns[f"mean_{channel}"] = sums[order, k] / areas
+        columns[f"{_MEAN}{channel}"] = sums[order, k] / areas
         columns[f"max_{channel}"] = maxima[order, k]
     return columns

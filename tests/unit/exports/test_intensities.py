@@ -17,6 +17,8 @@ from mediar_infer.images.sources import ArraySource
         (["DAPI", "DAPI"], ["DAPI_0", "DAPI_1"]),
         (["DAPI", "DAPI", "DAPI_1"], ["DAPI_0", "DAPI_1_1", "DAPI_1"]),
         (["1", ""], ["1_0", "1_1"]),
+        (["cellprob", "DAPI"], ["cellprob_0", "DAPI"]),
+        (["cellprob", "cellprob", "cellprob_0"], ["cellprob_0_0", "cellprob_1", "cellprob_0"]),
         (["a", "a", "a_0", "a_0", "a_0_0"], ["a_0_0_0", "a_1", "a_0_2", "a_0_3", "a_0_0"]),
     ],
 )
