@@ -8,7 +8,9 @@ import numpy.typing as npt
 
 from mediar_infer.arrays import LabelArray
 from mediar_infer.config import EngineConfig
+from mediar_infer.errors import ShapeError
 from mediar_infer.hosts.models import load_segmenter
+from mediar_infer.images.array_likes import to_array
 from mediar_infer.images.channels import check_choice
 from mediar_infer.images.sources import ArraySource
 
@@ -41,7 +43,8 @@ class PatchSegmenter:
         """Segment a patch.
 
         Args:
-            patch: ``(C, Y, X)``, any real dtype, not normalised. Not modified.
+            patch: ``(C, Y, X)``, any real dtype, not normalised: a numpy array, an array-like of
+                dask or zarr, or a torch tensor on any device. Not modified.
 
         Returns:
             ``(Y, X)`` int32 labels, 0 = background, cells 1 … n.
@@ -49,10 +52,16 @@ class PatchSegmenter:
         Raises:
             CheckpointError: if weights are missing, damaged or of another network.
             ImageReadError: if a channel does not exist.
-            ShapeError: if the patch is not an image.
+            ShapeError: if the patch is not an image with an axis of channels, or has masked pixels.
             UsageError: if no patch can satisfy the choice of channels.
         """
         check_choice(self.channels)
-        image = np.moveaxis(np.asarray(patch), 0, -1)
+        given, _, _ = to_array(patch, "patch")
+        if given.ndim != 3:  # rows and columns would change places without a word
+            raise ShapeError(
+                f"patch: found an array of shape {given.shape}, expected (C, Y, X); use patch[None]"
+                " for one channel"
+            )
+        image = np.moveaxis(given[:], 0, -1)
         source = ArraySource(image, channels=self.channels, is_channels_last=True)
         return load_segmenter(self.weights, self.config).segment_source(source).labels

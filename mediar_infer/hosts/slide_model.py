@@ -69,7 +69,7 @@ class SlideModel:
         import torch
         from lazyslide_models.base import SegmentationOutput
 
-        labels = [self._patches(tile) for tile in image.cpu().numpy()]
+        labels = [self._patches(tile) for tile in image]
         return SegmentationOutput(instance_map=torch.from_numpy(np.stack(labels)))
 
 

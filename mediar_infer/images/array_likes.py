@@ -22,23 +22,31 @@ class LazyArray:
 
     Args:
         array: has ``shape``, ``dtype`` and slices that numpy can read; ``chunks`` if it has any.
+        name: for messages.
     """
 
-    def __init__(self, array: Any) -> None:  # noqa: ANN401
-        self._array = array
+    def __init__(self, array: Any, name: str) -> None:  # noqa: ANN401
+        self._array, self._name = array, name
         self.shape = tuple(int(size) for size in array.shape)
         self.ndim, self.size = len(self.shape), math.prod(self.shape)
         self.dtype = np.dtype(array.dtype)
         self._blocks = RowBlocks(self._compute, _find_chunk_rows(array))
 
     def __getitem__(self, rows: slice) -> AnyArray:
-        """Consecutive rows, of which whole chunks are computed; the last of these are kept."""
+        """Consecutive rows, of which whole chunks are computed; the last of these are kept.
+
+        Raises:
+            ShapeError: if pixels are masked, which only the computed rows tell.
+        """
         top, bottom, _ = rows.indices(self.shape[0])
         return self._blocks.rows(top, bottom)
 
     def _compute(self, number: int) -> AnyArray:
         step = self._blocks.step
-        return np.asarray(self._array[number * step : (number + 1) * step])
+        rows = self._array[number * step : (number + 1) * step]
+        if hasattr(rows, "compute"):  # as an array, one of dask would lose its mask
+            rows = rows.compute()
+        return _without_mask(np.asanyarray(rows), self._name)
 
 
 def _find_chunk_rows(array: Any) -> int:  # noqa: ANN401
@@ -81,9 +89,9 @@ def to_array(
             return _from_tensor(image), False, ()
         if _is_from("PIL.Image", "Image", image):
             return _from_pillow(image)
-        if isinstance(image, np.ma.MaskedArray):
-            return _from_masked(image, name), False, ()
-        return LazyArray(image) if _is_lazy(image) else np.asarray(image), False, ()
+        if _is_lazy(image):
+            return LazyArray(image, name), False, ()
+        return _without_mask(np.asanyarray(image), name), False, ()
     except MediarError:
         raise
     except Exception as exc:
@@ -114,11 +122,11 @@ def _from_pillow(image: Any) -> tuple[AnyArray, bool, tuple[str, ...]]:  # noqa:
     return np.asarray(image.convert("RGB")), False, (note,)
 
 
-def _from_masked(image: "np.ma.MaskedArray[Any, Any]", name: str) -> AnyArray:
-    n_masked = int(np.ma.getmaskarray(image).sum())
-    if n_masked:
+def _without_mask(image: AnyArray, name: str) -> AnyArray:
+    if np.ma.is_masked(image):
+        n_masked = int(np.ma.getmaskarray(image).sum())
         raise ShapeError(
             f"{name}: found a masked array with {n_masked:,} masked values, expected a value for"
             " every pixel; fill them first, with numpy.nan in a float array for missing pixels"
         )
-    return np.asarray(image.data)
+    return np.asarray(image)

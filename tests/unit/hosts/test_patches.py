@@ -74,6 +74,28 @@ def test_a_patch_that_is_no_image_is_refused(loaded):
         PatchSegmenter(config=FAST, channels=(0, 1, 0, 1))(np.zeros((2, 40, 50)))
 
 
+@pytest.mark.parametrize("shape", [(40, 50), (40, 40), (50,)])
+def test_a_patch_without_an_axis_of_channels_is_refused_and_not_turned(loaded, shape):
+    with pytest.raises(ShapeError, match=r"expected \(C, Y, X\)"):
+        PatchSegmenter(config=FAST)(np.zeros(shape, np.uint8))
+
+
+def test_masked_pixels_of_a_patch_are_refused(loaded):
+    patch = np.ma.masked_equal(np.zeros((1, 40, 50), np.uint8), 0)
+    with pytest.raises(ShapeError, match="2,000 masked values"):
+        PatchSegmenter(config=FAST)(patch)
+
+
+def test_tensors_and_lazy_arrays_are_patches(loaded):
+    image, _ = slide()
+    patch = np.moveaxis(image, -1, 0)
+    method = PatchSegmenter(config=FAST)
+    expected = method(patch)
+    lazy = pytest.importorskip("dask.array").from_array(patch, chunks=(1, 50, 50))
+    for each in (torch.from_numpy(patch.copy()).to(torch.bfloat16), lazy):
+        np.testing.assert_array_equal(method(each), expected)
+
+
 def test_settings_go_to_workers_and_networks_stay():
     method = PatchSegmenter("some", FAST, channels=(0,))
     copied = pickle.loads(pickle.dumps(method))

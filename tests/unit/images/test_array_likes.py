@@ -82,3 +82,16 @@ def test_failing_read_is_an_error_with_the_name():
 
     with pytest.raises(ImageReadError, match=r"array: .*store is gone"):
         ArraySource(Failing(np.ones((4, 4)))).read_rows(0, 4)
+
+
+def test_masked_pixels_of_a_lazy_array_are_refused(rng):
+    dask_array = pytest.importorskip("dask.array")
+    array = rng.integers(1, 99, (90, 40)).astype(np.uint16)
+    array[70, 5] = 0
+    lazy = dask_array.from_array(array, chunks=(30, 40))
+    source = ArraySource(dask_array.ma.masked_equal(lazy, 0))
+    np.testing.assert_array_equal(source.read_rows(0, 60)[..., 0], array[:60])
+    with pytest.raises(ShapeError, match="array: found a masked array with 1 masked values"):
+        source.read_rows(60, 90)
+    none_masked = ArraySource(dask_array.ma.masked_equal(lazy, 100))
+    np.testing.assert_array_equal(none_masked.read_rows(0, 90)[..., 0], array)
