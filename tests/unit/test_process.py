@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -87,7 +88,12 @@ def test_peak_memory_of_the_accelerator_is_reported_when_given():
     assert process.peak_memory_bytes(7)["gpu"] == 7
 
 
-def test_pools_of_the_package_are_not_busy_when_their_work_is_done():
+def test_pools_of_the_package_are_not_busy_when_their_work_is_done(monkeypatch):
+    started_before = set(threading.enumerate()) - {threading.current_thread()}
+    enumerate_all = threading.enumerate
+    monkeypatch.setattr(
+        threading, "enumerate", lambda: [t for t in enumerate_all() if t not in started_before]
+    )
     assert not process.has_busy_threads()
     with ThreadPoolExecutor(1, thread_name_prefix=process.POOL_PREFIX + "x") as pool:
         pool.submit(int).result()
