@@ -25,11 +25,17 @@ class ArrayLabelRows:
     Args:
         labels: ``(H, W)`` whole numbers from 0 to 2³² - 1.
         name: for messages.
+        pixel_size_um: (y, x) size of a pixel in µm; None if unknown.
     """
 
-    def __init__(self, labels: npt.NDArray[np.integer[Any]], name: str = "array") -> None:
+    def __init__(
+        self,
+        labels: npt.NDArray[np.integer[Any]],
+        name: str = "array",
+        pixel_size_um: tuple[float, float] | None = None,
+    ) -> None:
         self.height, self.width = labels.shape
-        self.pixel_size_um: tuple[float, float] | None = None
+        self.pixel_size_um = pixel_size_um
         self._labels, self._name = labels, name
 
     def read(self, top: int, bottom: int) -> Uint32Array:
@@ -68,13 +74,16 @@ def open_label_rows(path: Path) -> Iterator[FileLabelRows | ArrayLabelRows]:
     Raises:
         ImageReadError: if it is damaged or holds no labels.
     """
+    pixel_size_um = None
     if path.suffix.lower() in (".tif", ".tiff"):
         with open_image(path) as source:
+            rows = FileLabelRows(source)
             is_plain = isinstance(source, TiffSource) and source.holds_plain_numbers
             if is_plain and source.dtype.kind in "iu" and not source.warnings:
-                yield FileLabelRows(source)
+                yield rows
                 return
-    yield ArrayLabelRows(read_labels(path), path.name)
+            pixel_size_um = rows.pixel_size_um
+    yield ArrayLabelRows(read_labels(path), path.name, pixel_size_um)
 
 
 def _to_ids(rows: npt.NDArray[np.integer[Any]], name: str) -> Uint32Array:

@@ -110,3 +110,26 @@ def test_lossless_kinds_of_such_compressions_are_read(path, kind, reader):
     image = np.dstack([CELLS] * 3) if kind == "webp" else CELLS
     tifffile.imwrite(path, image, tile=(16, 16), **LOSSLESS[kind])
     np.testing.assert_array_equal(reader(path), CELLS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options"),
+    [
+        (CELLS.astype(np.float32), {}),
+        (
+            CELLS,
+            {
+                "photometric": "palette",
+                "colormap": np.arange(768, dtype=np.uint16).reshape(3, 256) * 80,
+            },
+        ),
+        (np.dstack([CELLS] * 3), {"photometric": "rgb"}),
+    ],
+    ids=["floats of ImageJ", "palette", "equal colours"],
+)
+def test_pixel_size_is_kept_however_the_numbers_are_read(path, labels, options):
+    size = {"resolution": (20_000, 40_000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, labels, **size, **options)
+    with open_label_rows(path) as rows:
+        np.testing.assert_array_equal(rows.read(0, rows.height), CELLS)
+        assert rows.pixel_size_um == pytest.approx((0.25, 0.5))
