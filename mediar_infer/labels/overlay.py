@@ -105,15 +105,27 @@ def _drawn_size(shape: tuple[int, ...], max_side: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def write_overlay(path: Path, image: _Image, labels: _Labels, *, max_side: int = MAX_SIDE) -> None:
+def write_overlay(path: Path, image: _Image, labels: _Labels) -> None:
     """Write ``draw_overlay`` as a PNG file.
 
     Raises:
         ShapeError: if the arrays do not fit together.
         OutputError: if the file cannot be written.
     """
-    drawn = draw_overlay(image, labels, max_side=max_side)
-    _, encoded = cv2.imencode(".png", drawn[..., ::-1])
+    write_png(path, draw_overlay(image, labels))
+
+
+def write_png(path: Path, picture: _Rgb) -> None:
+    """Write a picture as a PNG file.
+
+    Args:
+        path: file to make or replace; its folder is made if need be.
+        picture: ``(H, W, 3)`` uint8 RGB.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    _, encoded = cv2.imencode(".png", picture[..., ::-1])  # OpenCV takes colours as BGR
     write_bytes(path, encoded.tobytes())
 
 

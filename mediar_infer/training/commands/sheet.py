@@ -5,11 +5,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from mediar_infer.errors import UsageError
-from mediar_infer.output_files import write_bytes
+from mediar_infer.labels.overlay import write_png
 from mediar_infer.training.augmentation.contact_sheet import draw_contact_sheet
 from mediar_infer.training.augmentation.settings import Augmentation
 from mediar_infer.training.data.samples import SampleStore
@@ -52,8 +51,7 @@ def run(args: argparse.Namespace) -> int:
     records = _choose_records(read_table(args.table), args.images, args.id, args.table)
     store = SampleStore(records)
     sheet = draw_contact_sheet(store, Augmentation(), crop_size=args.crop, seed=args.seed)
-    _, encoded = cv2.imencode(".png", sheet[..., ::-1])
-    write_bytes(args.output, encoded.tobytes())
+    write_png(args.output, sheet)
     logger.info("%s: %s", args.output, ", ".join(record.image_id for record in records))
     return 0
 

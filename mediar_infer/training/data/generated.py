@@ -21,8 +21,7 @@ from mediar_infer.demo.scenes import Placement, draw_texture, place_cells
 from mediar_infer.errors import UsageError
 from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.naming import label_path
-from mediar_infer.labels.overlay import find_inner_boundary
-from mediar_infer.output_files import write_bytes
+from mediar_infer.labels.overlay import find_inner_boundary, write_png
 from mediar_infer.training.data import generated_looks, generated_shapes
 from mediar_infer.training.data.candidates import (
     DATA_MANIFEST_NAME,
@@ -77,8 +76,7 @@ def write_generated(n_images: int, folder: Path, seed: int) -> Path:
         name = f"{SOURCE}_{seed}_{i}"
         image, labels = draw_scene(kind, np.random.default_rng((seed, i)))
         image_path = folder / "images" / f"{name}.png"
-        encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-        write_bytes(image_path, encoded.tobytes())
+        write_png(image_path, image)
         labels_path = label_path(folder / "labels", image_path)
         write_labels(labels_path, [labels], height=labels.shape[0], width=labels.shape[1])
         candidates.append(

@@ -8,6 +8,7 @@ from typing import Final
 import cv2
 import numpy as np
 
+from mediar_infer.labels.overlay import write_png
 from mediar_infer.output_files import write_bytes
 from mediar_infer.training.augmentation.contact_sheet import Rgb, draw_text, join_tiles
 from mediar_infer.training.data.samples import Sample
@@ -41,8 +42,7 @@ def write_sheets(folder: Path, samples: Sequence[Sample], clusters: Clusters) ->
         shown = indices[np.linspace(0, len(indices) - 1, min(len(indices), _MAX_SHOWN)).astype(int)]
         path = folder / f"cluster_{cluster:02d}.png"
         sheet = draw_sheet([samples[i] for i in shown], f"cluster {cluster}: {len(indices)} images")
-        _, encoded = cv2.imencode(".png", sheet[..., ::-1])
-        write_bytes(path, encoded.tobytes())
+        write_png(path, sheet)
         paths.append(path)
     return paths
 

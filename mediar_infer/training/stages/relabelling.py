@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-import cv2
 import numpy as np
 
 from mediar_infer._version import __version__
@@ -23,9 +22,8 @@ from mediar_infer.image_trace import Trace
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.files import write_labels
 from mediar_infer.labels.metrics import Scores, evaluate_labels
-from mediar_infer.labels.overlay import draw_overlay
+from mediar_infer.labels.overlay import draw_overlay, write_png
 from mediar_infer.labels.reading import read_labels
-from mediar_infer.output_files import write_bytes
 from mediar_infer.segmenter import Segmenter
 from mediar_infer.training.augmentation.contact_sheet import join_tiles
 from mediar_infer.training.data.csv_files import read_rows, write_rows
@@ -309,9 +307,8 @@ def _write_overlays(
     with open_image(record.image_path) as source:
         image = source.read_rows(0, source.height)
     tiles = [draw_overlay(image, each, max_side=_MAX_OVERLAY_SIDE) for each in (labels, predicted)]
-    _, encoded = cv2.imencode(".png", join_tiles([tiles])[..., ::-1])
     name = _label_name(record.image_id).removesuffix("_label.tiff")
-    write_bytes(folder / _OVERLAYS_NAME / f"{name}.png", encoded.tobytes())
+    write_png(folder / _OVERLAYS_NAME / f"{name}.png", join_tiles([tiles]))
 
 
 def relabel_for_stage(
