@@ -9,13 +9,15 @@ from typing import Any
 from mediar_infer.commands.arguments import add_examples
 from mediar_infer.commands.options import add_weights_argument
 from mediar_infer.commands.printing import print_result
-from mediar_infer.devices import has_torch
+from mediar_infer.config import EngineConfig
+from mediar_infer.devices import describe_device, has_torch, select_device
 from mediar_infer.errors import MediarError
 from mediar_infer.network.architecture import Architecture
 from mediar_infer.network.checkpoints import Checkpoint, load_checkpoint
 from mediar_infer.network.weight_files import find_weights
 
 _GIB = 2**30
+_WINDOW = EngineConfig().roi_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_examples(parser, ("show machine, versions and models", "mediar-infer info"))
 
 
-def count_multiply_adds(architecture: Architecture, size: int = 512) -> int:
-    """Multiply-adds of one ``size`` x ``size`` window, counted as fvcore does in training mode.
+def count_multiply_adds(architecture: Architecture) -> int:
+    """Multiply-adds of one window, counted as fvcore does in training mode.
 
     Convolutions and matrix products count their multiply-adds, normalisation five operations per
     value, upsampling and pooling one per value, everything else none.
@@ -57,7 +59,7 @@ def count_multiply_adds(architecture: Architecture, size: int = 512) -> int:
     }
     with torch.device("meta"):
         model = MediarFormer(architecture).eval()
-        window = torch.empty(1, 3, size, size)
+        window = torch.empty(1, 3, _WINDOW, _WINDOW)
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.no_grad():
         model(window)
     return int(counter.get_total_flops()) // 2
@@ -84,12 +86,11 @@ def _describe_work(checkpoint: Checkpoint) -> str:
     if not has_torch():
         return ""
     n_multiply_adds = count_multiply_adds(checkpoint.architecture)
-    return f", {n_multiply_adds / 1e9:.2f} G multiply-adds per 512x512 window"
+    return f", {n_multiply_adds / 1e9:.2f} G multiply-adds per {_WINDOW}x{_WINDOW} window"
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; 0 if weights were found, else 1."""
-    from mediar_infer.devices import describe_device, select_device
     from mediar_infer.folder.provenance import package_versions
 
     lines = [

@@ -316,7 +316,7 @@ def relabel_for_stage(
     records: Sequence[TrainingImage],
     recipe: Recipe,
     folder: Path,
-    device: str = "auto",
+    device: str,
 ) -> dict[str, Path]:
     """Relabel the images of a stage of a recipe, see :func:`relabel`: image → new label file."""
     logger.info(

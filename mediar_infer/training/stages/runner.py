@@ -23,8 +23,8 @@ def run_recipe(
     records: Sequence[TrainingImage],
     run_path: Path,
     *,
+    execution: Execution,
     stage_names: Iterable[str] = (),
-    execution: Execution | None = None,
     clusters_path: Path | None = None,
     extra_losses: Mapping[str, ExtraLoss] | None = None,
 ) -> dict[str, Path]:
@@ -34,8 +34,8 @@ def run_recipe(
         recipe: the stages.
         records: the data table; each stage takes the training images of its roles.
         run_path: folder of the run, created if absent.
-        stage_names: only these stages; all by default.
         execution: where and how to compute.
+        stage_names: only these stages; all by default.
         clusters_path: cluster table of amplified stages; by default they are found by the recipe's
             ``[discovery]`` and kept in the run folder.
         extra_losses: stage → additional term of its loss; picklable.
@@ -50,7 +50,6 @@ def run_recipe(
         TrainingError: if a loss or gradient becomes NaN or infinite.
         OutputError: if the disk is full; the last checkpoint stays.
     """
-    execution = execution or Execution()
     execution.limit_threads()
     names = list(stage_names) or [stage.name for stage in recipe.stages]
     asked = [recipe.stage(name) for name in names]

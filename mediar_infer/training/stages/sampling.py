@@ -46,9 +46,7 @@ def read_clusters(path: Path) -> dict[str, int]:
     return clusters
 
 
-def amplify(
-    records: Sequence[TrainingImage], clusters: Mapping[str, int], to: int = 50
-) -> list[int]:
+def amplify(records: Sequence[TrainingImage], clusters: Mapping[str, int], to: int) -> list[int]:
     """Repeat the images of small clusters: one epoch of amplified sampling.
 
     Args:

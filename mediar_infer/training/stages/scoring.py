@@ -14,7 +14,7 @@ from statistics import fmean
 import torch
 from torch import nn
 
-from mediar_infer.config import PLANS, EngineConfig, Precision, RuntimeConfig
+from mediar_infer.config import PLANS, EngineConfig, RuntimeConfig
 from mediar_infer.devices import Device, select_precision
 from mediar_infer.errors import UsageError
 from mediar_infer.images.open import open_image
@@ -55,17 +55,13 @@ class ImageScore:
 
 
 def build_segmenter(
-    model: nn.Module,
-    device: torch.device | str = "cpu",
-    precision: Precision = "auto",
-    plan: str = "single",
+    model: nn.Module, device: torch.device | str, plan: str = "single"
 ) -> Segmenter:
     """Build an engine around a network in memory, with one pass and no flips.
 
     Args:
         model: ``(N, 3, S, S)`` → logits; put into evaluation mode and moved to the device.
         device: where it runs.
-        precision: as for inference.
         plan: a name of ``mediar_infer.config.PLANS``.
     """
     chosen = Device(torch.device(device).type, torch.device(device).index)
@@ -74,7 +70,7 @@ def build_segmenter(
         runtime=RuntimeConfig(device=str(chosen), threads=torch.get_num_threads()),
         roi_size=window_size(model),
     )
-    backend = TorchBackend(model, chosen, select_precision(precision, chosen))
+    backend = TorchBackend(model, chosen, select_precision("auto", chosen))
     return Segmenter([backend], config)
 
 

@@ -77,7 +77,7 @@ class Tuning:
     """Files that were written."""
 
 
-def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuning:
+def tune(folder: Path, output: Path, options: TuneOptions) -> Tuning:
     """Fine-tune a model on a folder of labelled images.
 
     Args:
@@ -96,7 +96,6 @@ def tune(folder: Path, output: Path, options: TuneOptions | None = None) -> Tuni
             nothing is written then.
         CheckpointError: if start weights cannot be read, or the output is refused.
     """
-    options = options or TuneOptions()
     options.execution.limit_threads()
     check_output(output, replaces=options.replaces)
     run_path = output.with_suffix(".run")
