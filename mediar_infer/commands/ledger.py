@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             logger.error("%s", entry.error)
     if not args.quiet:
         statuses = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
-        is_complete = "incomplete" if merged.problems else "complete"
+        completeness = "incomplete" if merged.problems else "complete"
         table = f"\ntable: {merged.table}" if merged.table else ""
-        print_summary(f"{merged.n_parts} parts, {is_complete}: {statuses or 'no file'}{table}")
+        print_summary(f"{merged.n_parts} parts, {completeness}: {statuses or 'no file'}{table}")
     return 1 if merged.problems or counts["failed"] else 0

@@ -76,31 +76,35 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.action in ("convert", "graph"):
         require_torch(f"weights {args.action}")
+    paths = find_weights(args.paths)
     if args.action == "convert":
-        _convert(args.paths, args.output)
-        return 0
-    if args.action == "graph":
-        paths = find_weights(args.paths)
+        _convert(paths, args.output)
+    elif args.action == "graph":
         _export_graphs({(path.parent, load_checkpoint(path).architecture) for path in paths})
-        return 0
-    for path in find_weights(args.paths):
-        checkpoint = load_checkpoint(path)
-        print_result(_describe(checkpoint))
-        has_ranges = ranges_path(path).is_file()
-        if has_ranges:
-            _show_ranges(checkpoint, fits_graph=args.action == "verify")
-        if args.action == "verify":
-            listed = path.name in read_weights_manifest(path.parent)
-            checked = "checksum of the manifest" if listed else "no manifest lists it"
-            both = ", ranges for int8 fit" if has_ranges else ""
-            print_result(f"  ok: all entries present and finite{both}, {checked}")
+    else:
+        for path in paths:
+            _show(load_checkpoint(path), verifies=args.action == "verify")
     return 0
 
 
-def _show_ranges(checkpoint: Checkpoint, *, fits_graph: bool) -> None:
+def _show(checkpoint: Checkpoint, *, verifies: bool) -> None:
+    """Print what a weight file holds; its shapes and checksum were checked as it was loaded."""
+    path = checkpoint.path
+    print_result(_describe(checkpoint))
+    has_ranges = ranges_path(path).is_file()
+    if has_ranges:
+        _show_ranges(checkpoint, verifies=verifies)
+    if verifies:
+        is_listed = path.name in read_weights_manifest(path.parent)
+        checksum = "checksum of the manifest" if is_listed else "no manifest lists it"
+        ranges = ", ranges for int8 fit" if has_ranges else ""
+        print_result(f"  ok: all entries present and finite{ranges}, {checksum}")
+
+
+def _show_ranges(checkpoint: Checkpoint, *, verifies: bool) -> None:
     ranges = read_ranges(checkpoint)
     graph_path = find_graph_of(checkpoint)
-    if fits_graph and graph_path is not None:
+    if verifies and graph_path is not None:
         from mediar_infer.network.backends.openvino_graph import read_graph, round_to_int8
 
         round_to_int8(read_graph(checkpoint, graph_path), ranges)
@@ -118,8 +122,7 @@ def _export_graphs(graphs: set[tuple[Path, Architecture]]) -> None:
         print_summary(str(export_graph(architecture, EngineConfig().roi_size, folder)))
 
 
-def _convert(paths: list[Path], output: Path) -> None:
-    weights = find_weights(paths)
+def _convert(weights: list[Path], output: Path) -> None:
     sources = {output / f"{path.stem}.safetensors": path for path in weights}
     listed = read_weights_manifest(output)
     check_targets(weights, list(sources), listed)

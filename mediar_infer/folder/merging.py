@@ -124,8 +124,8 @@ def merge_parts(folder: Path) -> MergedRun:
     described = next((part.summary for part in parts if part.summary.get("config")), {})
     config, versions = described.get("config", {}), described.get("versions", {})
     write_summary(folder, summarise_entries(entries, config=config, versions=versions))
-    table, more = _join_tables(folder, parts)
-    return MergedRun(n_parts, tuple(entries), (*problems, *more), table)
+    table, table_problems = _join_tables(folder, parts)
+    return MergedRun(n_parts, tuple(entries), (*problems, *table_problems), table)
 
 
 def _count_parts(folder: Path) -> int:
@@ -154,14 +154,15 @@ def _count_parts(folder: Path) -> int:
 def _read_part(folder: Path, part: RunPart) -> _PartFiles:
     path, problems = folder / part.rename(SUMMARY_NAME), []
     summary: Mapping[str, Any] = {}
+    start = 0
     try:
-        summary = json.loads(path.read_bytes())
-        start, _ = int(summary["part"]["ledger_start"]), list(summary["part"]["images"])
-    except OSError:  # explained as a gap
-        start = 0
+        found = json.loads(path.read_bytes())
+        list(found["part"]["images"])  # raises if there is no list of images
+        summary, start = found, int(found["part"]["ledger_start"])
+    except OSError:
+        pass  # explained as a gap
     except (ValueError, KeyError, TypeError):
         problems.append(f"{path}: found no summary of a part; it is ignored")
-        summary, start = {}, 0
     ledger = Ledger(folder, part)
     everything = ledger.read()
     return _PartFiles(
@@ -172,38 +173,35 @@ def _read_part(folder: Path, part: RunPart) -> _PartFiles:
 
 def _join_tables(folder: Path, parts: Sequence[_PartFiles]) -> tuple[Path | None, list[str]]:
     """Join the tables of the parts; the joined one, if there is one, and what is missing."""
-    joined = {
+    targets = {
         (folder / path).with_name(each.part.restore(path.name))
         for each in parts
         if (path := each.table)
     }
-    if len(joined) > 1:
-        listed = ", ".join(sorted(path.name for path in joined))
+    if not targets:
+        return None, []
+    if len(targets) > 1:
+        listed = ", ".join(sorted(path.name for path in targets))
         return None, [
             f"{folder}: found tables of different names ({listed}), expected one for all parts; run"
             " all of them again with the same --table and --resume"
         ]
-    for table in joined:
-        paths = [table.with_name(each.part.rename(table.name)) for each in parts]
+    (target,) = targets
+    found, problems = [], []
+    for each in parts:
+        path = target.with_name(each.part.rename(target.name))
         # A part that was run again without a table may have left one of other labels.
-        found = [
-            path
-            for each, path in zip(parts, paths, strict=True)
-            if each.table is not None and os.path.isfile(path)  # noqa: PTH113 (no error)
-        ]
-        problems = [
-            each.explain_table(path)
-            for each, path in zip(parts, paths, strict=True)
-            if path not in found
-        ]
-        try:
-            if found:
-                join_tables(found, table)
-                return table, problems
-        except DataError as error:
-            problems.append(str(error))
+        if each.table is not None and os.path.isfile(path):  # noqa: PTH113 (no error)
+            found.append(path)
+        else:
+            problems.append(each.explain_table(path))
+    if not found:
         return None, problems
-    return None, []
+    try:
+        join_tables(found, target)
+    except DataError as error:
+        return None, [*problems, str(error)]
+    return target, problems
 
 
 def _compare(folder: Path, parts: Sequence[_PartFiles]) -> list[str]:

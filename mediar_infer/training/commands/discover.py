@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         ImageReadError: if an image cannot be read.
         OutputError: if a file cannot be written.
     """
-    # Importing networks importing it takes seconds, which --help need not.
+    # Importing networks takes seconds, which --help need not.
     from mediar_infer.training.stages.discovery import discover
 
     records = select_records(read_table(args.table), args.roles, "train")

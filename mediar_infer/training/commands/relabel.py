@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         ImageReadError: if an image or its labels cannot be read.
         OutputError: if a file cannot be written.
     """
-    # Importing networks importing it takes seconds, which --help need not.
+    # Importing networks takes seconds, which --help need not.
     from mediar_infer.training.stages.relabelling import find_label_paths, relabel, replace_labels
     from mediar_infer.training.stages.scoring import load_for_scoring
 
