@@ -30,6 +30,7 @@ from mediar_infer.training.data.csv_files import read_rows, write_rows
 from mediar_infer.training.data.digests import digest_file
 from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.stages.recipe import Recipe
+from mediar_infer.training.stages.run_folder import write_json
 from mediar_infer.training.stages.scoring import load_for_scoring
 
 logger = logging.getLogger(__name__)
@@ -172,7 +173,7 @@ def relabel(
         logger.info("%s: %s%s", record.image_id, agreement, decision.action)
         decisions.append(decision)
     write_rows(folder / LOG_NAME, _COLUMNS, [list(asdict(each).values()) for each in decisions])
-    write_bytes(folder / _DESCRIPTION_NAME, json.dumps(description, indent=2).encode() + b"\n")
+    write_json(folder / _DESCRIPTION_NAME, description)
     return decisions
 
 
