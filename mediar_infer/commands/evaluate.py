@@ -3,6 +3,7 @@
 import argparse
 import csv
 import logging
+from collections import Counter
 from pathlib import Path
 
 from mediar_infer.commands.arguments import add_examples
@@ -24,8 +25,8 @@ def read_image_manifest(path: Path) -> dict[str, dict[str, str]]:
 
     Raises:
         UsageError: if there is no such file.
-        DataError: if the file cannot be read, has no column ``id``, or has a row of another length
-            than the header.
+        DataError: if the file cannot be read, has no column ``id``, two rows for one image, or a
+            row of another length than the header.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -43,7 +44,13 @@ def read_image_manifest(path: Path) -> dict[str, dict[str, str]]:
     if not rows or "id" not in rows[0]:
         found = ", ".join(rows[0]) if rows else "no rows"
         raise DataError(f"{path}: found {found}; expected a column 'id' with the image's stem")
-    return {row["id"]: row for row in rows}
+    manifest = {row["id"]: row for row in rows}
+    if len(manifest) < len(rows):
+        stem, n_rows = Counter(row["id"] for row in rows).most_common(1)[0]
+        raise DataError(
+            f"{path}: found {n_rows} rows for {stem}, expected one per image; remove the others"
+        )
+    return manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -145,6 +145,8 @@ def _find_pick(name: str, wanted: str, channel_names: Sequence[str]) -> tuple[in
 
 def _find_matches(wanted: str, channel_names: Sequence[str]) -> list[int]:
     """Channels of a name or number: names as written, else in any case, else the number."""
+    if not wanted:  # which is no name: channels without one would match
+        return []
     found = [k for k, known in enumerate(channel_names) if known == wanted]
     found = found or [
         k for k, known in enumerate(channel_names) if known.casefold() == wanted.casefold()

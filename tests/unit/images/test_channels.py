@@ -5,6 +5,7 @@ import pytest
 import tifffile
 
 from mediar_infer.errors import ImageReadError, UsageError
+from mediar_infer.images.channels import find_channels
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.open import open_image
 from mediar_infer.images.sources import ArraySource
@@ -100,6 +101,14 @@ def test_channels_of_arrays_are_chosen_by_number(rng):
     np.testing.assert_array_equal(rows[:, :, 2], image[:, :, 0])
     with pytest.raises(ImageReadError, match="array: found no channel '5', expected one of: 0, 1"):
         ArraySource(image, channels=(5,))
+
+
+@pytest.mark.parametrize("wanted", [("0", ""), ("", "0"), ("0+",), ("CD4+",)])
+def test_a_choice_without_a_name_is_no_channel_without_a_name(wanted):
+    with pytest.raises(ImageReadError, match=r"found no channel '.*', expected one of: 0;"):
+        ArraySource(np.ones((4, 5), np.uint8), channels=wanted)
+    with pytest.raises(ImageReadError, match=r"found no channel '.*', expected one of: 0 CD4, 1;"):
+        find_channels("a.tif", wanted, ("CD4", ""))
 
 
 def test_green_of_a_colour_image_is_read_as_grey(tmp_path, rng):

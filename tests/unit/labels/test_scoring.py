@@ -199,6 +199,13 @@ def test_manifest_without_ids_is_refused(tmp_path, content, message):
         read_image_manifest(path)
 
 
+def test_two_rows_for_one_image_are_refused(tmp_path):
+    path = tmp_path / "manifest.csv"
+    path.write_text("id,split\na,val\nb,val\na,test\n")
+    with pytest.raises(DataError, match="found 2 rows for a, expected one per image"):
+        read_image_manifest(path)
+
+
 def test_missing_manifest_is_wrong_use_and_an_unreadable_one_bad_data(tmp_path):
     with pytest.raises(UsageError, match=r"absent\.csv: no such file; check --manifest"):
         read_image_manifest(tmp_path / "absent.csv")
