@@ -26,6 +26,9 @@ class PatchSegmenter:
         config: settings; by default the paper's full system.
         channels: numbers of one to three channels of a patch, from 0, ``"-"`` for zeros; by default
             the first three.
+
+    Raises:
+        UsageError: if no patch can satisfy the choice of channels.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class PatchSegmenter:
         given = [weights] if isinstance(weights, str | Path) else weights
         self.weights = tuple(Path(path) for path in given)
         self.config = config or EngineConfig()
+        check_choice(channels)
         self.channels = tuple(channels)
 
     def __call__(self, patch: npt.ArrayLike) -> LabelArray:
@@ -53,9 +57,7 @@ class PatchSegmenter:
             CheckpointError: if weights are missing, damaged or of another network.
             ImageReadError: if a channel does not exist.
             ShapeError: if the patch is not an image with an axis of channels, or has masked pixels.
-            UsageError: if no patch can satisfy the choice of channels.
         """
-        check_choice(self.channels)
         given, _, _ = to_array(patch, "patch")
         if given.ndim != 3:  # rows and columns would change places without a word
             raise ShapeError(

@@ -88,15 +88,20 @@ def without_opacity(image: AnyArray) -> tuple[AnyArray, list[str]]:
     return image[:, :, :-1], [DROPPED_OPACITY]
 
 
-def check_choice(wanted: Sequence[str | int]) -> None:
+def check_choice(wanted: Sequence[str | int] | str | int) -> None:
     """Refuse a choice of channels that no image can satisfy.
 
     Args:
         wanted: names or numbers; empty if nothing is chosen.
 
     Raises:
-        UsageError: if there are more than three, or none but ``NO_CHANNEL``.
+        UsageError: if there are more than three, none but ``NO_CHANNEL``, or a single name or
+            number in place of a list.
     """
+    if isinstance(wanted, str | int):  # the letters of a name would be channels of their own
+        raise UsageError(
+            f"found channels {wanted!r}, expected a list of names or numbers; use [{wanted!r}]"
+        )
     listed = ",".join(map(str, wanted))
     if len(wanted) > MAX_CHANNELS:
         raise UsageError(

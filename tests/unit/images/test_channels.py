@@ -5,6 +5,7 @@ import pytest
 import tifffile
 
 from mediar_infer.errors import ImageReadError, UsageError
+from mediar_infer.hosts.patches import PatchSegmenter
 from mediar_infer.images.channels import find_channels
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.images.open import open_image
@@ -91,6 +92,13 @@ def test_name_of_two_channels_is_refused(tmp_path, planes):
 def test_choices_that_no_image_can_satisfy_are_wrong_use(tmp_path, wanted):
     with pytest.raises(UsageError, match="found --channels"):
         open_image(tmp_path / "absent.tif", ReadOptions(channels=wanted))
+
+
+@pytest.mark.parametrize("wanted", ["12", "DAPI", 2])
+def test_a_single_name_is_not_taken_for_a_list_of_letters(wanted):
+    for choose in (lambda: ReadOptions(channels=wanted), lambda: PatchSegmenter(channels=wanted)):
+        with pytest.raises(UsageError, match=f"channels {wanted!r}, expected a list of names"):
+            choose()
 
 
 def test_channels_of_arrays_are_chosen_by_number(rng):
