@@ -5,7 +5,7 @@ The convention is that of ``transforms``: ``{"image": (3, S, S), "label": (1, S,
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,13 +16,9 @@ from torch import Tensor
 
 from mediar_infer.arrays import Float32Array
 from mediar_infer.labels.flows import renumber_labels
+from mediar_infer.training.augmentation.crop_entries import IMAGE, LABEL
 from mediar_infer.training.augmentation.image_changes import RandImaged
 from mediar_infer.training.augmentation.settings import Range
-
-IMAGE: Final = "image"
-"""Key of the image."""
-LABEL: Final = "label"
-"""Key of the labels."""
 
 _Data = Mapping[Hashable, Any]
 # Optical density starts here.

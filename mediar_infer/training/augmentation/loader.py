@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mediar_infer.arrays import LabelArray
 from mediar_infer.errors import MediarError, UsageError
-from mediar_infer.training.augmentation.intensity import IMAGE, LABEL
+from mediar_infer.training.augmentation.crop_entries import IMAGE, LABEL
 from mediar_infer.training.augmentation.settings import Augmentation
 from mediar_infer.training.augmentation.targets import compute_targets
 from mediar_infer.training.augmentation.transforms import build_transforms

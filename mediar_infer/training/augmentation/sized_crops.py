@@ -12,11 +12,11 @@ from typing import Any, Final
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 from monai import transforms
 from skimage.measure import label as split_regions
 
 from mediar_infer.arrays import Float32Array, LabelArray
+from mediar_infer.training.augmentation.crop_entries import IMAGE, LABEL, to_entries
 from mediar_infer.training.augmentation.microscopes import draw_log
 from mediar_infer.training.augmentation.settings import Range
 
@@ -71,6 +71,11 @@ class View:
         offset = np.array(self.centre[::-1]) - matrix @ middle
         return np.column_stack([matrix, offset])
 
+    @property
+    def is_enlarged(self) -> bool:
+        """Whether pixels are shown so much larger that their edges would be seen."""
+        return min(self.zoom) > _ENLARGED
+
     def reaches_beyond(self, shape: tuple[int, ...]) -> bool:
         """Whether a pixel shows a place beyond the edge of an image of this height and width."""
         last = self.size - 1
@@ -93,30 +98,41 @@ def cut_view(
         ``(S, S, 3)`` float32 in the range of the image, and ``(S, S)`` int32. Where the image goes
         on as its mirror image, each 8-connected part of a cell is a cell with an id of its own.
     """
-    to_image, size = view.to_image(), (view.size, view.size)
-    # The axis of the mirror is the outer edge of the last pixel, which shrinking does not move.
-    border = cv2.BORDER_REFLECT if view.mirrors else cv2.BORDER_CONSTANT
-    is_enlarged = min(view.zoom) > _ENLARGED
-    cut = enlarge_labels if is_enlarged else cut_labels
-    crop = cut(labels, to_image, view.size, mirrors=view.mirrors)
+    cut_all = enlarge_labels if view.is_enlarged else cut_labels
+    cut = cut_all(labels, view.to_image(), view.size, mirrors=view.mirrors)
     if view.mirrors and view.reaches_beyond(labels.shape):
         # A cell and its mirror image elsewhere would have one centre, to which only one flows.
-        crop = split_regions(crop, connectivity=2).astype(np.int32)
+        cut = split_regions(cut, connectivity=2).astype(np.int32)
+    return _cut_image(image, view), cut
+
+
+def _cut_image(image: npt.NDArray[Any], view: View) -> Float32Array:
+    source, to_source = image, view.to_image()
     shrinking = min(1.0, math.sqrt(view.zoom[0] * view.zoom[1]))
-    source, to_source = image, to_image
     if shrinking < 0.8:
-        height, width = (max(1, round(n * shrinking)) for n in image.shape[:2])
-        source = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        scale = np.array([width / image.shape[1], height / image.shape[0]])
-        to_source = to_image * scale[:, None]
-        to_source[:, 2] += scale / 2 - 0.5
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    if is_enlarged:
-        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    shown = cv2.warpAffine(
-        np.ascontiguousarray(source), to_source, size, flags=flags, borderMode=border
-    )
-    return shown.astype(np.float32), crop
+        source, to_source = _shrink(image, to_source, shrinking)
+    method = cv2.INTER_CUBIC if view.is_enlarged else cv2.INTER_LINEAR
+    shown: Float32Array = cv2.warpAffine(
+        np.ascontiguousarray(source),
+        to_source,
+        (view.size, view.size),
+        flags=method | cv2.WARP_INVERSE_MAP,
+        # The axis of the mirror is the outer edge of the last pixel, which shrinking does not move.
+        borderMode=cv2.BORDER_REFLECT if view.mirrors else cv2.BORDER_CONSTANT,
+    ).astype(np.float32)
+    return shown
+
+
+def _shrink(
+    image: npt.NDArray[Any], to_image: npt.NDArray[np.float64], factor: float
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+    """An image averaged to a part of its size, and the map that leads to the same places in it."""
+    height, width = (max(1, round(n * factor)) for n in image.shape[:2])
+    shrunk = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    scale = np.array([width / image.shape[1], height / image.shape[0]])
+    to_shrunk = to_image * scale[:, None]
+    to_shrunk[:, 2] += scale / 2 - 0.5
+    return shrunk, to_shrunk
 
 
 def cut_labels(
@@ -134,13 +150,12 @@ def cut_labels(
         ``(size, size)`` int32.
     """
     y, x = map(_nearest, _find_places(to_image, size))
-    (height, width), inside = labels.shape, np.bool_(True)
+    height, width = labels.shape
     if mirrors:
-        y, x = _mirror(y, height), _mirror(x, width)
-    else:
-        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        y, x = y.clip(0, height - 1), x.clip(0, width - 1)
-    cut: LabelArray = np.where(inside, labels[y, x], np.int32(0))
+        return labels[_mirror(y, height), _mirror(x, width)]
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    nearest = labels[y.clip(0, height - 1), x.clip(0, width - 1)]
+    cut: LabelArray = np.where(inside, nearest, np.int32(0))
     return cut
 
 
@@ -251,7 +266,6 @@ class RandSizedCropd(transforms.RandomizableTransform):  # type: ignore[misc]
     A crop without any cell is drawn anew, up to three times.
 
     Args:
-        keys: of image and labels.
         crop_size: side of the crop in pixels.
         prob: how often the cells get a random size.
         cell_size_range: median diameters of the cells in pixels; every factor is as likely as any
@@ -267,7 +281,6 @@ class RandSizedCropd(transforms.RandomizableTransform):  # type: ignore[misc]
 
     def __init__(
         self,
-        keys: tuple[str, str],
         crop_size: int,
         *,
         prob: float,
@@ -278,7 +291,6 @@ class RandSizedCropd(transforms.RandomizableTransform):  # type: ignore[misc]
         mirror_prob: float,
     ) -> None:
         super().__init__(prob)
-        self.keys = keys
         self.crop_size = crop_size
         self.cell_size_range = cell_size_range
         self.kept_zoom_range = kept_zoom_range
@@ -325,7 +337,7 @@ class RandSizedCropd(transforms.RandomizableTransform):  # type: ignore[misc]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Cut the crop out of image and labels."""
-        image, labels = (np.asarray(data[key]) for key in self.keys)
+        image, labels = np.asarray(data[IMAGE]), np.asarray(data[LABEL])
         cell_size = measure_cell_size(labels[0])
         for _ in range(_TRIES):
             view = self.draw_view(labels.shape[1:], cell_size)
@@ -333,9 +345,4 @@ class RandSizedCropd(transforms.RandomizableTransform):  # type: ignore[misc]
             if cut.any() or cell_size == 0:
                 break
         crop, cut = cut_view(np.moveaxis(image, 0, 2), labels[0], view)
-        if image.dtype == np.uint8:
-            crop *= np.float32(1 / 255)
-        return dict(data) | {
-            self.keys[0]: torch.from_numpy(np.ascontiguousarray(np.moveaxis(crop, 2, 0))),
-            self.keys[1]: torch.from_numpy(cut[None]),
-        }
+        return dict(data) | to_entries(crop, cut, is_in_bytes=image.dtype == np.uint8)

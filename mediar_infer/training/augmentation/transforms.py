@@ -13,16 +13,14 @@ from collections.abc import Hashable, Mapping
 from typing import Any, Final
 
 import numpy as np
-import torch
 from monai import transforms
 from monai.data.meta_obj import set_track_meta
 
 from mediar_infer.arrays import LabelArray
 from mediar_infer.labels.flows import renumber_labels
 from mediar_infer.labels.overlay import find_inner_boundary
+from mediar_infer.training.augmentation.crop_entries import IMAGE, LABEL, to_entries
 from mediar_infer.training.augmentation.intensity import (
-    IMAGE,
-    LABEL,
     RandCellIntensityd,
     RandChanneld,
     RandColourMixd,
@@ -77,7 +75,6 @@ def build_transforms(
     steps: list[transforms.Transform] = [ExcludeBoundaryd(LABEL)] if excludes_boundary else []
     steps += [
         RandSizedCropd(
-            (IMAGE, LABEL),
             crop_size,
             prob=zoom,
             cell_size_range=augmentation.cell_size_range,
@@ -228,9 +225,5 @@ class RandZoomCropd(transforms.RandomizableTransform):  # type: ignore[misc]
         image, labels = np.asarray(data[IMAGE]), np.asarray(data[LABEL])
         self.randomize(labels.shape[1:])
         crop = crop_by_area(np.moveaxis(image, 0, 2), *self.windows)
-        if image.dtype == np.uint8:
-            crop *= np.float32(1 / 255)
-        return dict(data) | {
-            IMAGE: torch.from_numpy(np.ascontiguousarray(np.moveaxis(crop, 2, 0))),
-            LABEL: torch.from_numpy(crop_by_nearest(labels[0], *self.windows)[None]),
-        }
+        cut = crop_by_nearest(labels[0], *self.windows)
+        return dict(data) | to_entries(crop, cut, is_in_bytes=image.dtype == np.uint8)

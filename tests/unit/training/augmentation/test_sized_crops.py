@@ -35,7 +35,7 @@ def build(**options):
         "turn_prob": 0.0,
         "mirror_prob": 0.0,
     } | options
-    return RandSizedCropd(("image", "label"), SIZE, **values)
+    return RandSizedCropd(SIZE, **values)
 
 
 def view(**options):
