@@ -52,7 +52,7 @@ hosts: $(HOSTS_VENV)/.ready ## test the plugin in napari, and the recipes in Sop
 	    tests/consumers/test_napari.py tests/consumers/test_recipes.py
 
 # Nothing else may run meanwhile. The label stage is compared with Cellpose, by bench_labels.py.
-bench: $(VENV)/.ready ## measure the speed of this machine's CPU, in a quarter of an hour
+bench: $(VENV)/.ready ## measure the speed of this machine's CPU, half an hour or more
 	$(PY) benchmarks/bench_cold_start.py --output benchmarks/results/cold_start.json
 	$(PY) benchmarks/bench_process.py --output benchmarks/results/process.json
 	$(PY) benchmarks/bench_network_cpu.py --precisions float32 bfloat16 int8 \

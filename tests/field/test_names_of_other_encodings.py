@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import tifffile
+from small_runs import RECIPE_HEAD
 
 from mediar_infer import cli
 from mediar_infer.training import __main__ as training
@@ -37,15 +38,7 @@ def test_submission_refuses_the_name_in_one_line(labels, tmp_path, capsys):
     assert not archive.exists()
 
 
-_RECIPE = """
-name = "tiny"
-seed = 3
-[model]
-encoder_channels = [8, 16, 20, 32]
-encoder_depths = [1, 1, 1, 1]
-decoder_channels = [16, 16, 8, 8, 8]
-pab_channels = 8
-[stages.only]
+_RECIPE = f"""{RECIPE_HEAD}[stages.only]
 start = "random"
 roles = ["target"]
 steps = 1

@@ -21,7 +21,6 @@ from mediar_infer.errors import MediarError, UsageError
 from mediar_infer.network.checkpoints import build_model, load_checkpoint
 from mediar_infer.network.model import STRIDE
 from mediar_infer.network.weight_files import compute_digest
-from mediar_infer.output_files import write_bytes
 from mediar_infer.training.data.csv_files import write_rows
 from mediar_infer.training.data.samples import Sample, SampleStore, Uint8Image
 from mediar_infer.training.data.table import TrainingImage
@@ -33,6 +32,7 @@ from mediar_infer.training.stages.clustering import (
     compute_purity,
     find_clusters,
 )
+from mediar_infer.training.stages.run_folder import write_json
 from mediar_infer.training.stages.sampling import read_clusters
 
 logger = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ def discover(
         "sizes": np.bincount(clusters).tolist(),
         "modalities": asdict(purity) if purity else None,
     }
-    write_bytes(folder / _DESCRIPTION_NAME, json.dumps(content, indent=2).encode() + b"\n")
+    write_json(folder / _DESCRIPTION_NAME, content)
     write_clusters(folder / CLUSTERS_NAME, records, clusters)
     return {
         record.image_id: int(cluster) for record, cluster in zip(records, clusters, strict=True)

@@ -19,6 +19,16 @@ MODEL = {
     "pab_channels": TINY.pab_channels,
     "drop_path": 0.1,
 }
+RECIPE_HEAD = """
+name = "tiny"
+seed = 3
+[model]
+encoder_channels = [8, 16, 20, 32]
+encoder_depths = [1, 1, 1, 1]
+decoder_channels = [16, 16, 8, 8, 8]
+pab_channels = 8
+"""
+"""Name, seed and a tiny network of a recipe as text; its stages follow."""
 STAGE = {
     "start": "random",
     "roles": ["public"],

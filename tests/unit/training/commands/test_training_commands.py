@@ -5,7 +5,7 @@ import argparse
 import pytest
 from fakes import tiny_state_dict
 from safetensors.torch import save_file
-from small_runs import make_records
+from small_runs import RECIPE_HEAD, make_records
 
 from mediar_infer.commands.arguments import walk_actions
 from mediar_infer.training.__main__ import COMMANDS, build_parser, main
@@ -15,15 +15,7 @@ from mediar_infer.training.stages.recipe_files import find_recipe, read_recipe
 
 pytestmark = pytest.mark.usefixtures("keep_logging")
 
-RECIPE = """
-name = "tiny"
-seed = 3
-[model]
-encoder_channels = [8, 16, 20, 32]
-encoder_depths = [1, 1, 1, 1]
-decoder_channels = [16, 16, 8, 8, 8]
-pab_channels = 8
-[defaults]
+RECIPE = f"""{RECIPE_HEAD}[defaults]
 batch_size = 2
 crop_size = 64
 learning_rate = 1e-3
