@@ -5,7 +5,7 @@ The docstring under a field is also the help of the option that sets it.
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, get_args
 
 from mediar_infer.errors import UsageError
@@ -62,6 +62,30 @@ PLANS: dict[str, Plan] = {
 """Rows of the paper's Table 4: full system, one model without flips, the same with less overlap."""
 
 
+FlowThreshold = float | Literal["auto"] | None
+"""Flow error above which a cell is removed, or that the weights decide, or that all are kept."""
+RELEASED_FLOW_THRESHOLD: Final = 0.4
+
+
+def parse_flow_threshold(text: str) -> FlowThreshold:
+    """Read a flow threshold such as ``0.5``, ``auto`` or ``none``.
+
+    ``off``, as version 0.1.0 called the last, is understood too.
+
+    Raises:
+        UsageError: if it is none of them.
+    """
+    text = text.strip()
+    if text == "auto":
+        return "auto"
+    try:
+        return None if text in ("none", "off") else float(text)
+    except ValueError:
+        raise UsageError(
+            f"found flow threshold {text!r}, expected a number, auto or none"
+        ) from None
+
+
 @dataclass(frozen=True, slots=True)
 class MaskConfig:
     """How dense maps become labels; all defaults but ``fill_holes`` are the released values."""
@@ -70,8 +94,9 @@ class MaskConfig:
     """Cell probability above which a pixel belongs to a cell, 0 to 1."""
     min_size: int = 16
     """Objects and holes of fewer pixels are removed and filled."""
-    flow_threshold: float | None = 0.4
-    """Flow error above which a cell is removed; ``None`` keeps all cells."""
+    flow_threshold: FlowThreshold = "auto"
+    """Flow error above which a cell is removed; ``auto`` is what the weights state, or the released
+    0.4, and ``None`` keeps all cells."""
     max_fraction: float = 0.9
     """Fraction of the image above which a cell is removed."""
     fill_holes: bool = True
@@ -92,7 +117,10 @@ class MaskConfig:
         )
         _check(self.min_size >= 0, f"found minimum size {self.min_size}, expected 0 or more")
         _check(
-            self.flow_threshold is None or 0 <= self.flow_threshold < math.inf,
+            self.flow_threshold in ("auto", None)
+            or (
+                isinstance(self.flow_threshold, int | float) and 0 <= self.flow_threshold < math.inf
+            ),
             f"found flow threshold {self.flow_threshold}, expected a finite number, 0 or more; use"
             " none to keep all cells",
         )
@@ -108,6 +136,20 @@ class MaskConfig:
             self.blocks in ("auto", "paper", "stitched"),
             f"found blocks {self.blocks!r}, expected auto, paper or stitched",
         )
+
+    @property
+    def max_flow_error(self) -> float | None:
+        """Flow error above which a cell is removed; None keeps all cells."""
+        return RELEASED_FLOW_THRESHOLD if self.flow_threshold == "auto" else self.flow_threshold
+
+    def for_weights(self, flow_threshold: float | None) -> "MaskConfig":
+        """Copy in which the weights have decided what is left to them.
+
+        Args:
+            flow_threshold: what the weights state; None if they state none.
+        """
+        stated = self.max_flow_error if flow_threshold is None else flow_threshold
+        return replace(self, flow_threshold=stated) if self.flow_threshold == "auto" else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NoReturn
 
 import numpy as np
@@ -95,6 +96,8 @@ class Segmenter:
         config: settings.
         digests: weight file → SHA-256, for the ledger.
         cell_diameter: median diameter in pixels of the cells that they were trained on, if known.
+        flow_threshold: flow error above which their cells are removed, if one was found for them;
+            for settings that leave it to the weights.
 
     Raises:
         UsageError: in a process that was forked from one that held a segmenter, or if images
@@ -107,10 +110,12 @@ class Segmenter:
         config: EngineConfig | None = None,
         digests: Mapping[str, str] | None = None,
         cell_diameter: float | None = None,
+        flow_threshold: float | None = None,
     ) -> None:
         _check_not_forked()
-        self.config = config or EngineConfig()
-        self.cell_diameter = cell_diameter
+        config = config or EngineConfig()
+        self.config = replace(config, masks=config.masks.for_weights(flow_threshold))
+        self.cell_diameter, self.flow_threshold = cell_diameter, flow_threshold
         if self.config.is_rescaled:
             from mediar_infer.scales.choice import check_cell_size
 
@@ -187,8 +192,13 @@ class Segmenter:
                 str(ranges_path(Path(name))): compute_digest(path)
                 for name, path in zip(names, ranges, strict=True)
             }
-        known = [c.cell_diameter for c in checkpoints if c.cell_diameter is not None]
-        return cls(members, config, digests, float(np.mean(known)) if known else None)
+        return cls(
+            members,
+            config,
+            digests,
+            _mean_of_known([checkpoint.cell_diameter for checkpoint in checkpoints]),
+            _mean_of_known([checkpoint.flow_threshold for checkpoint in checkpoints]),
+        )
 
     def __reduce__(self) -> NoReturn:
         raise UsageError(
@@ -337,6 +347,12 @@ class Segmenter:
             budget=trace.budget,
             confidence=measured,
         )
+
+
+def _mean_of_known(values: Sequence[float | None]) -> float | None:
+    """What the weight files of an ensemble state, averaged over those that do."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 def _check_not_forked() -> None:

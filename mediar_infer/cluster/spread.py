@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 from mediar_infer.arrays import Float32Array
 from mediar_infer.cluster.row_ranges import split_rows
 from mediar_infer.cluster.worker import ClusterJob, RowMaps, Rows, choose_scale, predict_rows
+from mediar_infer.config import MaskConfig
 from mediar_infer.devices import CPU, Device, select_device
 from mediar_infer.engine.bands import BAND_ROWS, list_window_rows
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
@@ -75,9 +76,11 @@ class SpreadSegmenter:
         runtime = self._job.config.runtime
         kernels = select_kernels(_label_device(runtime.device), runtime.threads)
         bands = self._predict(source, scaling, trace)
-        config = self._job.config
-        how = Labelling(config.masks, kernels, trace)
-        return ImageWork(source, bands, how, is_rescaled=config.is_rescaled)
+        assert self._job.provenance is not None, "images are given out once workers have answered"
+        # What the weights decide is known to workers only.
+        masks = MaskConfig(**self._job.provenance.plan["masks"])
+        how = Labelling(masks, kernels, trace)
+        return ImageWork(source, bands, how, is_rescaled=self._job.config.is_rescaled)
 
     def _predict(
         self, source: ImageSource, scaling: Scaling, trace: Trace

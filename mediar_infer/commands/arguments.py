@@ -118,22 +118,6 @@ def _to_help(text: str) -> str:
     )
 
 
-def number_or_none(text: str) -> float | None:
-    """Parse the value of an option that can be switched off: a number, or ``none``.
-
-    ``off``, as version 0.1.0 called it, is understood too.
-
-    Raises:
-        argparse.ArgumentTypeError: if it is neither.
-    """
-    if text in (NONE, "off"):
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number or {NONE}") from None
-
-
 def add_examples(parser: argparse.ArgumentParser, *examples: tuple[str, str]) -> None:
     """Show examples at the end of a command's help.
 

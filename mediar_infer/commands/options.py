@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from mediar_infer.commands.arguments import NONE, add_option, number_or_none
+from mediar_infer.commands.arguments import NONE, add_option
 from mediar_infer.config import (
     ALL_FLIPS,
     PLANS,
@@ -17,6 +17,7 @@ from mediar_infer.config import (
     MaskConfig,
     Plan,
     RuntimeConfig,
+    parse_flow_threshold,
     parse_scale,
 )
 from mediar_infer.errors import UsageError
@@ -52,7 +53,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(labels, MaskConfig, "blocks")
     add_option(labels, MaskConfig, "block_size", metavar="PX")
     add_option(labels, MaskConfig, "cellprob_threshold")
-    add_option(labels, MaskConfig, "flow_threshold", type=number_or_none)
+    add_option(
+        labels, MaskConfig, "flow_threshold", type=_as_argument(parse_flow_threshold), metavar="X"
+    )
     add_option(
         labels, MaskConfig, "fill_holes", "--released-holes", dest="fill_holes",
         action="store_false",

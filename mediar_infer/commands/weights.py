@@ -131,7 +131,9 @@ def _convert(weights: list[Path], output: Path) -> None:
     for target, checkpoint in checkpoints.items():
         save_weights(checkpoint.state_dict, target)
         digest = compute_digest(target)
-        converted[target.name] = ListedWeights(digest, checkpoint.cell_diameter)
+        converted[target.name] = ListedWeights(
+            digest, checkpoint.cell_diameter, flow_threshold=checkpoint.flow_threshold
+        )
         print_summary(f"{target}  SHA-256 {digest}")
     write_weights_manifest(output, listed | converted)
     architectures = {checkpoint.architecture for checkpoint in checkpoints.values()}

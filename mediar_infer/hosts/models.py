@@ -37,7 +37,9 @@ def load_segmenter(weights: Sequence[Path], config: EngineConfig) -> Segmenter:
     resolved = tuple(path.resolve() for path in paths)
     states = tuple(dict.fromkeys(state for path in resolved for state in _list_states(path)))
     loaded = _load(resolved, states, loading)
-    return Segmenter(loaded.members, config, loaded.digests, loaded.cell_diameter)
+    return Segmenter(
+        loaded.members, config, loaded.digests, loaded.cell_diameter, loaded.flow_threshold
+    )
 
 
 def _list_states(weights: Path) -> Iterator[_FileState]:

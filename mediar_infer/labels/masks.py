@@ -99,11 +99,11 @@ def compute_labels(
     labels: LabelArray = basins.ravel()[ends]
     sizes = np.bincount(labels.ravel(), minlength=len(seeds) + 1)
     labels = _renumber(labels, (sizes > 0) & (sizes <= config.max_fraction * labels.size))
-    if config.flow_threshold is None and confidence is None:
+    if config.max_flow_error is None and confidence is None:
         return labels, int(labels.max())
     errors = compute_flow_errors(labels, flow, kernels)
-    if config.flow_threshold is not None:
-        is_kept = errors <= config.flow_threshold
+    if config.max_flow_error is not None:
+        is_kept = errors <= config.max_flow_error
         labels, errors = _renumber(labels, np.append(True, is_kept)), errors[is_kept]
         if flow_check is not None:
             flow_check.add(is_kept)

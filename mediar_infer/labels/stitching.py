@@ -113,7 +113,7 @@ class StitchedLabels:
         confidence: CellConfidence | None = None,
     ) -> None:
         self._flow_check, self._confidence = flow_check or FlowCheck(), confidence
-        self._needs_errors = config.flow_threshold is not None or confidence is not None
+        self._needs_errors = config.max_flow_error is not None or confidence is not None
         self._height, self._width = height, width
         self._config, self._kernels = config, kernels or select_kernels()
         self._raw = RowBuffer((width,), np.bool_)
@@ -347,8 +347,8 @@ class StitchedLabels:
         ready = slice(first, first + n_ready)
         size = cells.size[ready]
         keep = (size > 0) & (size <= config.max_fraction * self._height * self._width)
-        if config.flow_threshold is not None:
-            fits = cells.error[ready] <= config.flow_threshold * size
+        if config.max_flow_error is not None:
+            fits = cells.error[ready] <= config.max_flow_error * size
             self._flow_check.add(fits[keep])
             keep &= fits
         if self._confidence is not None:

@@ -17,7 +17,14 @@ from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_warning
 
 from mediar_infer.commands.arguments import read_field_docs
-from mediar_infer.config import PLANS, CellSize, EngineConfig, MaskConfig, parse_scale
+from mediar_infer.config import (
+    PLANS,
+    CellSize,
+    EngineConfig,
+    MaskConfig,
+    parse_flow_threshold,
+    parse_scale,
+)
 from mediar_infer.errors import MediarError
 from mediar_infer.napari_plugin.image_choice import NO_LABEL, ImageChoice
 from mediar_infer.napari_plugin.layers import LayerPlane
@@ -25,7 +32,6 @@ from mediar_infer.napari_plugin.steps import SegmentedPlane, segment_in_steps
 from mediar_infer.scales.choice import find_pixel_size_mm
 
 _PERCENT: Final = 100
-_DEFAULT_FLOW_THRESHOLD: Final = 0.4
 _BY_LAYER: Final = (
     "give the layer its scale and the unit µm, or the cell size in pixels, such as 30"
 )
@@ -61,14 +67,9 @@ class SegmentWidget(Container):  # type: ignore[misc]  # napari's packages have 
             name="cellprob_threshold", label="Cell probability", min=0.01, max=0.99, step=0.05,
             value=masks.cellprob_threshold, tooltip=help_of.get("cellprob_threshold", ""),
         )  # fmt: skip
-        self.checks_flow = CheckBox(
-            name="checks_flow", label=NO_LABEL, text="Remove cells of poor flow",
-            value=masks.flow_threshold is not None,
-        )  # fmt: skip
-        self.flow_threshold = FloatSpinBox(
-            name="flow_threshold", label="Flow error", min=0.0, max=10.0, step=0.1,
-            value=masks.flow_threshold or _DEFAULT_FLOW_THRESHOLD,
-            tooltip="Flow error above which a cell is removed",
+        self.flow_threshold = LineEdit(
+            name="flow_threshold", label="Flow error", value=str(masks.flow_threshold),
+            tooltip=help_of.get("flow_threshold", ""),
         )  # fmt: skip
         self.fill_holes = CheckBox(
             name="fill_holes", label=NO_LABEL, text="Fill holes of cells", value=masks.fill_holes,
@@ -81,7 +82,7 @@ class SegmentWidget(Container):  # type: ignore[misc]  # napari's packages have 
         super().__init__(
             widgets=[
                 *self.choice.widgets, self.weights, self.plan, self.scale, self.cell_size,
-                self.cellprob_threshold, self.checks_flow, self.flow_threshold, self.fill_holes,
+                self.cellprob_threshold, self.flow_threshold, self.fill_holes,
                 Container(
                     widgets=[self.segment, self.cancel], layout="horizontal", labels=False,
                     label=NO_LABEL,
@@ -89,23 +90,19 @@ class SegmentWidget(Container):  # type: ignore[misc]  # napari's packages have 
                 self.progress, self.result,
             ]
         )  # fmt: skip
-        self.checks_flow.changed.connect(self._enable_flow_threshold)
         self.segment.changed.connect(self._start)
         self.cancel.changed.connect(self._cancel)
-
-    def _enable_flow_threshold(self, is_checked: bool) -> None:
-        self.flow_threshold.enabled = is_checked
 
     def to_config(self) -> EngineConfig:
         """Settings of the engine as they are chosen.
 
         Raises:
-            UsageError: if a value is out of its range, or no scale or size.
+            UsageError: if a value is out of its range, or no scale, size or threshold.
         """
         cell_size = self.cell_size.value.strip()
         masks = MaskConfig(
             cellprob_threshold=self.cellprob_threshold.value,
-            flow_threshold=self.flow_threshold.value if self.checks_flow.value else None,
+            flow_threshold=parse_flow_threshold(self.flow_threshold.value),
             fill_holes=self.fill_holes.value,
         )
         return EngineConfig(

@@ -57,6 +57,8 @@ class Checkpoint:
     """Entries as stored; types that numpy lacks, such as bfloat16, as float32."""
     cell_diameter: float | None = None
     """Median diameter in pixels of the cells that it was trained on, if a manifest tells."""
+    flow_threshold: float | None = None
+    """Flow error above which its cells are removed by default, if a manifest tells."""
 
     @property
     def n_parameters(self) -> int:
@@ -200,7 +202,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise _no_network(path, entries, error) from error
     check_finite_entries(path, entries)
-    return Checkpoint(path, digest, architecture, entries, listed.cell_diameter)
+    return Checkpoint(
+        path, digest, architecture, entries, listed.cell_diameter, listed.flow_threshold
+    )
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

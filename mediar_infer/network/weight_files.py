@@ -58,6 +58,8 @@ class ListedWeights:
     """Median diameter in pixels of the cells that the network was trained on, if known."""
     int8_digest: str | None = None
     """SHA-256 of the ranges of its int8 network, if they were made."""
+    flow_threshold: float | None = None
+    """Flow error above which its cells are removed by default, if one was found for it."""
 
 
 def read_weights_manifest(folder: Path) -> dict[str, ListedWeights]:
@@ -76,8 +78,8 @@ def read_weights_manifest(folder: Path) -> dict[str, ListedWeights]:
         raise CheckpointError(
             f"{path}: found no readable list of files ({type(error).__name__}),"
             " expected"
-            ' {"files": {NAME: {"sha256": DIGEST}}}, perhaps with a "cell_diameter" in pixels and'
-            ' an "int8_sha256";'
+            ' {"files": {NAME: {"sha256": DIGEST}}}, perhaps with a "cell_diameter" in pixels,'
+            ' a "flow_threshold" and an "int8_sha256";'
             " restore it from the release"
         ) from error
 
@@ -86,11 +88,15 @@ def _to_listed(entry: Mapping[str, Any]) -> ListedWeights:
     diameter = entry.get("cell_diameter")
     if diameter is not None and not 0 < float(diameter) < math.inf:
         raise ValueError("not a diameter")
+    threshold = entry.get("flow_threshold")
+    if threshold is not None and not 0 <= float(threshold) < math.inf:
+        raise ValueError("not a threshold")
     ranges = entry.get("int8_sha256")
     return ListedWeights(
         str(entry["sha256"]),
         None if diameter is None else float(diameter),
         None if ranges is None else str(ranges),
+        None if threshold is None else float(threshold),
     )
 
 
@@ -109,6 +115,8 @@ def write_weights_manifest(folder: Path, weights: Mapping[str, ListedWeights]) -
         files[name] = {"sha256": listed.digest}
         if listed.cell_diameter is not None:
             files[name]["cell_diameter"] = round(listed.cell_diameter, 1)
+        if listed.flow_threshold is not None:
+            files[name]["flow_threshold"] = listed.flow_threshold
         if listed.int8_digest is not None:
             files[name]["int8_sha256"] = listed.int8_digest
     write_bytes(folder / MANIFEST_NAME, json.dumps({"files": files}, indent=2).encode() + b"\n")

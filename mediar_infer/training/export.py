@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-from mediar_infer.config import EngineConfig
+from mediar_infer.config import EngineConfig, MaskConfig
 from mediar_infer.errors import UsageError
 from mediar_infer.network.checkpoints import Checkpoint, load_checkpoint, save_weights
 from mediar_infer.network.graphs import graph_name
@@ -58,7 +58,12 @@ def check_output(output: Path, *, replaces: bool) -> None:
 
 
 def export_weights(
-    source: Path, output: Path, *, replaces: bool = False, has_graph: bool = True
+    source: Path,
+    output: Path,
+    *,
+    replaces: bool = False,
+    has_graph: bool = True,
+    flow_threshold: float | None = None,
 ) -> list[Path]:
     """Write a weight file for the engine.
 
@@ -69,6 +74,8 @@ def export_weights(
         replaces: overwrite a file of this name.
         has_graph: also export the graph for OpenVINO, if the folder has none of this
             architecture; takes about half a minute.
+        flow_threshold: flow error above which ``predict`` removes cells of these weights unless it
+            is told otherwise, to be noted in the manifest; by default that of a listed source.
 
     Returns:
         The files that were written. Of a card that is there already, what people have written into
@@ -76,14 +83,20 @@ def export_weights(
 
     Raises:
         CheckpointError: if the source holds no MEDIAR-Former, or the output is refused.
-        UsageError: if the output's name does not end in ``.safetensors``.
+        UsageError: if the output's name does not end in ``.safetensors``, or a threshold is none.
         OutputError: if a file cannot be written.
     """
     check_output(output, replaces=replaces)
+    if flow_threshold is not None:
+        MaskConfig(flow_threshold=flow_threshold)  # refuses what is none
     checkpoint = load_checkpoint(source)
     save_weights(checkpoint.state_dict, output)
     digest = compute_digest(output)
-    listed = ListedWeights(digest, _find_cell_diameter(checkpoint))
+    listed = ListedWeights(
+        digest,
+        _find_cell_diameter(checkpoint),
+        flow_threshold=checkpoint.flow_threshold if flow_threshold is None else flow_threshold,
+    )
     write_weights_manifest(
         output.parent, read_weights_manifest(output.parent) | {output.name: listed}
     )

@@ -194,7 +194,7 @@ def test_channels_of_a_stack_lie_at_its_plane(viewer, qtbot, network):
 def test_settings_reach_the_engine(viewer, qtbot, network, tmp_path):
     layer = viewer.add_image(slide()[0])
     segment(
-        viewer, qtbot, layer, weights=tmp_path, checks_flow=False, cellprob_threshold=0.3,
+        viewer, qtbot, layer, weights=tmp_path, flow_threshold="none", cellprob_threshold=0.3,
         scale="1.5", fill_holes=False,
     )  # fmt: skip
     ((weights, config),) = network.asked

@@ -6,7 +6,7 @@ import time
 from fakes import FunctionBackend
 from slides import decode_scene
 
-from mediar_infer.network.weight_files import compute_digest
+from mediar_infer.network.weight_files import compute_digest, read_weights_manifest
 from mediar_infer.segmenter import Segmenter
 
 WINDOW_S = float(os.environ.get("TEST_WINDOW_S", "0"))
@@ -18,9 +18,12 @@ def _decode(inputs):
 
 
 def perfect_from_pending(loading):
-    """Stands for ``Segmenter.from_pending``; the digests are those of the files."""
-    digests = {path.name: compute_digest(path) for path in loading.paths[:1]}
-    return Segmenter([FunctionBackend(_decode)], loading.config, digests)
+    """Stands for ``Segmenter.from_pending``; digests and threshold are those of the files."""
+    path = loading.paths[0]
+    digests, listed = {path.name: compute_digest(path)}, read_weights_manifest(path.parent)
+    threshold = listed[path.name].flow_threshold if path.name in listed else None
+    member = FunctionBackend(_decode)
+    return Segmenter([member], loading.config, digests, flow_threshold=threshold)
 
 
 def dask_setup(_worker):

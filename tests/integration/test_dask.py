@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -34,6 +35,11 @@ from mediar_infer.folder.selection import Selection
 from mediar_infer.images.limits import ReadOptions
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.pending_weights import PendingWeights
+from mediar_infer.network.weight_files import (
+    ListedWeights,
+    compute_digest,
+    write_weights_manifest,
+)
 from mediar_infer.segmenter import Segmenter
 
 pytest.importorskip("distributed")
@@ -247,6 +253,22 @@ def test_death_of_one_of_two_workers_loses_nothing(
     assert _label_files(outputs) == expected
     assert len(read_ledger(outputs)) == 6
     assert names_of(outputs) == sorted([*expected, "ledger.jsonl", "summary.json"])
+
+
+@pytest.mark.usefixtures("small_ranges")
+def test_threshold_that_the_weights_state_counts_for_a_spread_slide(cluster, tmp_path, weights_dir):
+    listed = {}
+    for path in sorted(weights_dir.glob("*.safetensors")):
+        shutil.copy(path, tmp_path)
+        listed[path.name] = ListedWeights(compute_digest(path), flow_threshold=1e-9)
+    write_weights_manifest(tmp_path, listed)
+    write_image(tmp_path / "in" / "large.tif", slide(9, 1000, 300)[0])
+    options = RunOptions(Selection((tmp_path / "in",)), tmp_path / "out")
+    (record,) = client.run_on_cluster(
+        cluster.address, [tmp_path], CONFIG, options, spread_from=SPREAD_FROM
+    )
+    assert (record.n_cells, record.plan["masks"]["flow_threshold"]) == (0, 1e-9)
+    assert record.flow_check["n_removed"] > 0
 
 
 def test_faults_resume_and_overlays_are_as_in_one_process(

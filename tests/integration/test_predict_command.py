@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -258,6 +259,32 @@ def test_changed_plan_is_recorded_as_custom(predict, inputs, tmp_path):
 def test_flow_threshold_decides_which_cells_stay(predict, inputs, tmp_path, threshold, n_cells):
     assert predict(inputs / "a.png", tmp_path / "out", "--flow-threshold", threshold) == 0
     assert read_ledger(tmp_path / "out")[0]["n_cells"] == n_cells
+
+
+@pytest.mark.parametrize(
+    ("stated", "options", "used"),
+    [
+        ((0.5, 0.6), (), 0.55),
+        ((0.5, None), (), 0.5),
+        ((None, None), (), 0.4),
+        ((0.5, 0.6), ("--models", "1"), 0.5),
+        ((0.5, 0.6), ("--flow-threshold", "0.3"), 0.3),
+        ((0.5, 0.6), ("--flow-threshold", "none"), None),
+    ],
+)
+def test_weights_may_state_a_flow_threshold(
+    predict, inputs, tmp_path, weights_dir, stated, options, used
+):
+    listed = {}
+    for path, threshold in zip(sorted(weights_dir.glob("*.safetensors")), stated, strict=True):
+        shutil.copy(path, tmp_path)
+        listed[path.name] = ListedWeights(compute_digest(path), flow_threshold=threshold)
+    write_weights_manifest(tmp_path, listed)
+    (inputs / "b.ome.tif").unlink()
+    options = ("--plan", "paper", "--flips", "none", *options)
+    assert predict(inputs, tmp_path / "out", "--weights", tmp_path, *options) == 0
+    (record,) = read_ledger(tmp_path / "out")
+    assert record["plan"]["masks"]["flow_threshold"] == used
 
 
 def test_ensemble_of_weight_files_with_flips_runs(predict, inputs, tmp_path, weights_dir):

@@ -11,6 +11,7 @@ from mediar_infer.config import (
     MaskConfig,
     Plan,
     RuntimeConfig,
+    parse_flow_threshold,
     parse_scale,
 )
 from mediar_infer.errors import UsageError
@@ -25,7 +26,7 @@ def test_defaults_are_those_of_the_paper():
     assert (config.plan.max_members, config.plan.overlap, config.roi_size) == (2, 0.6, 512)
     masks = config.masks
     assert (masks.cellprob_threshold, masks.min_size) == (0.5, 16)
-    assert (masks.flow_threshold, masks.max_fraction) == (0.4, 0.9)
+    assert (masks.max_flow_error, masks.max_fraction) == (0.4, 0.9)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,7 @@ def test_plan_refuses(fields, message):
         ({"flow_threshold": -0.1}, "found flow threshold -0.1, expected a finite number, 0"),
         ({"flow_threshold": float("inf")}, "threshold inf, .*; use none to keep all cells"),
         ({"flow_threshold": NAN}, "found flow threshold nan"),
+        ({"flow_threshold": "low"}, "found flow threshold low, expected a finite number"),
         ({"max_fraction": 0.0}, "found largest fraction 0.0, expected above 0 and up to 1"),
         ({"max_fraction": 1.01}, "found largest fraction 1.01"),
         ({"max_fraction": NAN}, "found largest fraction nan"),
@@ -66,6 +68,29 @@ def test_plan_refuses(fields, message):
 def test_masks_refuse(fields, message):
     with pytest.raises(UsageError, match=message):
         MaskConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("0.5", 0.5), (" auto ", "auto"), ("none", None), ("off", None)]
+)
+def test_flow_threshold_is_read_from_text(text, value):
+    assert parse_flow_threshold(text) == value
+
+
+def test_text_that_is_no_flow_threshold_is_named():
+    with pytest.raises(UsageError, match="found flow threshold 'much', expected a number, auto or"):
+        parse_flow_threshold("much")
+
+
+@pytest.mark.parametrize(
+    ("given", "stated", "limit"),
+    [("auto", 0.55, 0.55), ("auto", 0.0, 0.0), ("auto", None, 0.4), (0.3, 0.55, 0.3),
+     (None, 0.55, None)],
+)  # fmt: skip
+def test_weights_decide_the_flow_threshold_only_where_it_is_left_to_them(given, stated, limit):
+    masks = MaskConfig(flow_threshold=given, min_size=5).for_weights(stated)
+    assert masks == MaskConfig(flow_threshold=limit, min_size=5)
+    assert masks.max_flow_error == limit
 
 
 @pytest.mark.parametrize(

@@ -358,5 +358,5 @@ def test_confidence_is_that_of_the_maps_and_given_only_if_asked_for(slide, perfe
     ]
     np.testing.assert_allclose(result.confidence.mean_cellprob, expected, rtol=1e-5)
     assert result.confidence.flow_error.shape == (result.n_cells,)
-    assert result.confidence.flow_error.max() <= MaskConfig().flow_threshold
+    assert result.confidence.flow_error.max() <= MaskConfig().max_flow_error
     assert perfect.segment(image).confidence is None

@@ -48,6 +48,7 @@ KINDS: Final = (
     "glands",
     "large_nuclei",
     "relief",
+    "haloes",
 )
 """Layouts, see ``draw_scene``."""
 _TOUCHING = ("crowded", "tissue")
@@ -98,8 +99,9 @@ def draw_scene(
         kind: ``scattered`` (single cells), ``crowded`` (touching), ``tissue`` (gap-free cells in
             islands, single nuclei between) and ``rods`` (bacteria), all in any look; ``filaments``
             (bacteria in phase contrast), ``spread`` (flat cells in phase contrast), ``membranes``,
-            ``glands`` (stained nuclei around lumina), ``large_nuclei`` and ``relief`` (flat cells
-            in differential interference contrast).
+            ``glands`` (stained nuclei around lumina), ``large_nuclei``, ``relief`` (flat cells
+            in differential interference contrast) and ``haloes`` (crowded round cells in phase
+            contrast with bright gaps).
         rng: source of every random choice.
         side: height and width in pixels.
 
@@ -299,6 +301,18 @@ def _draw_relief(side: int, rng: np.random.Generator) -> tuple[Float32Array, Lab
     return generated_looks.render_relief(labels, rng), labels
 
 
+def _draw_haloes(side: int, rng: np.random.Generator) -> tuple[Float32Array, LabelArray]:
+    radius = float(np.exp(rng.uniform(*np.log((6, 36)))))
+    placement = Placement(
+        (0.7 * radius, 1.2 * radius),
+        (1, rng.uniform(1.2, 2.2)),
+        max(1, int(radius**2 / rng.uniform(0.7, 4))),
+        0,
+    )
+    labels = _clean(_bend(place_cells(side, side, placement, rng)[0], rng))
+    return generated_looks.render_haloes(labels, rng), labels
+
+
 _SPECIAL: Final = {
     "filaments": _draw_filaments,
     "spread": _draw_spread,
@@ -306,4 +320,5 @@ _SPECIAL: Final = {
     "glands": _draw_glands,
     "large_nuclei": _draw_large_nuclei,
     "relief": _draw_relief,
+    "haloes": _draw_haloes,
 }

@@ -76,6 +76,31 @@ def render_phase(labels: LabelArray, rng: np.random.Generator) -> Float32Array:
     return _grey(_blur(image, rng.uniform(0.4, 1.3)))
 
 
+def render_haloes(labels: LabelArray, rng: np.random.Generator) -> Float32Array:
+    """Draw phase contrast of crowded cells: the gaps between them shine and look like cells.
+
+    Args:
+        labels: what to draw.
+        rng: source of every random choice.
+    """
+    inside, depth = (labels > 0).astype(np.float32), measure_depth(labels)
+    width = max(2.0, float(_distances(labels).max()))
+    field = 0.5 + 0.04 * draw_texture(labels.shape, rng.uniform(20, 80), rng)
+    # The more cells lie around a place, the brighter it is: enclosed gaps most of all.
+    halo = _blur(inside, width * rng.uniform(0.15, 0.6)) * (1 - inside)
+    rim = _blur(find_inner_boundary(labels), rng.uniform(0.6, 1.1))
+    body = rng.uniform(-0.3, 0.12) + _per_cell(labels, -0.06, 0.06, rng)
+    dome = rng.uniform(-0.05, 0.15) * np.sqrt(depth)
+    image = (
+        field
+        + (body + dome) * inside
+        + rng.uniform(0.2, 0.7) * halo
+        - rng.uniform(0.1, 0.35) * rim
+        + rng.uniform(0, 0.05) * draw_texture(labels.shape, rng.uniform(0.8, 3), rng) * inside
+    )
+    return _grey(_blur(image, rng.uniform(0.4, 1.2)))
+
+
 def render_thin(labels: LabelArray, rng: np.random.Generator) -> Float32Array:
     """Draw phase contrast of flat cells: hardly other than the field, partly bright edges.
 

@@ -6,9 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mediar_infer.arrays import CELLPROB, FLOW_SCALE
-
-FLOW_WEIGHT = 0.5
-"""Weight of the flow term (paper, section 5.3)."""
+from mediar_infer.training.stages.stage_config import FLOW_WEIGHT
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +14,7 @@ class LossParts:
     """The loss and its two terms; all are scalars (float32)."""
 
     total: Tensor
-    """``cellprob + FLOW_WEIGHT * flow``; the one to differentiate."""
+    """``cellprob + flow_weight * flow``; the one to differentiate."""
     cellprob: Tensor
     """Binary cross-entropy of the cell-probability logits."""
     flow: Tensor
@@ -24,7 +22,12 @@ class LossParts:
 
 
 def compute_loss(
-    logits: Tensor, foreground: Tensor, unit_flow: Tensor, has_labels: Tensor | None = None
+    logits: Tensor,
+    foreground: Tensor,
+    unit_flow: Tensor,
+    has_labels: Tensor | None = None,
+    *,
+    flow_weight: float = FLOW_WEIGHT,
 ) -> LossParts:
     """Compare the network's output with the targets, averaged over all pixels of labelled crops.
 
@@ -34,6 +37,7 @@ def compute_loss(
         unit_flow: ``(N, 2, H, W)`` float32, (dy, dx).
         has_labels: ``(N,)`` bool, false for crops without labels, whose targets do not count; all
             true by default.
+        flow_weight: weight of the flow term beside that of the cell probability, which is 1.
 
     Returns:
         The loss; 0, with zero gradients, if no crop has labels.
@@ -52,4 +56,4 @@ def compute_loss(
         flow_errors = F.mse_loss(logits[:, :CELLPROB], flow_target, reduction="none")
         cellprob = (cellprob_errors.mean((1, 2)) * weights).sum()
         flow = (flow_errors.mean((1, 2, 3)) * weights).sum()
-    return LossParts(cellprob + FLOW_WEIGHT * flow, cellprob, flow)
+    return LossParts(cellprob + flow_weight * flow, cellprob, flow)

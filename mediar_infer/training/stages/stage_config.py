@@ -15,6 +15,9 @@ TrainingPrecision = Literal["float32", "float16", "bfloat16"]
 Schedule = Literal["cosine", "constant"]
 Selection = Literal["last", "f1", "count"]
 
+FLOW_WEIGHT: Final = 0.5
+"""Weight of the flow in the loss (paper, section 5.3)."""
+
 
 def check(holds: bool, message: str) -> None:
     """Raise UsageError with a message unless a condition holds."""
@@ -81,6 +84,9 @@ class StageConfig:
     """Steps over which the learning rate rises linearly."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay; biases and normalisation layers have none."""
+    flow_weight: float = FLOW_WEIGHT
+    """Weight of the flow in the loss, beside 1 for the cell probability; lower values favour exact
+    outlines."""
     max_gradient_norm: float = 0.0
     """Gradients are clipped to this norm; 0 is off."""
     freeze_norm_statistics: bool = False
@@ -246,6 +252,7 @@ _NOT_NEGATIVE: Final = (
     "t_max_epochs",
     "warmup_steps",
     "weight_decay",
+    "flow_weight",
     "max_gradient_norm",
     "ema_from_step",
     "patience",

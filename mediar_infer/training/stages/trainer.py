@@ -236,7 +236,11 @@ class Trainer:
             with self.fabric.no_backward_sync(self._model, enabled=index < n_parts - 1):
                 logits = self._model(on_device.inputs)
                 loss = compute_loss(
-                    logits, on_device.foreground, on_device.unit_flow, on_device.has_labels
+                    logits,
+                    on_device.foreground,
+                    on_device.unit_flow,
+                    on_device.has_labels,
+                    flow_weight=self.config.flow_weight,
                 )
                 total = weight * loss.total
                 if self._extra_loss is not None:

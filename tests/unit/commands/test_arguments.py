@@ -11,7 +11,6 @@ import pytest
 from mediar_infer.commands.arguments import (
     add_examples,
     add_option,
-    number_or_none,
     read_field_docs,
 )
 from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
@@ -96,18 +95,6 @@ def test_option_of_another_kind_is_described_by_the_caller(parser):
 def test_unknown_field_is_an_error(parser):
     with pytest.raises(ValueError, match="not enough values"):
         add_option(parser, Brewing, "sugar")
-
-
-@pytest.mark.parametrize(("text", "value"), [("none", None), ("off", None), ("0.5", 0.5)])
-def test_number_can_be_switched_off(text, value):
-    assert number_or_none(text) == value
-
-
-def test_neither_number_nor_none_is_named(parser, capsys):
-    parser.add_argument("--limit", type=number_or_none)
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--limit", "much"])
-    assert "argument --limit: found 'much', expected a number or none" in capsys.readouterr().err
 
 
 def test_examples_end_the_help(parser):

@@ -76,9 +76,11 @@ def test_missing_weights_are_named(folder):
         load_segmenter([folder / "other.pth"], CPU)
 
 
-def test_the_size_of_training_cells_is_kept(folder):
+def test_what_the_manifest_tells_is_kept(folder):
     weights = sorted(folder.glob("*.safetensors"))
-    listed = [ListedWeights(compute_digest(path), 31.5) for path in weights]
+    listed = [ListedWeights(compute_digest(path), 31.5, None, 0.55) for path in weights]
     write_weights_manifest(folder, dict(zip((w.name for w in weights), listed, strict=True)))
     config = replace(CPU, cell_size=CellSize(12))
-    assert load_segmenter([folder], config).cell_diameter == 31.5
+    for _ in range(2):  # loaded, and kept
+        segmenter = load_segmenter([folder], config)
+        assert (segmenter.cell_diameter, segmenter.config.masks.flow_threshold) == (31.5, 0.55)

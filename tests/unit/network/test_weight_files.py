@@ -27,7 +27,9 @@ def touch(folder, *names):
     "content",
     ["", "[]", "{}", '{"files": ["a"]}', '{"files": {"a": "b"}}', "\x00", "{",
      '{"files": {"a": {"sha256": "0", "cell_diameter": -1}}}',
-     '{"files": {"a": {"sha256": "0", "cell_diameter": "large"}}}'],
+     '{"files": {"a": {"sha256": "0", "cell_diameter": "large"}}}',
+     '{"files": {"a": {"sha256": "0", "flow_threshold": -0.1}}}',
+     '{"files": {"a": {"sha256": "0", "flow_threshold": NaN}}}'],
 )  # fmt: skip
 def test_unreadable_manifest_is_refused(tmp_path, content):
     (tmp_path / MANIFEST_NAME).write_text(content)
@@ -37,10 +39,13 @@ def test_unreadable_manifest_is_refused(tmp_path, content):
 
 def test_manifest_reads_back_what_was_written(tmp_path):
     assert read_weights_manifest(tmp_path) == {}
-    written = {"b.pth": ListedWeights("0" * 64, 31.46), "a.pth": ListedWeights("1" * 64)}
+    written = {
+        "b.pth": ListedWeights("0" * 64, 31.46, flow_threshold=0.55),
+        "a.pth": ListedWeights("1" * 64),
+    }
     write_weights_manifest(tmp_path, written)
     assert list(read_weights_manifest(tmp_path).items()) == [
-        ("b.pth", ListedWeights("0" * 64, 31.5)),
+        ("b.pth", ListedWeights("0" * 64, 31.5, flow_threshold=0.55)),
         ("a.pth", ListedWeights("1" * 64)),
     ]
     json.loads((tmp_path / MANIFEST_NAME).read_text())

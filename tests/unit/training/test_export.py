@@ -77,6 +77,21 @@ def test_file_that_is_no_blend_of_the_run_has_the_mean_of_its_stages(tmp_path):
     assert read_weights_manifest(tmp_path)["mine.safetensors"].cell_diameter == 25.5
 
 
+def test_manifest_gets_the_flow_threshold_that_is_given_or_that_the_source_has(source, tmp_path):
+    first, second = tmp_path / "a" / "mine.safetensors", tmp_path / "b" / "mine.safetensors"
+    export_weights(source, first, has_graph=False, flow_threshold=0.55)
+    assert read_weights_manifest(first.parent)["mine.safetensors"].flow_threshold == 0.55
+    export_weights(first, second, has_graph=False)
+    assert load_checkpoint(second).flow_threshold == 0.55
+
+
+def test_flow_threshold_that_is_none_is_refused_before_anything_is_written(source, tmp_path):
+    output = tmp_path / "out" / "mine.safetensors"
+    with pytest.raises(UsageError, match="found flow threshold nan"):
+        export_weights(source, output, has_graph=False, flow_threshold=float("nan"))
+    assert not output.parent.exists()
+
+
 def test_card_tells_architecture_and_digest(source, tmp_path):
     *_, card = export_weights(source, tmp_path / "mine.safetensors", has_graph=False)
     text = card.read_text()

@@ -25,6 +25,13 @@ def test_loss_of_two_pixels_by_hand():
     assert loss.total.item() == pytest.approx(loss.cellprob.item() + 0.5 * 0.5)
 
 
+def test_flow_weight_changes_the_total_only():
+    batch = hand_drawn()
+    plain, light = compute_loss(*batch), compute_loss(*batch, flow_weight=0.25)
+    assert (light.cellprob, light.flow) == (plain.cellprob, plain.flow)
+    assert light.total.item() == pytest.approx((plain.cellprob + 0.25 * plain.flow).item())
+
+
 def test_perfect_prediction_has_no_loss():
     unit_flow = torch.tensor([[[[0.6]], [[-0.8]]]])
     logits = torch.tensor([[[[3.0]], [[-4.0]], [[100.0]]]])

@@ -186,6 +186,13 @@ def test_batch_in_parts_gives_the_step_of_the_whole(tmp_path, precision):
         torch.testing.assert_close(parts[name], value, rtol=0, atol=tolerance)
 
 
+def test_flow_weight_of_a_stage_reaches_the_loss(tmp_path):
+    run(tmp_path, replace(STAGE, steps=1, flow_weight=0.25))
+    (row,) = read_log(tmp_path / "log.csv")
+    loss, cellprob, flow = (float(row[key]) for key in ("loss", "cellprob_loss", "flow_loss"))
+    assert loss == pytest.approx(cellprob + 0.25 * flow, rel=1e-4)
+
+
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_parts_weigh_as_many_crops_as_have_labels(tmp_path, accumulate):
     def make_some(step):
