@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import common
@@ -162,10 +163,10 @@ def run_images(args: argparse.Namespace) -> None:
 
 def run_steps(args: argparse.Namespace) -> None:
     """Mean F1 at 0.5 of each step on the val split."""
-    members = Segmenter.from_weights(config=EngineConfig(plan=Plan())).members
+    pair = Segmenter.from_weights(config=EngineConfig(plan=Plan()))
     methods = {
-        plan.name: labels_of(Segmenter(members, EngineConfig(plan=plan)))
-        for plan in ladder_below(Plan(), len(members))
+        plan.name: labels_of(Segmenter(pair.members, replace(pair.config, plan=plan)))
+        for plan in ladder_below(Plan(), len(pair.members))
     }
     results, per_image = score_methods(methods, args.data, read_rows(args.data, limit=args.limit))
     best = results[LADDER[0].name]["groups"]["all"]["mean_f1"]

@@ -82,7 +82,9 @@ def score_image(
         if name == "true scale" and factor == 1:
             results[name] = results["as it is"]
             continue
-        segmenter = Segmenter(base.members, config, base.digests, base.cell_diameter)
+        segmenter = Segmenter(
+            base.members, config, base.digests, base.cell_diameter, base.flow_threshold
+        )
         labels, scale, seconds = segment(segmenter, image)
         f1 = evaluate_labels(true, labels, (0.5,))[0].f1
         results[name] = {"f1": f1, "scale": scale, "seconds": round(seconds, 2)}

@@ -66,7 +66,10 @@ class StripBench:
 
     def __init__(self) -> None:
         loaded = Segmenter.from_weights(config=CONFIGS["released"])
-        self.segmenters = {n: Segmenter(loaded.members, c) for n, c in CONFIGS.items()}
+        self.segmenters = {
+            name: Segmenter(loaded.members, config, flow_threshold=loaded.flow_threshold)
+            for name, config in CONFIGS.items()
+        }
         self.against_truth: dict[tuple[str, int], list[Scores]] = defaultdict(list)
         self.agreement: dict[int, list[Scores]] = defaultdict(list)
         self.cpu_s: Counter[tuple[str, int]] = Counter()

@@ -60,13 +60,12 @@ def build_ladder(weights: list[Path], prefix: str = "") -> dict[str, Method]:
     """Name → function from image to labels, for each row of the ladder of a pair."""
     single, flips = Plan("single", 1, ("identity",)), Plan("flips", 1)
     methods: dict[str, Method] = {}
-    members = Segmenter.from_weights(weights, EngineConfig(plan=Plan())).members
-    for path, member in zip(weights, members, strict=True):
+    pair = Segmenter.from_weights(weights, EngineConfig(plan=Plan()))
+    for path, member in zip(weights, pair.members, strict=True):
         for plan in (single, flips):
-            config = replace(EngineConfig(), plan=plan)
-            segmenter = Segmenter([member], config)
+            segmenter = Segmenter([member], replace(pair.config, plan=plan))
             methods[f"{prefix}{path.stem}, {plan.name}"] = labels_of(segmenter)
-    methods[f"{prefix}ensemble, flips"] = labels_of(Segmenter(members, EngineConfig(plan=Plan())))
+    methods[f"{prefix}ensemble, flips"] = labels_of(pair)
     return methods
 
 
