@@ -111,8 +111,7 @@ def _windows_by_top(height: int, width: int, config: EngineConfig) -> dict[int, 
             width,
             config.roi_size,
             config.plan.overlap,
-            flip_rows=flip == "vertical",
-            flip_columns=flip == "horizontal",
+            flip,
             margins=window_margins(height, width, config.plan, config.roi_size),
         )
         for top in grid.tops:

@@ -76,12 +76,7 @@ class _Sweep:
         """Windows of a pass whose overlap does not change."""
         if (flip, overlap) not in self._grids:
             self._grids[flip, overlap] = WindowGrid.of_image(
-                self._height,
-                self._width,
-                self._roi_size,
-                overlap,
-                flip_rows=flip == "vertical",
-                flip_columns=flip == "horizontal",
+                self._height, self._width, self._roi_size, overlap, flip
             )
         return self._grids[flip, overlap]
 

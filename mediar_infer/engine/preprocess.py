@@ -176,18 +176,20 @@ def _first_digits(source: ImageSource) -> tuple[npt.NDArray[np.int64], int]:
     """Count the leading digits of all non-zero finite values; also the pixels not all finite."""
     bits = 8 * source.dtype.itemsize
     digit_bits = min(bits, _DIGIT_BITS)
+    # Of short integers every value is counted; the zeros are taken off at the end.
+    has_zeros = bits <= _DIGIT_BITS and source.dtype.kind != "f"
     counts, n_bad = np.zeros(1 << digit_bits, dtype=np.int64), 0
     for band in _bands(source):
         if source.dtype.kind == "f":
             n_bad += int((~np.isfinite(band).all(axis=2)).sum())
-        if bits <= _DIGIT_BITS and source.dtype.kind != "f":
+        if has_zeros:
             digits = _to_keys(band)
         else:
             keys = _to_keys(band[_is_counted(band)])
             digits = keys >> keys.dtype.type(bits - digit_bits)
         kind = np.uint8 if digit_bits == 8 else np.uint16
         counts += _count_digits(digits.astype(kind, copy=False), 1 << digit_bits)
-    if bits <= _DIGIT_BITS and source.dtype.kind != "f":
+    if has_zeros:
         counts[int(_to_keys(np.zeros(1, source.dtype))[0])] = 0
     return counts, n_bad
 

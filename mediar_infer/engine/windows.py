@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from mediar_infer.arrays import Float32Array
+from mediar_infer.config import FlipName
 from mediar_infer.engine.array_ops import DeviceArray
 
 SIGMA_SCALE = 0.125
@@ -112,18 +113,26 @@ class WindowGrid:
         width: int,
         roi_size: int,
         overlap: float,
+        flip: FlipName = "identity",
         *,
-        flip_rows: bool = False,
-        flip_columns: bool = False,
         margins: tuple[int, int] = (0, 0),
     ) -> "WindowGrid":
-        """Lay the grid over an image, or over its flipped copy and map it back."""
+        """Lay the grid over an image, or over its flipped copy and map it back.
+
+        Args:
+            height: rows of the image.
+            width: columns of the image.
+            roi_size: side of the windows.
+            overlap: fraction of a window shared with the next, in [0, 1).
+            flip: ``vertical`` reverses the rows, ``horizontal`` the columns.
+            margins: what is left out of each window, see the field.
+        """
         tops = window_starts(height, roi_size, overlap)
         lefts = window_starts(width, roi_size, overlap)
         return cls(
             roi_size=roi_size,
-            tops=flipped_starts(tops, height, roi_size) if flip_rows else tops,
-            lefts=flipped_starts(lefts, width, roi_size) if flip_columns else lefts,
+            tops=flipped_starts(tops, height, roi_size) if flip == "vertical" else tops,
+            lefts=flipped_starts(lefts, width, roi_size) if flip == "horizontal" else lefts,
             margins=margins,
         )
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mediar_infer.config import ALL_FLIPS
 from mediar_infer.engine.windows import (
     MIN_IMPORTANCE,
     WindowGrid,
@@ -80,11 +81,9 @@ def test_weights_that_are_shared_cannot_be_changed():
     ("height", "width", "overlap"),
     [(1, 1, 0.6), (31, 70, 0.6), (32, 32, 0.6), (33, 101, 0.6), (100, 45, 0.0), (100, 45, 0.25)],
 )
-@pytest.mark.parametrize("flips", [(False, False), (True, False), (False, True)])
-def test_weights_of_all_windows_sum_to_one_at_every_pixel(height, width, overlap, flips):
-    grid = WindowGrid.of_image(
-        height, width, 32, overlap, flip_rows=flips[0], flip_columns=flips[1]
-    )
+@pytest.mark.parametrize("flip", ALL_FLIPS)
+def test_weights_of_all_windows_sum_to_one_at_every_pixel(height, width, overlap, flip):
+    grid = WindowGrid.of_image(height, width, 32, overlap, flip)
     total = np.zeros((height + 64, width + 64))
     for top in grid.tops:
         for left in grid.lefts:
