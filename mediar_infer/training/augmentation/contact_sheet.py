@@ -46,10 +46,9 @@ def list_changes(augmentation: Augmentation) -> list[Change]:
         augmentation: the ranges; the probabilities are shown, and used in the last row alone.
     """
     names = [field.name for field in fields(augmentation)]
-    kinds = [name.removesuffix(_PROBABILITY) for name in names if name.endswith(_PROBABILITY)]
-    never = replace(augmentation, **_set_probabilities(kinds, 0.0))
+    never = _without_changes(augmentation)
     changes = []
-    for kind in kinds:
+    for kind in _list_kinds(augmentation):
         if kind in _NOT_SHOWN:
             continue
         values = {
@@ -59,7 +58,7 @@ def list_changes(augmentation: Augmentation) -> list[Change]:
         }
         name = kind.replace("_", " ") + ("" if values["probability"] else " (not used)")
         lines = (name, *(f"{key} {value}" for key, value in values.items()))
-        changes.append(Change(lines, replace(never, **_set_probabilities([kind], 1.0))))
+        changes.append(Change(lines, _set_probabilities(never, [kind], 1.0)))
     return [
         *changes,
         Change(("boundary exclusion",), never, excludes_boundary=True),
@@ -67,8 +66,20 @@ def list_changes(augmentation: Augmentation) -> list[Change]:
     ]
 
 
-def _set_probabilities(kinds: Sequence[str], probability: float) -> dict[str, Any]:
-    return dict.fromkeys((kind + _PROBABILITY for kind in kinds), probability)
+def _list_kinds(augmentation: Augmentation) -> list[str]:
+    names = [field.name for field in fields(augmentation)]
+    return [name.removesuffix(_PROBABILITY) for name in names if name.endswith(_PROBABILITY)]
+
+
+def _without_changes(augmentation: Augmentation) -> Augmentation:
+    return _set_probabilities(augmentation, _list_kinds(augmentation), 0.0)
+
+
+def _set_probabilities(
+    augmentation: Augmentation, kinds: Sequence[str], probability: float
+) -> Augmentation:
+    values: dict[str, Any] = dict.fromkeys((kind + _PROBABILITY for kind in kinds), probability)
+    return replace(augmentation, **values)
 
 
 def draw_contact_sheet(
@@ -85,19 +96,18 @@ def draw_contact_sheet(
     Returns:
         ``(H, W, 3)`` RGB; cells are outlined, values clipped to [0, 1].
     """
-    changes = list_changes(augmentation)
-    never = changes[-2].augmentation
-    before_maker = CropMaker(never, crop_size=crop_size, seed=seed)
+    before_maker = CropMaker(_without_changes(augmentation), crop_size=crop_size, seed=seed)
+    unchanged = Draw(0, excludes_boundary=False, intensity=True)
     titles = [text for sample in samples for text in (sample.record.image_id, "after")]
     rows = [[draw_text(("",), _LINE_HEIGHT, _CAPTION_WIDTH)]]
     rows[0] += [draw_text((title,), _LINE_HEIGHT, crop_size) for title in titles]
-    for change in changes:
+    for change in list_changes(augmentation):
         maker = CropMaker(change.augmentation, crop_size=crop_size, seed=seed)
-        draw = Draw(0, excludes_boundary=change.excludes_boundary, intensity=True)
+        changed = Draw(0, excludes_boundary=change.excludes_boundary, intensity=True)
         row = [draw_text(change.lines, crop_size, _CAPTION_WIDTH)]
         for slot, sample in enumerate(samples):
-            before = before_maker.make(sample, Draw(0, False, True), 0, slot)
-            after = maker.make(sample, draw, 0, slot)
+            before = before_maker.make(sample, unchanged, 0, slot)
+            after = maker.make(sample, changed, 0, slot)
             for image, labels in (before, after):
                 shown = labels > 0 if change.excludes_boundary else find_inner_boundary(labels)
                 row.append(_draw_crop(image, labels, shown))
