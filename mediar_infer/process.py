@@ -254,13 +254,19 @@ def _cgroup_bounds(root: Path, listing: Path) -> Iterator[int]:
             folder = folder.parent
 
 
-def _address_space_bound() -> Iterator[int]:
+def address_limit_bytes() -> int | None:
+    """Limit of this process's address space, as ``ulimit -v`` sets it; ``None`` without one."""
     import resource
 
     limit_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit_bytes != resource.RLIM_INFINITY:
+    return None if limit_bytes == resource.RLIM_INFINITY else limit_bytes
+
+
+def _address_space_bound() -> Iterator[int]:
+    limit_bytes = address_limit_bytes()
+    if limit_bytes is not None:
         for line in _read_lines(_PROCESS_FILES / "statm"):
-            yield limit_bytes - int(line.split()[0]) * resource.getpagesize()
+            yield limit_bytes - int(line.split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _machine_bound() -> Iterator[int]:

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Final
 
 from mediar_infer.devices import usable_cores
-from mediar_infer.process import flush_stdout
+from mediar_infer.process import address_limit_bytes, flush_stdout
 
 _THREADS_PER_CORE: Final = 6
 """What BLAS, torch, OpenVINO, OpenCV and this package start together."""
@@ -78,16 +78,6 @@ def count_startable_threads(wanted: int) -> int:
     for thread in started:
         thread.join()
     return len(started)
-
-
-def address_limit_bytes() -> int | None:
-    """Limit of this process's address space, as ``ulimit -v`` sets it; ``None`` without one."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def survive_address_limit(report: Callable[[str], None]) -> None:
