@@ -42,6 +42,7 @@ from mediar_infer.training.stages.relabelling import (
 from mediar_infer.training.stages.run_folder import StageFolder, read_log, save_state, write_json
 from mediar_infer.training.stages.runner import run_recipe
 from mediar_infer.training.stages.scoring import (
+    ImageScore,
     build_segmenter,
     compute_mean_f1,
     load_for_scoring,
@@ -285,26 +286,18 @@ class _SeedRun:
         }
         roi_size = recipe.stage(row.stages[-1]).crop_size
         scored = {"images": images, "labels": labels, "roi_size": roi_size}
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            found = {}
-        is_same = all(found.get(key) == value for key, value in scored.items())
-        if is_same and found["result"]["digest"] == digest:
-            return RowResult(**found["result"])
+        earlier = _read_result(path, scored, digest)
+        if earlier is not None:
+            return earlier
         network = _load_network(recipe, row.stages[-1], weights)
         # With the engine's overlap, scoring small windows would take longer than training.
         segmenter = build_segmenter(network, select_device(device).to_torch(), plan="fast")
         scores = select_scored(score_weights(segmenter, records))
-        kinds = [f"{each.record.role}: {each.record.modality or 'unknown'}" for each in scores]
         result = RowResult(
             key=row.key,
             seed=self.seed,
             f1=compute_mean_f1(scores),
-            f1_of_modality={
-                kind: fmean(s.f1 for s, other in zip(scores, kinds, strict=True) if other == kind)
-                for kind in sorted(set(kinds))
-            },
+            f1_of_modality=_average_by_modality(scores),
             n_images=len(scores),
             **_read_losses(StageFolder(weights.parent)),
             n_parameters=sum(p.numel() for p in network.parameters()),
@@ -322,6 +315,25 @@ class _SeedRun:
             "table %d, seed %d, %s: F1 %.4f", self.table.number, self.seed, row.label, result.f1
         )
         return result
+
+
+def _read_result(path: Path, scored: Mapping[str, Any], digest: str) -> RowResult | None:
+    """An earlier result of a row; None without one, or if it is of other images or weights."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    is_same = all(found.get(key) == value for key, value in scored.items())
+    return RowResult(**found["result"]) if is_same and found["result"]["digest"] == digest else None
+
+
+def _average_by_modality(scores: Sequence[ImageScore]) -> dict[str, float]:
+    """Role and modality → mean F1 of their images."""
+    f1s: dict[str, list[float]] = {}
+    for score in scores:
+        kind = f"{score.record.role}: {score.record.modality or 'unknown'}"
+        f1s.setdefault(kind, []).append(score.f1)
+    return {kind: fmean(f1s[kind]) for kind in sorted(f1s)}
 
 
 def _divide_decoder(recipe: Recipe, divisor: int) -> Recipe:
