@@ -139,12 +139,15 @@ class _Validation:
         mine = self.records[self.fabric.global_rank :: self.fabric.world_size]
         segmenter = build_segmenter(model, self.fabric.device)
         scores = [score_image(segmenter, record) for record in mine]
-        if self.measure == "f1":
-            scores = select_scored(scores)
-        values = [score.f1 if self.measure == "f1" else score.n_cells for score in scores]
+        is_mean = self.measure == "f1"
+        values = (
+            [score.f1 for score in select_scored(scores)]
+            if is_mean
+            else [score.n_cells for score in scores]
+        )
         sums = torch.tensor(
-            [float(sum(values)), len(scores)], dtype=torch.float64, device=self.fabric.device
+            [float(sum(values)), len(values)], dtype=torch.float64, device=self.fabric.device
         )
         total, n_images = reduce_tensor(self.fabric, sums, "sum").tolist()
-        value = total / max(n_images, 1) if self.measure == "f1" else total
+        value = total / max(n_images, 1) if is_mean else total
         return Score(self.measure, value, int(n_images))

@@ -28,6 +28,24 @@ from mediar_infer.training.stages.stage_config import StageConfig
 RECIPES_DIR: Final = Path(__file__).resolve().parents[1] / "recipes"
 """Recipes that come with the package."""
 
+_TABLES: Final = (
+    "model",
+    "data",
+    "augmentation",
+    "defaults",
+    "stages",
+    "blends",
+    "discovery",
+    "relabelling",
+)
+_NO_KEYS: Final = ("name", "augmentation")
+"""Fields of a stage that its table does not set as keys."""
+_TYPE_NAMES: Final = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
 _Config = TypeVar("_Config")
 
 
@@ -87,18 +105,6 @@ def read_recipe(path: Path) -> Recipe:
     return parse_recipe(read_values(path), str(path))
 
 
-_TABLES: Final = (
-    "model",
-    "data",
-    "augmentation",
-    "defaults",
-    "stages",
-    "blends",
-    "discovery",
-    "relabelling",
-)
-
-
 def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
     """Check the values of a recipe.
 
@@ -153,9 +159,6 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
         raise UsageError(f"{where}: {error}") from error
 
 
-_NO_KEYS: Final = ("name", "augmentation")
-
-
 def _parse_stage(
     name: str, values: Mapping[str, Any], defaults: Mapping[str, Any], where: str
 ) -> StageConfig:
@@ -208,14 +211,6 @@ def parse_fields(
         raise UsageError(f"{where}: [{table}] {error}") from error
     except TypeError as error:
         raise UsageError(f"{where}: [{table}] lacks a key ({error}); add it") from error
-
-
-_TYPE_NAMES: Final = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-}
 
 
 def _convert(value: Any, hint: Any, place: str) -> Any:  # noqa: ANN401 (any type of a recipe)

@@ -18,6 +18,19 @@ Selection = Literal["last", "f1", "count"]
 FLOW_WEIGHT: Final = 0.5
 """Weight of the flow in the loss (paper, section 5.3)."""
 
+_PLAIN_STARTS: Final = ("random", "encoder")
+_FACTOR: Final = re.compile(r".+=\d+(\.\d+)?")
+_NOT_NEGATIVE: Final = (
+    "t_max_epochs",
+    "warmup_steps",
+    "weight_decay",
+    "flow_weight",
+    "max_gradient_norm",
+    "ema_from_step",
+    "patience",
+    "validate_every",
+)
+
 
 def check(holds: bool, message: str) -> None:
     """Raise UsageError with a message unless a condition holds."""
@@ -168,7 +181,7 @@ class StageConfig:
             self.checkpoint_every > 0,
             f"checkpoint_every: found {self.checkpoint_every}, expected above 0",
         )
-        for key in (*_NOT_NEGATIVE, "validate_every"):
+        for key in _NOT_NEGATIVE:
             value = getattr(self, key)
             check(value >= 0, f"{key}: found {value}, expected 0 or more")
         check(
@@ -244,16 +257,3 @@ class StageConfig:
             checkpoint_every=self.checkpoint_every * factor,
             validate_every=self.validate_every * factor,
         )
-
-
-_FACTOR: Final = re.compile(r".+=\d+(\.\d+)?")
-_PLAIN_STARTS: Final = ("random", "encoder")
-_NOT_NEGATIVE: Final = (
-    "t_max_epochs",
-    "warmup_steps",
-    "weight_decay",
-    "flow_weight",
-    "max_gradient_norm",
-    "ema_from_step",
-    "patience",
-)

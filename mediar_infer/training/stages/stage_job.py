@@ -94,28 +94,26 @@ def prepare_stage(
     roles = {*config.roles, *config.memory_roles}
     seen = [record for record in records if record.source not in config.exclude_sources]
     chosen = select_records(seen, roles, "train")
-    clusters: Mapping[str, int] | None = None
+    clusters: Mapping[str, int] = {}
     label_paths: Mapping[str, Path] = {}
-    if config.sampling == "amplified":
-        if clusters_path:
-            clusters = read_clusters(clusters_path)
-        else:
-            clusters = _discover(recipe, config, records, run_path, execution.device)
+    if config.sampling == "amplified" and clusters_path:
+        clusters = read_clusters(clusters_path)
+    elif config.sampling == "amplified":
+        clusters = _discover(recipe, config, records, run_path, execution.device)
     if config.relabelled:
         label_paths = _relabel(recipe, config, records, run_path, execution.device)
     sampler = build_sampler(chosen, config, seed, clusters)
     start_path = find_start(config.start, run_path)
     scored = _find_scored(config, seen)
+    plain = recipe.to_plain()
     description = {
-        "model": recipe.to_plain()["model"],
-        "stage": next(s for s in recipe.to_plain()["stages"] if s["name"] == config.name),
+        "model": plain["model"],
+        "stage": plain["stages"][index],
         "seed": seed,
         "start": compute_digest(start_path) if start_path else config.start,
         "images": _digest_images(chosen, label_paths),
         "scored": _digest_images(scored, {}) if config.select != "last" else "",
-        "clusters": _digest(
-            f"{name} {number}" for name, number in sorted((clusters or {}).items())
-        ),
+        "clusters": _digest(f"{name} {number}" for name, number in sorted(clusters.items())),
     }
     return StageJob(
         recipe=recipe,
