@@ -33,6 +33,7 @@ from mediar_infer.labels.blocks import Labelling, is_stitched, pixels_at_once
 from mediar_infer.labels.confidence import CellConfidence, to_probability
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.network.backends import Backend
+from mediar_infer.network.checkpoints import Checkpoint
 from mediar_infer.network.int8_ranges import ranges_path
 from mediar_infer.network.members import build_members
 from mediar_infer.network.pending_weights import PendingWeights
@@ -123,8 +124,8 @@ class Segmenter:
         self.members = list(members[: self.config.plan.max_members])
         self.digests = dict(digests or {})
         batch = self.config.runtime.batch or self.members[0].batch
-        warms_up = is_apart = self.device.type != "cpu"
-        self._costs = Costs(len(self.members), batch, warms_up=warms_up)
+        is_apart = self.device.type != "cpu"
+        self._costs = Costs(len(self.members), batch, warms_up=is_apart)
         # An accelerator goes on while the CPU makes labels; on a CPU both need the same cores.
         # Under a time budget each image has the machine to itself.
         runs_ahead = is_apart and self.config.fit_budget is None
@@ -182,16 +183,7 @@ class Segmenter:
         members = build_members(loading, checkpoints, config, device)
         loading.close()
         logger.info("%d model(s) on %s", len(members), describe_device(device))
-        names = [checkpoint.path.name for checkpoint in checkpoints]
-        if len(set(names)) < len(names):
-            names = [str(checkpoint.path) for checkpoint in checkpoints]
-        digests = {name: c.digest for name, c in zip(names, checkpoints, strict=True)}
-        if config.runtime.precision == "int8":
-            ranges = [ranges_path(path) for path in paths]
-            digests |= {
-                str(ranges_path(Path(name))): compute_digest(path)
-                for name, path in zip(names, ranges, strict=True)
-            }
+        digests = _list_digests(checkpoints, with_ranges=config.runtime.precision == "int8")
         return cls(
             members,
             config,
@@ -353,6 +345,18 @@ def _mean_of_known(values: Sequence[float | None]) -> float | None:
     """What the weight files of an ensemble state, averaged over those that do."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
+
+
+def _list_digests(checkpoints: Sequence[Checkpoint], *, with_ranges: bool) -> dict[str, str]:
+    """File → SHA-256 of weights and int8 ranges; with its folder where two have one name."""
+    paths = [checkpoint.path for checkpoint in checkpoints]
+    is_clear = len({path.name for path in paths}) == len(paths)
+    names = [path.name if is_clear else str(path) for path in paths]
+    digests = {name: c.digest for name, c in zip(names, checkpoints, strict=True)}
+    if with_ranges:
+        for name, path in zip(names, paths, strict=True):
+            digests[str(ranges_path(Path(name)))] = compute_digest(ranges_path(path))
+    return digests
 
 
 def _check_not_forked() -> None:

@@ -32,14 +32,15 @@ def console_table(entries: Sequence[LedgerEntry], *, with_budget: bool = False) 
     n_late = sum(entry.within_tolerance is False for entry in entries)
     counts = Counter(entry.status for entry in entries)
     statuses = ", ".join(f"{counts[name]} {name}" for name in get_args(Status) if counts[name])
-    budget = with_budget and (("tolerance", "margin"), ("", f"{n_late} late"))
-    header = ("image", "size", "cells", "seconds", *(budget[0] if budget else ()), "note")
+    budget_header = ("tolerance", "margin") if with_budget else ()
+    budget_totals = ("", f"{n_late} late") if with_budget else ()
+    header = ("image", "size", "cells", "seconds", *budget_header, "note")
     totals = (
         f"{len(entries)} file{'' if len(entries) == 1 else 's'}",
         "",
         str(sum(entry.n_cells or 0 for entry in entries)),
         f"{sum(entry.wall_s for entry in entries):.1f}",
-        *(budget[1] if budget else ()),
+        *budget_totals,
         statuses or "none",
     )
     rows = [_table_row(entry, with_budget=with_budget) for entry in entries]

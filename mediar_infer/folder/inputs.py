@@ -150,7 +150,8 @@ class _Search:
             self._skip_seen(top)
             return
         self._seen.setdefault(_identify(top), top)
-        folders = self._keep(images, skipped, deque())
+        folders: deque[Path] = deque()
+        self._keep(images, skipped, folders)
         while folders:
             folder = folders.popleft()
             if not self._is_new(folder):
@@ -162,9 +163,7 @@ class _Search:
                 continue
             self._keep(images, skipped, folders)
 
-    def _keep(
-        self, images: list[Path], skipped: list[SkippedFile], folders: deque[Path]
-    ) -> deque[Path]:
+    def _keep(self, images: list[Path], skipped: list[SkippedFile], folders: deque[Path]) -> None:
         """Keep what a folder holds; the folders in it join those that are to be searched."""
         is_searched = self._selection.recursive
         below = [file.path for file in skipped if file.is_folder and is_searched]
@@ -173,7 +172,6 @@ class _Search:
         # Links last, so that what they lead to is found in its own place if it is in the tree.
         folders.extendleft(path for path in reversed(below) if not path.is_symlink())
         folders.extend(path for path in below if path.is_symlink())
-        return folders
 
     def _is_new(self, folder: Path) -> bool:
         """Whether to search a folder; if not, say why."""
