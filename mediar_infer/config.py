@@ -281,6 +281,11 @@ class EngineConfig:
             f"found scale {self.scale}, expected {MIN_SCALE} to {MAX_SCALE:g}, or auto",
         )
         _check(
+            self.cell_size is None or isinstance(self.cell_size, CellSize),
+            f"found cell size {self.cell_size!r}, expected a CellSize, such as CellSize(30) or"
+            ' CellSize.parse("12um")',
+        )
+        _check(
             self.cell_size is None or self.scale == 1,
             f"found scale {self.scale} and cell size {self.cell_size}, expected one of them",
         )

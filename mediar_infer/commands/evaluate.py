@@ -7,11 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 from mediar_infer.commands.arguments import add_examples
-from mediar_infer.errors import DataError, UsageError
+from mediar_infer.errors import DataError, UsageError, list_some
 from mediar_infer.labels.metrics import THRESHOLDS
 from mediar_infer.labels.scoring import evaluate_folders, write_evaluation
 
 logger = logging.getLogger(__name__)
+
+_LISTED = 4
 
 
 def read_image_manifest(path: Path) -> dict[str, dict[str, str]]:
@@ -102,6 +104,13 @@ def run(args: argparse.Namespace) -> int:
     evaluation = evaluate_folders(
         args.predicted, args.true, thresholds=args.thresholds, groups=groups, images=images
     )
+    without = [scores.image for scores in evaluation.images if scores.image not in (groups or {})]
+    if groups is not None and without:
+        logger.warning(
+            "%s: found no row for %d of %d scored images (%s), which are in no group; expected"
+            " their names as id, without _label and extension",
+            *(args.manifest, len(without), len(evaluation.images), list_some(without, _LISTED)),
+        )
     paths = write_evaluation(args.output, evaluation)
     for row in evaluation.groups:
         if row.pooled.threshold == args.thresholds[0]:

@@ -4,6 +4,7 @@ Nothing here needs torch: a new process starts to read before it imports torch, 
 same time.
 """
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -20,6 +21,8 @@ from mediar_infer.network.checkpoints import (
 from mediar_infer.network.int8_ranges import read_ranges, require_ranges
 from mediar_infer.network.weight_files import find_weights
 from mediar_infer.process import POOL_PREFIX
+
+logger = logging.getLogger(__name__)
 
 
 class PendingWeights:
@@ -40,7 +43,14 @@ class PendingWeights:
         runtime = config.runtime
         if runtime.backend == "torch" or runtime.precision == "float16":
             require_torch(f"--backend {runtime.backend}, precision {runtime.precision}")
-        self.paths = find_weights(weights)[: config.plan.max_members]
+        n_used = config.plan.max_members
+        self.paths = find_weights(weights)[:n_used]
+        for path in weights[n_used:]:
+            logger.warning(
+                "%s: not used, as plan %s takes %d model(s), expected as many weight files; choose"
+                " another --plan, or --models %d",
+                *(path, config.plan.name, n_used, len(weights)),
+            )
         self.config = config
         if runtime.precision == "int8":
             for path in self.paths:

@@ -201,6 +201,21 @@ def test_evaluate_scores_what_predict_wrote(predict, tmp_path, capsys):
     assert "2 images, F1 at IoU 0.5: mean 1.0000" in capsys.readouterr().err
 
 
+def test_scored_images_that_are_in_no_group_are_named(tmp_path, capsys):
+    labels = slide()[1]
+    for name in ("a", "b"):
+        write_labels(tmp_path / "labels" / f"{name}_label.tiff", [labels], height=120, width=150)
+    (tmp_path / "images.csv").write_text("id,kind\na,nuclei\nb.png,nuclei\n")
+    arguments = ("evaluate", tmp_path / "labels", tmp_path / "labels", "-o", tmp_path / "scores")
+    assert _run(*arguments, "--manifest", tmp_path / "images.csv", "--group", "kind") == 0
+    err = capsys.readouterr().err
+    assert "images.csv: found no row for 1 of 2 scored images (b), which are in no group" in err
+    assert "nuclei: 1 images" in err
+    (tmp_path / "images.csv").write_text("id,kind\na,nuclei\nb,nuclei\n")
+    assert _run(*arguments, "--manifest", tmp_path / "images.csv", "--group", "kind") == 0
+    assert "found no row" not in capsys.readouterr().err
+
+
 def test_bad_data_ends_with_one_and_wrong_use_with_two(tmp_path, capsys):
     (tmp_path / "images.csv").write_text("name\na\n")
     arguments = ("evaluate", tmp_path, tmp_path, "-o", tmp_path / "scores", "--manifest")

@@ -298,6 +298,18 @@ def test_ensemble_of_weight_files_with_flips_runs(predict, inputs, tmp_path, wei
     assert paper["weights"] == {name: compute_digest(weights_dir / name) for name in names}
 
 
+def test_weights_that_a_plan_does_not_use_are_named(predict, inputs, tmp_path, weights_dir, capsys):
+    weights = sorted(weights_dir.glob("*.safetensors"))
+    command = ["predict", "-i", inputs / "a.png", "-o", tmp_path / "out", "--threads", "1"]
+    command += ["--weights", *weights]
+    assert cli.main([*map(str, command), "--plan", "fast"]) == 0
+    err = capsys.readouterr().err
+    assert "from_phase2.safetensors: not used, as plan fast takes 1 model(s)" in err
+    assert cli.main([*map(str, command), "--plan", "fast", "--models", "2"]) == 0
+    assert predict(inputs / "a.png", tmp_path / "out") == 0  # a folder of them names none
+    assert "not used" not in capsys.readouterr().err
+
+
 def test_one_model_is_said_to_be_no_ensemble(predict, inputs, tmp_path, weights_dir, capsys):
     one = weights_dir / "from_phase2.safetensors"
     assert (

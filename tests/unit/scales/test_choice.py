@@ -46,6 +46,12 @@ def test_other_scales_are_refused(scale):
         EngineConfig(scale=scale)
 
 
+@pytest.mark.parametrize("size", ["12um", 30, 30.0])
+def test_cell_size_that_is_no_cell_size_is_refused(size):
+    with pytest.raises(UsageError, match=f"found cell size {size!r}, expected a CellSize"):
+        EngineConfig(cell_size=size)
+
+
 def test_scale_and_cell_size_exclude_each_other():
     with pytest.raises(UsageError, match="found scale 2 and cell size 30 px, expected one of them"):
         EngineConfig(scale=2, cell_size=CellSize(30))
