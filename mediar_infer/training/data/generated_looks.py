@@ -196,7 +196,7 @@ def render_textured_nuclei(labels: LabelArray, rng: np.random.Generator) -> Floa
 def render_tissue(
     labels: LabelArray, lumina: npt.NDArray[np.bool_], rng: np.random.Generator
 ) -> Float32Array:
-    """Draw stained tissue: nuclei from pale to dark on a fibrous ground, lumina white.
+    """Draw stained tissue: nuclei from pale to dark on a pink or brown ground, lumina white.
 
     Args:
         labels: nuclei.
@@ -221,7 +221,13 @@ def render_tissue(
     ground *= 1 - 0.7 * _blur(labels > 0, 0.8)
     pink = np.array([0.15, 0.9, 0.4]) + rng.uniform(-0.12, 0.12, 3)
     violet = np.array([1.0, 1.15, 0.45]) + rng.uniform(-0.25, 0.25, 3)
-    if rng.random() < 0.35:  # brown or blue nuclei on a pale ground
+    look = rng.random()
+    if look > 0.7:  # blue nuclei in islands of brown tissue
+        pink = np.array([0.35, 0.7, 1.0]) * rng.uniform(0.7, 1.3)
+        violet = np.array([0.9, 0.75, 0.35]) + rng.uniform(-0.15, 0.15, 3)
+        islands = draw_texture(shape, rng.uniform(25, 80), rng) + rng.uniform(-0.5, 1.5)
+        ground *= rng.uniform(1.2, 2.5) / (1 + np.exp(-8 * islands))
+    elif look < 0.25:  # brown or blue nuclei on a pale ground
         ground *= rng.uniform(0.05, 0.4)
         violet = np.array([1.2, 0.7, 0.35]) if rng.random() < 0.6 else np.array([0.45, 0.9, 1.3])
     density = ground[..., None] * pink + nuclei[..., None] * violet
