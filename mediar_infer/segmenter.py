@@ -368,7 +368,14 @@ def _check_not_forked() -> None:
         )
 
 
-def check_memory(source: ImageSource, config: EngineConfig, n_members: int, scale: float) -> None:
+def check_memory(
+    source: ImageSource,
+    config: EngineConfig,
+    n_members: int,
+    scale: float,
+    *,
+    makes_labels: bool = True,
+) -> None:
     """Refuse an image that cannot fit, before a system that is out of memory ends the process.
 
     Args:
@@ -376,6 +383,7 @@ def check_memory(source: ImageSource, config: EngineConfig, n_members: int, scal
         config: settings.
         n_members: models that predict it in this process; 0 if others predict it.
         scale: size at which they see it.
+        makes_labels: whether this process labels it, too.
 
     Raises:
         ImageReadError: if it takes more memory than this process may still use.
@@ -386,7 +394,7 @@ def check_memory(source: ImageSource, config: EngineConfig, n_members: int, scal
         n_passes = n_members * len(config.plan.flips)
         per_pixel = _INPUT_BYTES_PER_PIXEL + _PACED_BYTES_PER_PIXEL * n_passes
     n_bytes = per_pixel * config.roi_size * width
-    if not is_stitched(height, width, config.masks):
+    if makes_labels and not is_stitched(height, width, config.masks):
         n_bytes += _LABEL_BYTES_PER_PIXEL * pixels_at_once(height, width, config.masks)
     _check_available(source, n_bytes, "or use --blocks stitched, which holds a band of rows only")
 

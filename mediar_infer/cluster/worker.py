@@ -34,7 +34,7 @@ from mediar_infer.images.sources import ImageSource
 from mediar_infer.network.int8_ranges import require_ranges
 from mediar_infer.network.weight_files import compute_digest, find_weights
 from mediar_infer.scales.choice import ScaleChoice, known_scale
-from mediar_infer.segmenter import Segmenter
+from mediar_infer.segmenter import Segmenter, check_memory
 
 _AT_WORK = threading.Lock()
 """One task at a time in a process: each uses all of the worker's threads, or its GPU."""
@@ -285,14 +285,23 @@ def predict_rows(
         rows: the piece.
         _above: the piece above it in the range. It is not used, but with it the scheduler waits for
             that piece, and prefers the worker that has it.
+
+    Raises:
+        ClusterError: if this worker cannot do the job.
+        ImageReadError: if the image cannot be read, or its rows take more memory than this worker
+            may still use.
     """
     with _AT_WORK:
         segmenter, key = _prepare(job), (job.mark, image, scale, rows.range_bottom)
         found = [each for each in _in_progress if (each.key, each.next_row) == (key, rows.top)]
         if not found:
             _drop_range()
-            source, ends = open_input(image, job.options), (rows.top, rows.range_bottom)
-            found = [_RangeInProgress(key, segmenter, source, scaling, scale, ends)]
+            with ExitStack() as opened:
+                source = opened.enter_context(closing(open_input(image, job.options)))
+                n_members, ends = len(segmenter.members), (rows.top, rows.range_bottom)
+                check_memory(source, segmenter.config, n_members, scale, makes_labels=False)
+                found = [_RangeInProgress(key, segmenter, source, scaling, scale, ends)]
+                opened.pop_all()
         _in_progress[:] = found
         try:
             maps = found[0].take(rows.bottom, str(_own_worker().name))

@@ -27,6 +27,7 @@ from mediar_infer.cluster.row_ranges import split_rows
 from mediar_infer.cluster.worker import ClusterJob
 from mediar_infer.config import EngineConfig, MaskConfig, Plan, RuntimeConfig
 from mediar_infer.engine.preprocess import compute_scaling
+from mediar_infer.errors import ImageReadError
 from mediar_infer.exports.compiled import load_cell_kernels
 from mediar_infer.folder.image_task import open_input
 from mediar_infer.folder.options import RunOptions
@@ -412,6 +413,16 @@ def _predict_pieces(monkeypatch, tmp_path, pieces):
     ]
     assert cluster_worker._in_progress == []
     return [part.maps for part in parts], member.n_windows
+
+
+def test_worker_refuses_rows_that_do_not_fit_in_its_memory(monkeypatch, tmp_path):
+    needed = segmenter_module._ROW_BYTES_PER_PIXEL * CONFIG.roi_size * 100
+    monkeypatch.setattr(segmenter_module, "available_memory_bytes", lambda: needed - 1)
+    with pytest.raises(ImageReadError, match=r"a\.png: found 500 × 100 pixels that take at least"):
+        _predict_pieces(monkeypatch, tmp_path, [(96, 500, 500)])
+    assert cluster_worker._in_progress == []
+    monkeypatch.setattr(segmenter_module, "available_memory_bytes", lambda: needed)
+    assert _predict_pieces(monkeypatch, tmp_path, [(96, 500, 500)])[1] > 0
 
 
 def test_worker_that_goes_on_below_predicts_no_window_twice(monkeypatch, tmp_path):
