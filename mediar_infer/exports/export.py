@@ -1,9 +1,12 @@
 """All exports of a label file in two or three readings of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
 
 from mediar_infer.exports.cells import Cell, index_cells, iterate_cells
 from mediar_infer.exports.compiled import Int64Array, load_cell_kernels
@@ -79,26 +82,13 @@ def export_labels(
         index = index_cells(labels)
         shapes = None if options.table is None else ShapeMeasures(index)
         with ExitStack() as stack:
-            writers: list[tuple[Path, Callable[[Cell], None]]] = []
-            if options.rois:
-                rois_at, largest = roi_path(output_dir, name), int(index.ids.max(initial=0))
-                writers.append((rois_at, stack.enter_context(writing_rois(rois_at, largest))))
-            geojson_at = options.geojson_path(output_dir, name)
-            if geojson_at is not None:
-                geojson = writing_geojson(geojson_at, name, pixel_size_um)
-                writers.append((geojson_at, stack.enter_context(geojson)))
-            for cell in iterate_cells(labels, index) if writers or shapes else ():
-                if shapes is not None:
-                    shapes.add(cell)
-                for result, write in writers:
-                    try:
-                        write(cell)
-                    except OSError as error:
-                        # All results are open: only here it is known which of them failed.
-                        raise to_output_error(result, error) from error
+            largest_id = int(index.ids.max(initial=0))
+            writers = _open_writers(stack, name, options, output_dir, largest_id, pixel_size_um)
+            if writers or shapes is not None:
+                _visit_cells(iterate_cells(labels, index), writers, shapes)
         if options.zarr:
             write_zarr(zarr_path(output_dir, name), labels, pixel_size_um)
-        columns = None
+        columns: dict[str, npt.NDArray[Any]] | None = None
         if shapes is not None:
             columns = dict(shapes.columns(labels.height, labels.width, pixel_size_um))
             if confidence is not None:
@@ -106,3 +96,39 @@ def export_labels(
             if image is not None:
                 columns |= measure_intensities(labels, index, image)
     return Exported(index.boxes[:, 4].copy(), pixel_size_um, columns)
+
+
+def _open_writers(
+    stack: ExitStack,
+    name: str,
+    options: ExportOptions,
+    output_dir: Path,
+    largest_id: int,
+    pixel_size_um: tuple[float, float] | None,
+) -> dict[Path, Callable[[Cell], None]]:
+    """Open the files that get one cell after the other: file → what writes a cell to it."""
+    writers = {}
+    if options.rois:
+        path = roi_path(output_dir, name)
+        writers[path] = stack.enter_context(writing_rois(path, largest_id))
+    geojson = options.geojson_path(output_dir, name)
+    if geojson is not None:
+        writers[geojson] = stack.enter_context(writing_geojson(geojson, name, pixel_size_um))
+    return writers
+
+
+def _visit_cells(
+    cells: Iterable[Cell],
+    writers: Mapping[Path, Callable[[Cell], None]],
+    shapes: ShapeMeasures | None,
+) -> None:
+    """Measure each cell if there is a table, and write it to all open files."""
+    for cell in cells:
+        if shapes is not None:
+            shapes.add(cell)
+        for path, write in writers.items():
+            try:
+                write(cell)
+            except OSError as error:
+                # All files are open: only here it is known which of them failed.
+                raise to_output_error(path, error) from error
