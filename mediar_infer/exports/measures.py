@@ -79,9 +79,12 @@ def compute_eccentricity(yy: Float64Array, xx: Float64Array, xy: Float64Array) -
     """Eccentricity of ellipses with the second moments of regions: 0 for a circle or a pixel.
 
     Args:
-        yy: ``(n,)`` variance of the pixel centres along y, px².
-        xx: variance along x.
-        xy: covariance.
+        yy: ``(n,)`` float64 variances of the pixel centres along y, px².
+        xx: ``(n,)`` variances along x, px².
+        xy: ``(n,)`` covariances, px².
+
+    Returns:
+        ``(n,)`` float64 in [0, 1], as ``skimage.measure.regionprops`` computes it.
     """
     half_sum, root = (yy + xx) / 2, np.hypot((yy - xx) / 2, xy)
     longest = half_sum + root

@@ -26,12 +26,12 @@ _LOSSLESS = 101
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """Pictures of one image as ``data:`` addresses; empty where there is none."""
+    """Pictures of one image as ``data:`` URLs of WebP files; empty where there is none."""
 
     picture: str = ""
     """The image, contrast-stretched."""
     outlines: str = ""
-    """Coloured outlines on a transparent ground, of the same size."""
+    """Coloured outlines on a transparent background, of the same size."""
 
 
 def draw_files(image: Path | None, labels: Path | None) -> Layers:
@@ -84,7 +84,7 @@ def _draw(pixels: npt.NDArray[Any] | None, cells: npt.NDArray[np.integer[Any]] |
         ]
         if sum(map(len, encoded)) <= _MAX_BYTES:
             break
-    return Layers(*map(_to_address, encoded))
+    return Layers(*map(_to_data_url, encoded))
 
 
 def read_sampled(labels: LabelRows, side: int) -> npt.NDArray[np.uint32]:
@@ -95,8 +95,8 @@ def read_sampled(labels: LabelRows, side: int) -> npt.NDArray[np.uint32]:
         side: a length in pixels.
 
     Returns:
-        The unchanged labels if the longer side is no longer than that, else so many of their rows
-        and columns.
+        ``(h, w)`` uint32: the unchanged labels if their longer side is at most ``side``, else every
+        so many rows and columns of them (nearest neighbour), so that it has that length.
     """
     scale = min(1.0, side / max(labels.height, labels.width))
     height, width = (max(1, round(n * scale)) for n in (labels.height, labels.width))
@@ -119,8 +119,8 @@ def read_reduced(source: ImageSource, side: int) -> npt.NDArray[Any]:
         side: a length in pixels.
 
     Returns:
-        ``(h, w, 3)``: the unchanged image if its longer side is below twice ``side``, else reduced
-        by a whole factor to between once and twice that, as float32.
+        ``(h, w, 3)``: the unchanged image in its dtype if its longer side is below twice ``side``,
+        else reduced by a whole factor to between once and twice that, as float32.
     """
     factor = max(source.height, source.width) // side
     if factor < 2:
@@ -147,5 +147,5 @@ def _encode_outlines(outlines: npt.NDArray[np.uint8]) -> bytes:
     return encoded.tobytes()
 
 
-def _to_address(data: bytes) -> str:
+def _to_data_url(data: bytes) -> str:
     return f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}" if data else ""

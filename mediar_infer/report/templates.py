@@ -13,7 +13,7 @@ _BUFFERED: Final = 64
 
 
 def read_asset(name: str) -> str:
-    """Text of a file of this room."""
+    """Text of a file beside this module."""
     return (files("mediar_infer.report") / name).read_text(encoding="utf-8")
 
 
@@ -24,7 +24,7 @@ def render(name: str, **values: Any) -> Markup:  # noqa: ANN401 (whatever the te
     direction of reading, and bytes that are no text, become question marks; line breaks stay.
 
     Args:
-        name: file of this room.
+        name: file beside this module.
         values: what the template names; only :class:`markupsafe.Markup` is put in as it is.
 
     Raises:
