@@ -34,9 +34,14 @@ def read_image_manifest(path: Path) -> dict[str, dict[str, str]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file; check --manifest") from error
+        raise UsageError(
+            f"{path}: found no such file, expected a CSV table; check --manifest"
+        ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a readable CSV manifest ({error})") from error
+        raise DataError(
+            f"{path}: found a file that cannot be read ({error}), expected a CSV table in UTF-8"
+            " with a column 'id'"
+        ) from error
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():  # the marks of csv for too many and too few cells
             raise DataError(
@@ -44,8 +49,10 @@ def read_image_manifest(path: Path) -> dict[str, dict[str, str]]:
                 " per column; correct the row"
             )
     if not rows or "id" not in rows[0]:
-        found = ", ".join(rows[0]) if rows else "no rows"
-        raise DataError(f"{path}: found {found}; expected a column 'id' with the image's stem")
+        found = f"the columns {', '.join(rows[0])}" if rows else "no rows"
+        raise DataError(
+            f"{path}: found {found}, expected a column 'id' that holds NAME of each NAME_label.tiff"
+        )
     manifest = {row["id"]: row for row in rows}
     if len(manifest) < len(rows):
         stem, n_rows = Counter(row["id"] for row in rows).most_common(1)[0]
@@ -126,6 +133,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read_selection(args: argparse.Namespace) -> tuple[dict[str, str] | None, list[str] | None]:
+    """Stem → group, and the stems that are scored; None where the options do not say.
+
+    Raises:
+        UsageError: if the options do not fit together or the manifest.
+        DataError: if the manifest cannot be used.
+    """
     if args.manifest is None:
         if args.group or args.where:
             raise UsageError(
@@ -135,11 +148,21 @@ def _read_selection(args: argparse.Namespace) -> tuple[dict[str, str] | None, li
     manifest = read_image_manifest(args.manifest)
     column, separator, value = (args.where or "").partition("=")
     if args.where and not separator:
-        raise UsageError(f"--where {args.where}; expected COLUMN=VALUE")
+        raise UsageError(f"found --where {args.where}, expected COLUMN=VALUE, such as split=val")
     known = next(iter(manifest.values()))
     for name in filter(None, (args.group, column)):
         if name not in known:
-            raise UsageError(f"{args.manifest}: no column {name!r} among {', '.join(known)}")
+            raise UsageError(
+                f"{args.manifest}: found no column {name!r}, expected one of {', '.join(known)}"
+            )
     groups = {stem: row[args.group] for stem, row in manifest.items()} if args.group else None
-    images = [stem for stem, row in manifest.items() if row[column] == value] if column else None
+    if not column:
+        return groups, None
+    images = [stem for stem, row in manifest.items() if row[column] == value]
+    if not images:
+        values = list_some(sorted({row[column] for row in manifest.values()}), _LISTED)
+        raise UsageError(
+            f"{args.manifest}: found no row whose {column} is {value!r}, expected one of {values};"
+            " check --where"
+        )
     return groups, images

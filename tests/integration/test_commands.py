@@ -220,9 +220,12 @@ def test_bad_data_ends_with_one_and_wrong_use_with_two(tmp_path, capsys):
     (tmp_path / "images.csv").write_text("name\na\n")
     arguments = ("evaluate", tmp_path, tmp_path, "-o", tmp_path / "scores", "--manifest")
     assert _run(*arguments, tmp_path / "images.csv") == 1
-    assert "images.csv: found name; expected a column 'id'" in capsys.readouterr().err
+    assert "images.csv: found the columns name, expected a column 'id'" in capsys.readouterr().err
     assert _run(*arguments, tmp_path / "absent.csv") == 2
-    assert "absent.csv: no such file; check --manifest" in capsys.readouterr().err
+    assert (
+        "absent.csv: found no such file, expected a CSV table; check --manifest"
+        in capsys.readouterr().err
+    )
 
 
 def test_evaluate_of_a_missing_folder_ends_with_two(tmp_path, capsys):

@@ -171,8 +171,12 @@ def test_command_fails_when_nothing_is_to_be_scored(tmp_path, caplog):
     ("options", "message"),
     [
         (["--group", "modality"], "expected --manifest with them"),
-        (["--manifest", "MANIFEST", "--group", "colour"], "no column 'colour' among id, split"),
-        (["--manifest", "MANIFEST", "--where", "val"], "--where val; expected COLUMN=VALUE"),
+        (
+            ["--manifest", "MANIFEST", "--group", "colour"],
+            "no column 'colour', expected one of id, split",
+        ),
+        (["--manifest", "MANIFEST", "--where", "val"], "--where val, expected COLUMN=VALUE"),
+        (["--manifest", "MANIFEST", "--where", "split=vla"], "no row whose split is 'vla'"),
         (["--thresholds", "0"], r"thresholds \[0.0\]; expected IoU values"),
         (["--thresholds", "0.5", "50"], "expected IoU values above 0 and up to 1"),
     ],
@@ -190,7 +194,10 @@ def test_missing_folder_is_named(folders, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "no rows"), ("name,split\na,val\n", "found name, split; expected a column 'id'")],
+    [
+        ("", "no rows"),
+        ("name,split\na,val\n", "found the columns name, split, expected a column 'id'"),
+    ],
 )
 def test_manifest_without_ids_is_refused(tmp_path, content, message):
     path = tmp_path / "manifest.csv"
@@ -207,9 +214,9 @@ def test_two_rows_for_one_image_are_refused(tmp_path):
 
 
 def test_missing_manifest_is_wrong_use_and_an_unreadable_one_bad_data(tmp_path):
-    with pytest.raises(UsageError, match=r"absent\.csv: no such file; check --manifest"):
+    with pytest.raises(UsageError, match=r"absent\.csv: found no such file.*--manifest"):
         read_image_manifest(tmp_path / "absent.csv")
-    with pytest.raises(DataError, match="not a readable CSV manifest"):
+    with pytest.raises(DataError, match="found a file that cannot be read"):
         read_image_manifest(tmp_path)
 
 
