@@ -44,36 +44,8 @@ DEFAULT_OUTPUT: Final = Path("/workspace/outputs")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the ``predict`` command."""
-    parser.add_argument(
-        "-i", "--input", type=Path, nargs="+", action="extend", metavar="PATH",
-        help="folders of images, images, or @LIST: a text file with the path of one image per line"
-        f" (default: {DEFAULT_INPUT})",
-    )  # fmt: skip
-    parser.add_argument(
-        "-o", "--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR",
-        help="folder of results (default: %(default)s)",
-    )  # fmt: skip
-    add_option(parser, Selection, "recursive", "-r", "--recursive")
-    add_option(
-        parser, Selection, "patterns", "--pattern", nargs="+", action="extend", metavar="GLOB",
-        default=[], note="; such as '*_ch1.tif' or 'plate1/**/*.tif'",
-    )  # fmt: skip
-    add_option(parser, Selection, "names")
-    add_option(parser, Selection, "part", metavar="I/N")
-    add_ledger_argument(parser)
-    parser.add_argument(
-        "--resume", action="store_true",
-        help="skip images that are done with the same weights and settings",
-    )  # fmt: skip
-    parser.add_argument(
-        "--overlays", action="store_true", help="also write outlines over each image as PNG"
-    )
-    add_result_arguments(parser)
-    parser.add_argument(
-        "--report", action="store_true",
-        help="also write report.html, a page that shows the cells of every image, how many and how"
-        " large they are, and what went wrong",
-    )  # fmt: skip
+    _add_folder_arguments(parser)
+    _add_output_arguments(parser)
     parser.add_argument(
         "--strict-budget", action="store_true",
         help="exit with 1 if an image misses its time tolerance",
@@ -105,6 +77,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which images are segmented, and where results go."""
+    parser.add_argument(
+        "-i", "--input", type=Path, nargs="+", action="extend", metavar="PATH",
+        help="folders of images, images, or @LIST: a text file with the path of one image per line"
+        f" (default: {DEFAULT_INPUT})",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR",
+        help="folder of results (default: %(default)s)",
+    )  # fmt: skip
+    add_option(parser, Selection, "recursive", "-r", "--recursive")
+    add_option(
+        parser, Selection, "patterns", "--pattern", nargs="+", action="extend", metavar="GLOB",
+        default=[], note="; such as '*_ch1.tif' or 'plate1/**/*.tif'",
+    )  # fmt: skip
+    add_option(parser, Selection, "names")
+    add_option(parser, Selection, "part", metavar="I/N")
+    add_ledger_argument(parser)
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which results are written."""
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="skip images that are done with the same weights and settings",
+    )  # fmt: skip
+    parser.add_argument(
+        "--overlays", action="store_true", help="also write outlines over each image as PNG"
+    )
+    add_result_arguments(parser)
+    parser.add_argument(
+        "--report", action="store_true",
+        help="also write report.html, a page that shows the cells of every image, how many and how"
+        " large they are, and what went wrong",
+    )  # fmt: skip
+
+
 def run(args: argparse.Namespace) -> int:
     """Segment the folder; see :func:`mediar_infer.cli.main` for the exit code."""
     config = to_engine_config(args)
@@ -118,12 +128,12 @@ def run(args: argparse.Namespace) -> int:
         from mediar_infer.folder.runner import fail_folder
 
         return _finish(fail_folder(errors, options, found), found, args, options)
-    segmenter = load_for_process(args.weights, config) if args.dask is None else None
-    if segmenter is None:
+    if args.dask is not None:
         from mediar_infer.cluster.client import run_on_cluster
 
         entries = run_on_cluster(args.dask, args.weights, config, options, found=found)
         return _finish(entries, found, args, options)
+    segmenter = load_for_process(args.weights, config)
     from mediar_infer.folder.runner import run_folder
 
     for name, digest in segmenter.digests.items():
