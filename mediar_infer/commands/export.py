@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -72,16 +73,7 @@ def run(args: argparse.Namespace) -> int:
         ExportError: if a package is missing.
         OutputError: if the table cannot be written.
     """
-    options = to_export_options(args)
-    check_pixel_size(args.pixel_size)
-    if not options:
-        raise UsageError(
-            "found nothing to export, expected one or more of --rois, --geojson, --gzip, --zarr and"
-            " --table"
-        )
-    check_exports(options)
-    if args.images is not None and options.table is None:
-        raise UsageError("found --images without --table, expected both; add --table cells.csv")
+    options = _check_options(args)
     found = find_label_inputs(args.labels, recursive=args.recursive, output_dir=args.output)
     files = found.files
     for problem in found.unreadable:
@@ -92,9 +84,7 @@ def run(args: argparse.Namespace) -> int:
             "%s: found no label file, expected NAME_label.tiff files%s", args.labels, below
         )
         return 1
-    results = (path for name, _ in files for path in list_export_files(args.output, name))
-    for folder in dict.fromkeys([args.output, *(path.parent for path in results)]):
-        remove_stale_parts(folder)
+    _remove_leftovers(args.output, [name for name, _ in files])
     images = LabelledImages.find(args.images, recursive=args.recursive)
     n_failed = 0
     with _gathering(options, args.output) as table:
@@ -115,6 +105,33 @@ def run(args: argparse.Namespace) -> int:
             table.write(name for name, _ in files)
     logger.info("%d label files exported to %s", len(files) - n_failed, args.output)
     return 1 if n_failed or found.unreadable else 0
+
+
+def _check_options(args: argparse.Namespace) -> ExportOptions:
+    """What is asked for, once it is known to be possible.
+
+    Raises:
+        UsageError: if nothing is asked for or a value is out of its range.
+        ExportError: if a package is missing.
+    """
+    options = to_export_options(args)
+    check_pixel_size(args.pixel_size)
+    if not options:
+        raise UsageError(
+            "found nothing to export, expected one or more of --rois, --geojson, --gzip, --zarr and"
+            " --table"
+        )
+    check_exports(options)
+    if args.images is not None and options.table is None:
+        raise UsageError("found --images without --table, expected both; add --table cells.csv")
+    return options
+
+
+def _remove_leftovers(output_dir: Path, names: Sequence[str]) -> None:
+    """Remove unfinished files of processes that were killed, from all folders of results."""
+    results = (path for name in names for path in list_export_files(output_dir, name))
+    for folder in dict.fromkeys([output_dir, *(path.parent for path in results)]):
+        remove_stale_parts(folder)
 
 
 def _gathering(
