@@ -27,32 +27,44 @@ def explain_clashes(
         Image → error that says which others it clashes with, in the order of the images.
     """
     listed = list(images)
-    errors: dict[RunImage, str] = {}
-    for name, clashing in _group(listed, lambda image: str(image.label_name)).items():
+    # Equal names come last, and win: they clash on every disk.
+    errors = _explain_indistinct(listed, output_dir) | _explain_equal(listed, names)
+    return {image: errors[image] for image in listed if image in errors}
+
+
+def _explain_equal(images: Iterable[RunImage], names: LabelNames) -> dict[RunImage, str]:
+    """Images whose label files have the same name."""
+    errors = {}
+    for name, clashing in _group(images, lambda image: str(image.label_name)).items():
         for image in clashing:
             others = _list_names(other for other in clashing if other != image)
             errors[image] = (
                 f"{image.name}: maps to {name}, and so does {others}; {_remedy(clashing, names)}"
             )
-    by_folded = _group(listed, _fold)
+    return errors
+
+
+def _explain_indistinct(images: Iterable[RunImage], output_dir: Path) -> dict[RunImage, str]:
+    """Images whose label files have names that the disk does not tell from each other."""
+    by_folded = _group(images, _fold)
     alike = {
         folded: paths
         for folded, found in by_folded.items()
         if len(paths := list(dict.fromkeys(image.label_name for image in found))) > 1
     }
+    errors = {}
     for folded in find_indistinct_names(output_dir, alike) if alike else ():
         for image in by_folded[folded]:
             others = _list_names(
                 other for other in by_folded[folded] if other.label_name != image.label_name
             )
-            errors.setdefault(
-                image,
+            errors[image] = (
                 f"{image.name}: maps to {image.label_name}, which the disk of {output_dir} does not"
                 f" tell from the label file of {others}; expected names that differ in more than"
                 " upper and lower case or the composition of accents; rename one of them, or choose"
-                " an output folder on another disk",
+                " an output folder on another disk"
             )
-    return {image: errors[image] for image in listed if image in errors}
+    return errors
 
 
 def _group(images: Iterable[RunImage], key: Callable[[RunImage], str]) -> dict[str, list[RunImage]]:
