@@ -107,6 +107,13 @@ def decide(image_id: str, labels: LabelArray, predicted: LabelArray, min_f1: flo
     return _to_decision(image_id, scores, f1, action)
 
 
+def _decide_unlabelled(image_id: str, predicted: LabelArray) -> Decision:
+    """Take the prediction as the labels of an image that has none, if it has a cell."""
+    (scores,) = evaluate_labels(np.zeros_like(predicted), predicted, (0.5,))
+    action: Action = "pseudo-labelled" if predicted.any() else "prediction empty"
+    return _to_decision(image_id, scores, math.nan, action)
+
+
 def _to_decision(image_id: str, scores: Scores, f1: float, action: Action) -> Decision:
     is_new = action in ("relabelled", "pseudo-labelled")
     name = _label_name(image_id) if is_new else ""
@@ -158,11 +165,10 @@ def relabel(
     for record in records:
         predicted = predict_labels(segmenter, record)
         labels = _read(record, predicted)
-        decision = decide(record.image_id, labels, predicted, min_f1)
         if record.label_path is None:
-            action: Action = "pseudo-labelled" if predicted.any() else "prediction empty"
-            name = _label_name(record.image_id) if predicted.any() else ""
-            decision = replace(decision, f1=math.nan, action=action, label_name=name)
+            decision = _decide_unlabelled(record.image_id, predicted)
+        else:
+            decision = decide(record.image_id, labels, predicted, min_f1)
         if decision.label_name:
             height, width = predicted.shape
             path = folder / LABELS_NAME / decision.label_name
