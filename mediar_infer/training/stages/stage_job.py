@@ -89,32 +89,23 @@ def prepare_stage(
         ImageReadError: if a label file is missing.
     """
     _warn_of_unknown_sources(config, {record.source for record in records})
-    index = recipe.stages.index(config)
-    seed = recipe.seed + _SEED_STEP * index
+    seed = recipe.seed + _SEED_STEP * recipe.stages.index(config)
     roles = {*config.roles, *config.memory_roles}
     seen = [record for record in records if record.source not in config.exclude_sources]
     chosen = select_records(seen, roles, "train")
     clusters: Mapping[str, int] = {}
     label_paths: Mapping[str, Path] = {}
-    if config.sampling == "amplified" and clusters_path:
-        clusters = read_clusters(clusters_path)
-    elif config.sampling == "amplified":
-        clusters = _discover(recipe, config, records, run_path, execution.device)
+    if config.sampling == "amplified":
+        clusters = (
+            read_clusters(clusters_path)
+            if clusters_path
+            else _discover(recipe, config, records, run_path, execution.device)
+        )
     if config.relabelled:
         label_paths = _relabel(recipe, config, records, run_path, execution.device)
     sampler = build_sampler(chosen, config, seed, clusters)
     start_path = find_start(config.start, run_path)
     scored = _find_scored(config, seen)
-    plain = recipe.to_plain()
-    description = {
-        "model": plain["model"],
-        "stage": plain["stages"][index],
-        "seed": seed,
-        "start": compute_digest(start_path) if start_path else config.start,
-        "images": _digest_images(chosen, label_paths),
-        "scored": _digest_images(scored, {}) if config.select != "last" else "",
-        "clusters": _digest(f"{name} {number}" for name, number in sorted(clusters.items())),
-    }
     return StageJob(
         recipe=recipe,
         config=config,
@@ -124,7 +115,12 @@ def prepare_stage(
         scored=scored,
         sampler=sampler,
         label_paths=label_paths,
-        description=description,
+        description={
+            **_describe_settings(recipe, config, seed, start_path),
+            "images": _digest_images(chosen, label_paths),
+            "scored": _digest_images(scored, {}) if config.select != "last" else "",
+            "clusters": _digest(f"{name} {number}" for name, number in sorted(clusters.items())),
+        },
         execution=execution,
         log_level=logging.getLogger("mediar_infer").getEffectiveLevel(),
         extra_loss=extra_loss,
@@ -144,6 +140,19 @@ def _warn_of_unknown_sources(config: StageConfig, known: Collection[str]) -> Non
                     " nothing; the sources are %s",
                     *(config.name, key, name, ", ".join(sorted(filter(None, known))) or "unknown"),
                 )
+
+
+def _describe_settings(
+    recipe: Recipe, config: StageConfig, seed: int, start_path: Path | None
+) -> dict[str, Any]:
+    """What the result depends on besides images and clusters, as plain values."""
+    plain = recipe.to_plain()
+    return {
+        "model": plain["model"],
+        "stage": plain["stages"][recipe.stages.index(config)],
+        "seed": seed,
+        "start": compute_digest(start_path) if start_path else config.start,
+    }
 
 
 def _digest(lines: Iterable[str]) -> str:
