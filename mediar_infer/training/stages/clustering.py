@@ -116,7 +116,8 @@ class Purity:
     chance: float
     """The same for a single cluster of all images: share of the most frequent modality."""
     mutual_information: float
-    """Mutual information of cluster and modality over the mean of their entropies, 0 to 1."""
+    """Normalised: mutual information of cluster and modality over the mean of their entropies, 0
+    to 1, as ``normalized_mutual_info_score`` of scikit-learn."""
 
 
 def compute_purity(clusters: Clusters, modalities: Sequence[str]) -> Purity | None:

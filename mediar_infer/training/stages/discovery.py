@@ -21,6 +21,7 @@ from mediar_infer.errors import MediarError, UsageError
 from mediar_infer.network.checkpoints import build_model, load_checkpoint
 from mediar_infer.network.model import STRIDE
 from mediar_infer.network.weight_files import compute_digest
+from mediar_infer.output_files import remove_result
 from mediar_infer.training.data.csv_files import write_rows
 from mediar_infer.training.data.samples import Sample, SampleStore, Uint8Image
 from mediar_infer.training.data.table import TrainingImage
@@ -29,6 +30,7 @@ from mediar_infer.training.stages.cluster_plots import write_projection, write_s
 from mediar_infer.training.stages.clustering import (
     Clusters,
     Embeddings,
+    Purity,
     compute_purity,
     find_clusters,
 )
@@ -175,7 +177,7 @@ def discover(
         UsageError: if there is no image, or the device does not exist.
         CheckpointError: if the weights are not those of a MEDIAR-Former.
         ImageReadError: if an image cannot be read.
-        OutputError: if a file cannot be written.
+        OutputError: if a file cannot be written, or a sheet not be removed.
     """
     checkpoint = load_checkpoint(weights)
     samples = SampleStore(records)
@@ -186,17 +188,11 @@ def discover(
     clusters = find_clusters(embeddings, n_clusters, seed)
     n_found = len(np.unique(clusters))
     purity = compute_purity(clusters, modalities)
-    logger.info("%d images in %d clusters", len(records), n_found)
-    if purity is not None:
-        logger.info(
-            "purity for %d known modalities: %.3f (%.3f with a single cluster)",
-            *(purity.n_modalities, purity.purity, purity.chance),
-        )
-    for path in folder.glob("cluster_*.png"):
-        path.unlink()
+    _log_clusters(len(records), n_found, purity)
+    _remove_sheets(folder)
     write_sheets(folder, samples, clusters)
     write_projection(folder / "projection.png", embeddings, clusters, modalities)
-    content = {
+    description = {
         "weights": str(weights),
         "digest": checkpoint.digest,
         "n_images": len(records),
@@ -207,8 +203,23 @@ def discover(
         "sizes": np.bincount(clusters).tolist(),
         "modalities": asdict(purity) if purity else None,
     }
-    write_json(folder / _DESCRIPTION_NAME, content)
+    write_json(folder / _DESCRIPTION_NAME, description)
     write_clusters(folder / CLUSTERS_NAME, records, clusters)
     return {
         record.image_id: int(cluster) for record, cluster in zip(records, clusters, strict=True)
     }
+
+
+def _log_clusters(n_images: int, n_clusters: int, purity: Purity | None) -> None:
+    logger.info("%d images in %d clusters", n_images, n_clusters)
+    if purity is not None:
+        logger.info(
+            "purity for %d known modalities: %.3f (%.3f with a single cluster)",
+            *(purity.n_modalities, purity.purity, purity.chance),
+        )
+
+
+def _remove_sheets(folder: Path) -> None:
+    """Remove the sheets of an earlier discovery, which may have found more clusters."""
+    for path in folder.glob("cluster_*.png"):
+        remove_result(path)
