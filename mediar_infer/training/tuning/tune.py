@@ -25,7 +25,7 @@ from mediar_infer.network.weight_files import find_weights
 from mediar_infer.training.data.index import Index, IndexOptions, index_folders
 from mediar_infer.training.data.problems import log_problems, write_problems
 from mediar_infer.training.data.table import (
-    LABELLED_ROLES,
+    Role,
     TrainingImage,
     read_table,
     select_records,
@@ -102,7 +102,7 @@ def tune(folder: Path, output: Path, options: TuneOptions) -> Tuning:
     recipe = read_recipe(find_recipe(options.recipe))
     stage_folder = StageFolder(run_path / recipe.stages[-1].name)
     if not options.execution.resume:
-        _check_room(run_path, stage_folder)
+        _refuse_interrupted(run_path, stage_folder)
     records = _find_images(folder, run_path, options)
     memory = _find_memory(options, {record.digest for record in records})
     _write_images([*records, *memory], run_path / "table.csv", options)
@@ -115,11 +115,7 @@ def tune(folder: Path, output: Path, options: TuneOptions) -> Tuning:
     tuned = load_file(made[recipe.stages[-1].name])
     judge = BlendJudge(start, tuned, device, records, memory)
     first = ScoredBlend(0.0, judge.score(0.0), judge.score_memory(0.0))
-    blends = []
-    for share in (each for each in SHARES if not memory or each <= _MAX_SHARE_WITH_MEMORY):
-        blends.append(ScoredBlend(share, judge.score(share), None))
-        logger.info("%s", describe_blend(blends[-1]))
-    candidates = score_memory(first, blends, options.max_loss, judge.score_memory)
+    candidates = _score_blends(judge, first, options.max_loss, has_memory=bool(memory))
     write_json(run_path / _CANDIDATES_NAME, [asdict(each) for each in (first, *candidates)])
     chosen = choose(first, candidates, options.max_loss)
     chosen_path = run_path / _CHOSEN_NAME
@@ -130,17 +126,39 @@ def tune(folder: Path, output: Path, options: TuneOptions) -> Tuning:
     return Tuning(start.path, first, tuple(candidates), chosen, tuple(written))
 
 
-def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[TrainingImage]:
+def _score_blends(
+    judge: BlendJudge, start: ScoredBlend, max_loss: float, *, has_memory: bool
+) -> list[ScoredBlend]:
+    """Score the blends of all shares, on the memory too as far as the choice needs it."""
+    blends = []
+    for share in SHARES:
+        if not has_memory or share <= _MAX_SHARE_WITH_MEMORY:
+            blends.append(ScoredBlend(share, judge.score(share), None))
+            logger.info("%s", describe_blend(blends[-1]))
+    return score_memory(start, blends, max_loss, judge.score_memory)
+
+
+def _index(folder: Path, role: Role, options: TuneOptions) -> Index:
+    """Index a folder, and log its problems."""
     index = index_folders(
         [folder],
         (),
         IndexOptions(
-            role="target",
-            hold_out=options.hold_out,
-            accept_predictions=options.accept_predictions,
+            role=role, hold_out=options.hold_out, accept_predictions=options.accept_predictions
         ),
     )
-    _report(index, run_path)
+    log_problems(index.problems)
+    return index
+
+
+def _find_images(folder: Path, run_path: Path, options: TuneOptions) -> list[TrainingImage]:
+    """The user's labelled images, as role target, at least one of them held out.
+
+    Raises:
+        UsageError: if there are too few to train on and to hold out.
+    """
+    index = _index(folder, "target", options)
+    write_problems(index.problems, run_path / "problems.csv")
     # A manifest may call them public, as one of a converted set does.
     records = [
         replace(record, role="target") for record in index.records if record.label_path is not None
@@ -182,9 +200,9 @@ def _hold_out_one(records: list[TrainingImage], folder: Path) -> list[TrainingIm
             f"{folder}: found no image with a cell away from the border, expected one to hold out:"
             " cells that touch the border are not scored; add a larger image"
         )
-    judge = ordered[len(ordered) // 2].digest
+    chosen = ordered[len(ordered) // 2].digest
     return [
-        replace(record, split="val" if record.digest == judge else "train") for record in records
+        replace(record, split="val" if record.digest == chosen else "train") for record in records
     ]
 
 
@@ -196,7 +214,7 @@ def _can_score(record: TrainingImage) -> bool:
     return evaluate_labels(labels, labels)[0].n_true > 0
 
 
-def _check_room(run_path: Path, folder: StageFolder) -> None:
+def _refuse_interrupted(run_path: Path, folder: StageFolder) -> None:
     """Refuse to overwrite an interrupted tuning; a finished one may be replaced."""
     if folder.is_started and not (run_path / _CANDIDATES_NAME).exists():
         raise UsageError(
@@ -228,11 +246,6 @@ def _identify(record: TrainingImage) -> tuple[object, ...]:
     return record.image_id, record.role, record.split, record.digest, record.n_cells
 
 
-def _report(index: Index, run_path: Path) -> None:
-    log_problems(index.problems)
-    write_problems(index.problems, run_path / "problems.csv")
-
-
 def _find_memory(options: TuneOptions, known: Collection[str]) -> list[TrainingImage]:
     """Labelled images of the memory, as role public, under separate names.
 
@@ -241,20 +254,8 @@ def _find_memory(options: TuneOptions, known: Collection[str]) -> list[TrainingI
     path = options.memory
     if path is None:
         return []
-    if path.is_file():
-        found = [record for record in read_table(path) if record.role in LABELLED_ROLES]
-    else:
-        index = index_folders(
-            [path],
-            (),
-            IndexOptions(
-                role="public",
-                hold_out=options.hold_out,
-                accept_predictions=options.accept_predictions,
-            ),
-        )
-        log_problems(index.problems)
-        found = [record for record in index.records if record.label_path is not None]
+    listed = read_table(path) if path.is_file() else _index(path, "public", options).records
+    found = [record for record in listed if record.label_path is not None]
     records = [
         replace(record, image_id=f"memory:{record.image_id}", role="public")
         for record in found
@@ -266,6 +267,18 @@ def _find_memory(options: TuneOptions, known: Collection[str]) -> list[TrainingI
             "%s: %d of %d images are among those to tune on; they are no part of the memory",
             *(path, n_shared, len(found)),
         )
+    _check_memory(path, records, n_shared)
+    return records
+
+
+def _check_memory(path: Path, records: Sequence[TrainingImage], n_shared: int) -> None:
+    """Refuse a memory with nothing to replay; warn of one that cannot be scored.
+
+    Args:
+        path: the memory's folder or data table.
+        records: its labelled images.
+        n_shared: images of the memory that are left out, as they are tuned on.
+    """
     if not select_records(records, ("public",), "train"):
         expected = (
             "of split train" if path.is_file() else "with NAME_label.tiff beside each; see above"
@@ -281,7 +294,6 @@ def _find_memory(options: TuneOptions, known: Collection[str]) -> list[TrainingI
             " --max-loss has no effect; add images, or hold some out (split val)",
             *(path, len(records)),
         )
-    return records
 
 
 def _choose_start(
