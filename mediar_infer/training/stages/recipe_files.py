@@ -117,33 +117,19 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
     """
     _check_keys(values, ("name", "seed", *_TABLES), where, "the recipe")
     tables = {name: _table(values, name, where) for name in _TABLES}
-    plain = {key: values[key] for key in ("name", "seed") if key in values}
-    for key, expected in (("name", str), ("seed", int)):
-        if type(plain.get(key)) is not expected:
-            raise UsageError(
-                f"{where}: {key}: found {plain.get(key)!r}, expected {_TYPE_NAMES[expected]}"
-            )
-    keys = tuple(each.name for each in fields(StageConfig) if each.name not in _NO_KEYS)
-    _check_keys(tables["defaults"], keys, where, "[defaults]")
-    stages = tuple(
-        _parse_stage(
-            name,
-            {**tables["defaults"], **_table(tables["stages"], name, where)},
-            tables["augmentation"],
-            where,
-        )
-        for name in tables["stages"]
-    )
+    name = _convert(values.get("name"), str, f"{where}: name")
+    seed = _convert(values.get("seed"), int, f"{where}: seed")
+    stages = _parse_stages(tables, where)
     blends = tuple(
         parse_fields(
-            Blend, _table(tables["blends"], name, where), where, f"blends.{name}", name=name
+            Blend, _table(tables["blends"], blend, where), where, f"blends.{blend}", name=blend
         )
-        for name in tables["blends"]
+        for blend in tables["blends"]
     )
     try:
         return Recipe(
-            name=plain["name"],
-            seed=plain["seed"],
+            name=name,
+            seed=seed,
             model=parse_fields(ModelConfig, tables["model"], where, "model"),
             data=parse_fields(DataConfig, tables["data"], where, "data"),
             stages=stages,
@@ -157,6 +143,21 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
         if str(error).startswith(where):
             raise
         raise UsageError(f"{where}: {error}") from error
+
+
+def _parse_stages(tables: Mapping[str, Mapping[str, Any]], where: str) -> tuple[StageConfig, ...]:
+    """Make the stages from their tables and those that all of them share."""
+    keys = tuple(each.name for each in fields(StageConfig) if each.name not in _NO_KEYS)
+    _check_keys(tables["defaults"], keys, where, "[defaults]")
+    return tuple(
+        _parse_stage(
+            name,
+            {**tables["defaults"], **_table(tables["stages"], name, where)},
+            tables["augmentation"],
+            where,
+        )
+        for name in tables["stages"]
+    )
 
 
 def _parse_stage(
