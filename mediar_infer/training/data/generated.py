@@ -8,7 +8,7 @@ nucleus, colours), so the network learns what a closed cell is rather than what 
 import colorsys
 import logging
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import cv2
 import numpy as np
@@ -28,16 +28,15 @@ from mediar_infer.training.data.candidates import (
     CandidateImage,
     write_data_manifest,
 )
-from mediar_infer.training.data.generated_looks import measure_depth
+from mediar_infer.training.data.generated_looks import draw_values, measure_depth
+from mediar_infer.training.data.generated_shapes import MIN_AREA
 
 logger = logging.getLogger(__name__)
 
 SOURCE: Final = "generated"
 """Source of these images in the data table, and the start of their ids."""
 
-_SIDE = 384
-_MIN_AREA = 24
-KINDS: Final = (
+Kind = Literal[
     "scattered",
     "crowded",
     "tissue",
@@ -49,9 +48,12 @@ KINDS: Final = (
     "large_nuclei",
     "relief",
     "haloes",
-)
+]
 """Layouts, see ``draw_scene``."""
-_TOUCHING = ("crowded", "tissue")
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+_SIDE = 384
+_TOUCHING: Final = ("crowded", "tissue")
 
 
 def write_generated(n_images: int, folder: Path, seed: int) -> Path:
@@ -91,7 +93,7 @@ def write_generated(n_images: int, folder: Path, seed: int) -> Path:
 
 
 def draw_scene(
-    kind: str, rng: np.random.Generator, side: int = _SIDE
+    kind: Kind, rng: np.random.Generator, side: int = _SIDE
 ) -> tuple[npt.NDArray[np.uint8], LabelArray]:
     """Draw one image.
 
@@ -143,7 +145,7 @@ def _bend(labels: LabelArray, rng: np.random.Generator) -> LabelArray:
 
 def _clean(labels: LabelArray) -> LabelArray:
     """Give every 4-connected region its own label; drop specks."""
-    regions = remove_small_objects(split_regions(labels, connectivity=1), max_size=_MIN_AREA - 1)
+    regions = remove_small_objects(split_regions(labels, connectivity=1), max_size=MIN_AREA - 1)
     ids = np.unique(regions, return_inverse=True)[1].reshape(labels.shape)
     cleaned: LabelArray = ids.astype(np.int32)  # specks are rare, yet 0 is always background
     return cleaned if (regions == 0).any() else cleaned + 1
@@ -185,14 +187,6 @@ def _voronoi(u: Float32Array, v: Float32Array, rng: np.random.Generator) -> Labe
     return cells
 
 
-def _draw_cells(labels: LabelArray, rng: np.random.Generator, spread: float) -> Float32Array:
-    """Give every cell a random value around 1, and the background 1."""
-    values = rng.uniform(1 - spread, 1 + spread, int(labels.max()) + 1).astype(np.float32)
-    values[0] = 1
-    chosen: Float32Array = values[labels]
-    return chosen
-
-
 def _render(
     labels: LabelArray, rng: np.random.Generator, *, has_rims: bool
 ) -> npt.NDArray[np.uint8]:
@@ -209,7 +203,8 @@ def _render(
     rim = cv2.GaussianBlur(find_inner_boundary(labels).astype(np.float32), (0, 0), 1.0)
     halo = cv2.GaussianBlur(inside, (0, 0), rng.uniform(2, 8)) * (1 - inside)
     blob = (depth > rng.uniform(0.3, 0.6)) * inside
-    jitter = _draw_cells(labels, rng, rng.uniform(0, 0.4))
+    spread = rng.uniform(0, 0.4)
+    jitter = draw_values(labels, 1 - spread, 1 + spread, rng)
     grain = draw_texture(shape, rng.uniform(0.8, 3), rng)
     layers: list[Float32Array] = []
     for _ in range(2):

@@ -4,6 +4,7 @@ Every function draws ``(side, side)`` int32 labels, 0 = background, from a gener
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import cv2
 import numpy as np
@@ -12,7 +13,8 @@ import numpy.typing as npt
 from mediar_infer.arrays import LabelArray
 from mediar_infer.demo.scenes import Placement, draw_texture, place_cells
 
-_MIN_AREA = 24
+MIN_AREA: Final = 24
+"""Smallest area of a generated cell in pixels."""
 _N_ANGLES = 72
 
 
@@ -171,7 +173,7 @@ def _place(
     """Write a cell where no other is, if enough of it is free and in one piece."""
     free = shape & (labels == 0)
     n_free = int(free.sum())
-    if n_free < max(_MIN_AREA, least_free * int(shape.sum())):
+    if n_free < max(MIN_AREA, least_free * int(shape.sum())):
         return False
     if cv2.connectedComponents(free.astype(np.uint8), connectivity=4)[0] > 2:
         return False
