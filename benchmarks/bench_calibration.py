@@ -8,17 +8,15 @@ ROC curve tells how often a right cell has the better value of two, a right and 
         --output benchmarks/results/calibration.json --plot benchmarks/results/calibration.png
 """
 
-import argparse
 import itertools
 import json
 from pathlib import Path
 
 import common
 import numpy as np
-from bench_val_f1 import read_rows
 from scipy.stats import rankdata
 
-from mediar_infer import EngineConfig, Segmenter, open_image, read_labels
+from mediar_infer import EngineConfig, Segmenter, read_labels
 from mediar_infer.config import PLANS
 from mediar_infer.labels.metrics import compute_ious
 
@@ -64,10 +62,8 @@ def measure(segmenter: Segmenter, folders: list[Path], split: str) -> dict[str, 
     """Confidence against truth for all cells of all images."""
     cellprobs, errors, rights = [], [], []
     for folder in folders:
-        for row in read_rows(folder, split):
-            with open_image(folder / row["image"]) as source:
-                image = source.read_rows(0, source.height)
-            result = segmenter.segment(image, confidence=True)
+        for row in common.read_rows(folder, split):
+            result = segmenter.segment(common.read_image(folder / row["image"]), confidence=True)
             cellprobs.append(result.confidence.mean_cellprob)
             errors.append(result.confidence.flow_error)
             rights.append(find_right(read_labels(folder / row["label"]), result.labels))
@@ -110,7 +106,7 @@ def plot(results: dict[str, object], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="with manifest.csv")
     parser.add_argument("--weights", type=Path, nargs="+", default=[])
     parser.add_argument("--split", default="val")

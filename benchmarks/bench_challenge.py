@@ -1,13 +1,12 @@
-"""The challenge's protocol on this machine: a fresh container per image, held-out and large images.
+r"""The challenge's protocol on this machine: a fresh container per image.
 
-Held-out images come from each modality in turn; the large ones are generated. The page and its data
+Held-out images come from each modality in turn; large ones are generated. The page and its data
 omit the images, because most of them may not be redistributed.
 
     python benchmarks/bench_challenge.py --data DIR --engine podman --image NAME \
         --output benchmarks/results/challenge
 """
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -16,8 +15,8 @@ from collections import defaultdict
 from itertools import zip_longest
 from pathlib import Path
 
+import common
 import tifffile
-from bench_val_f1 import read_rows
 
 from mediar_infer.demo.scenes import SceneKind, make_scene
 from mediar_infer.labels.files import write_labels
@@ -44,7 +43,7 @@ def make_inputs(data: Path, work: Path, n_images: int, n_large: int) -> None:
     images, truth = work / "images", work / "truth"
     images.mkdir()
     truth.mkdir()
-    for row in choose(read_rows(data), n_images):
+    for row in choose(common.read_rows(data), n_images):
         shutil.copy(data / row["image"], images)
         shutil.copy(data / row["label"], truth)
     for seed, (name, (kind, height, width)) in enumerate(list(LARGE.items())[:n_large]):
@@ -58,7 +57,7 @@ def make_inputs(data: Path, work: Path, n_images: int, n_large: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
     parser.add_argument("--engine", choices=("docker", "podman", "process"), default="docker")
     parser.add_argument("--image", help="container image")

@@ -26,7 +26,6 @@ WATCHED_IMPORTS = (
     "openvino",
     "cv2",
     "tifffile",
-    "ttach",
     "mediar_infer.folder.runner",
 )
 WATCHED_CALLS = {
@@ -175,14 +174,14 @@ def summary(rows: list[dict[str, object]]) -> dict[str, object]:
 def main() -> None:
     if sys.argv[1:2] == ["--noted"]:
         raise SystemExit(run_noted(sys.argv[3:], Path(sys.argv[2])))
-    parser = argparse.ArgumentParser(description=__doc__)
+    import common  # not at the top: it imports what the recorded child must import itself
+
+    parser = common.make_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    import common  # not at the top: it imports what the recorded child must import itself
-
     # Compiled sources are kept, as in an installed package.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryDirectory() as folder:

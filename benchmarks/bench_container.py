@@ -1,14 +1,14 @@
-"""Container images: size, largest packages, labels, and seconds to the first label.
+r"""Container images: size, largest packages, labels, and seconds to the first label.
 
-python benchmarks/bench_container.py --engine podman --output benchmarks/results/container.json \
-    --images default=mediar:latest cpu=mediar-cpu:latest
+    python benchmarks/bench_container.py --engine podman \
+        --images default=mediar:latest cpu=mediar-cpu:latest \
+        --output benchmarks/results/container.json
 
 Each run is a fresh container on one image, as in the challenge; it alternates with a container that
 does nothing. Labels are compared with those of a plain process.
 A file that exists keeps what it says of other images.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -105,7 +105,7 @@ def plain_label(inputs: Path, labels: Path) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--engine", default="docker")
     parser.add_argument("--images", nargs="+", required=True, metavar="NAME=IMAGE")
     parser.add_argument("--repeats", type=int, default=5)

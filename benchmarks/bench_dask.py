@@ -45,7 +45,7 @@ def time_run(inputs: Path, outputs: Path, options: list[str]) -> dict[str, objec
         sys.executable, "-m", "mediar_infer", "predict", "--quiet", "--threads", "1",
         "-i", str(inputs), "-o", str(outputs), *options,
     ]  # fmt: skip
-    load, started, cpu_s = os.getloadavg()[0], time.perf_counter(), _children_s()
+    load, started, cpu_s = os.getloadavg()[0], time.perf_counter(), common.children_s()
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     process_s = time.perf_counter() - started
     if finished.returncode != 0:
@@ -56,19 +56,13 @@ def time_run(inputs: Path, outputs: Path, options: list[str]) -> dict[str, objec
     began_at = min(datetime.fromisoformat(record["started_at"]) for record in records)
     return {
         "process_s": process_s,
-        "cpu_s": _children_s() - cpu_s,
+        "cpu_s": common.children_s() - cpu_s,
         "work_s": (ended_at - began_at).total_seconds(),
         "image_s": [record["wall_s"] for record in records],
         "stages_s": records[0]["stages_s"],
         "workers": sorted({record["worker"] for record in records if record["worker"]}),
         "load_average": load,
     }
-
-
-def _children_s() -> float:
-    """Seconds of CPU of all children that have ended, and of theirs."""
-    times = os.times()
-    return times.children_user + times.children_system
 
 
 def same_labels(one: Path, two: Path) -> bool:
@@ -108,7 +102,7 @@ def bench_inputs(name: str, inputs: Path, args: argparse.Namespace) -> list[dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--images", type=int, default=32, help="number of small images")
     parser.add_argument("--side", type=int, default=1000, help="their side in pixels")
@@ -118,11 +112,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="scratch folder with room for the slide")
     parser.add_argument("options", nargs="*", metavar="-- OPTIONS", help="passed on to predict")
     args = parser.parse_args()
-    report: dict[str, object] = {
-        "metadata": common.metadata(
-            threads_per_worker=1, distributed=version("distributed"), options=args.options
-        )
-    }
+    metadata = common.metadata(
+        threads_per_worker=1, distributed=version("distributed"), options=args.options
+    )
     results: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         if args.images:
@@ -133,7 +125,7 @@ def main() -> None:
             slide = Path(folder) / "slide.tif"
             write_slide(slide, SlideScene(args.slide_side, args.slide_side))
             results += bench_inputs(f"slide of {args.slide_side}²", slide, args)
-    args.output.write_text(json.dumps(report | {"results": results}, indent=1) + "\n")
+    common.write_report(args.output, metadata, results)
 
 
 if __name__ == "__main__":

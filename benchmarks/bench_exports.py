@@ -9,9 +9,7 @@ that passed, which other programs prolong.
     python benchmarks/bench_exports.py --output benchmarks/results/exports.json
 """
 
-import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -63,21 +61,16 @@ def run_command(*arguments: object, before: str = "") -> dict[str, float]:
     """Run a command of the package in a process of its own; its times and its peak."""
     program = f"import sys; sys.path.append({str(common.ROOT / 'tests')!r})\n{before}{RUN}"
     started = time.perf_counter()
-    before_s = _children_s()
+    before_s = common.children_s()
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments), "--quiet"],
         cwd=common.ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     return {
         "seconds": time.perf_counter() - started,
-        "cpu_s": _children_s() - before_s,
+        "cpu_s": common.children_s() - before_s,
         "peak_bytes": int(done.stdout.split("VmHWM")[-1]) * 1024,
     }
-
-
-def _children_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def measure_exports(scene: SlideScene, folder: Path) -> dict[str, object]:
@@ -126,7 +119,7 @@ def measure_predict(scene: SlideScene, folder: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--export-side", type=int, default=9700, help="40,401 cells at 9,700")
     parser.add_argument("--predict-side", type=int, default=12_000)
     parser.add_argument("--folder", type=Path, help="scratch folder with room for the slides")

@@ -28,12 +28,11 @@ from pathlib import Path
 import common
 import numpy as np
 import tifffile
-from bench_val_f1 import labels_of, read_rows, score_methods
+from bench_val_f1 import labels_of, score_methods
 
 from mediar_infer import EngineConfig, Plan, Segmenter
 from mediar_infer.demo.scenes import make_scene
 from mediar_infer.engine.plans import LADDER, ladder_below
-from mediar_infer.images.open import open_image
 from mediar_infer.tolerance import tolerance_s
 
 SIDES = (256, 4000)
@@ -62,11 +61,10 @@ def to_size(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def generate_images(n_images: int, data: Path | None) -> Iterator[np.ndarray]:
     """Images of the listed sizes: generated scenes, or parts of labelled images in ``data``."""
-    rows = read_rows(data) if data else []
+    rows = common.read_rows(data) if data else []
     for i, (height, width) in enumerate(list_sizes(n_images)):
         if data:
-            with open_image(data / rows[i % len(rows)]["image"]) as source:
-                image = source.read_rows(0, source.height)
+            image = common.read_image(data / rows[i % len(rows)]["image"])
         else:
             kind = KINDS[i % len(KINDS)]
             image, _ = make_scene(kind, min(height, SCENE_SIDE), min(width, SCENE_SIDE), seed=i)
@@ -153,12 +151,8 @@ def run_images(args: argparse.Namespace) -> None:
             "plain": sum(not result["within"] for result in results),
             "slowed": sum(not result["slowed"]["within"] for result in results if args.slowdown),
         }
-        report = {
-            "metadata": common.metadata(slowdown=args.slowdown, options=args.options),
-            "n_late": late,
-            "results": results,
-        }
-        args.output.write_text(json.dumps(report, indent=1) + "\n")
+        metadata = common.metadata(slowdown=args.slowdown, options=args.options)
+        common.write_report(args.output, metadata, results, n_late=late)
 
 
 def run_steps(args: argparse.Namespace) -> None:
@@ -168,20 +162,17 @@ def run_steps(args: argparse.Namespace) -> None:
         plan.name: labels_of(Segmenter(pair.members, replace(pair.config, plan=plan)))
         for plan in ladder_below(Plan(), len(pair.members))
     }
-    results, per_image = score_methods(methods, args.data, read_rows(args.data, limit=args.limit))
+    results, per_image = score_methods(
+        methods, args.data, common.read_rows(args.data, limit=args.limit)
+    )
     best = results[LADDER[0].name]["groups"]["all"]["mean_f1"]
     for result in results.values():
         result["f1_given_up"] = best - result["groups"]["all"]["mean_f1"]
-    report = {
-        "metadata": common.metadata(split="val"),
-        "results": results,
-        "images": per_image,
-    }
-    args.output.write_text(json.dumps(report, indent=1) + "\n")
+    common.write_report(args.output, common.metadata(split="val"), results, images=per_image)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--images", type=int, default=40, help="number of sizes")
     parser.add_argument("--max-side", type=int, help="omit larger images, for a trial")

@@ -4,7 +4,6 @@ The network is the floor. Reading, labelling and writing cost nothing while it r
 the rest. Images are generated, of several kinds, sizes and formats, or given.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -70,7 +69,7 @@ def measure(images: Path, labels: Path, options: list[str]) -> dict[str, object]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, help="folder of images; none generates them")
     parser.add_argument("--images", type=int, default=200, help="number of generated images")
     parser.add_argument("--max-side", type=int, default=2000)

@@ -122,9 +122,7 @@ def run_all(args: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = common.make_parser(__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--parts", type=parse_parts, default=list(LIMITS_S), metavar="A,B")
     parser.add_argument("--images", type=parse_folder, help="images for the comparison of types")

@@ -10,7 +10,6 @@ machine does not count.
 ``--maps`` keeps the maps: a run that was stopped goes on, and another threshold needs no network.
 """
 
-import argparse
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ import common
 import numpy as np
 import tifffile
 from bench_labels import make_maps
-from bench_val_f1 import read_rows, summarise
+from bench_val_f1 import summarise
 
 from mediar_infer import EngineConfig, MaskConfig, Segmenter
 from mediar_infer.config import BlockMode
@@ -111,7 +110,7 @@ def score(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--maps", type=Path, required=True, help="folder to keep the maps in")
     parser.add_argument("--output", type=Path, required=True)
@@ -120,7 +119,7 @@ def main() -> None:
     args.maps.mkdir(parents=True, exist_ok=True)
     segmenter = Segmenter.from_weights(config=EngineConfig())
     results = {
-        data.name: score(segmenter, data, args.maps, read_rows(data, limit=args.limit))
+        data.name: score(segmenter, data, args.maps, common.read_rows(data, limit=args.limit))
         for data in args.data
     }
     speed = {mode: time_bands(mode) for mode in ("auto", "stitched")}

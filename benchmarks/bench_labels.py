@@ -9,7 +9,6 @@ Everything runs in one process with the same number of threads. On a GPU our lab
 compared with those of the compiled loops, pixel by pixel.
 """
 
-import argparse
 import json
 import platform
 import time
@@ -19,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import common
 import cv2
 import numpy as np
 import torch
@@ -140,7 +140,7 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--side", type=int, default=2048)
     parser.add_argument("--giant", type=int, default=300, help="radius of the giant cell")

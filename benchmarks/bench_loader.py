@@ -8,7 +8,6 @@ crop size, as a training run reports it; slower loading starves the network. Tim
 of the workers and the first reading of the files.
 """
 
-import argparse
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -96,7 +95,7 @@ def parse_step_times(values: Sequence[str]) -> dict[int, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.make_parser(__doc__)
     parser.add_argument("table", type=Path)
     parser.add_argument("--crops", type=int, nargs="+", default=[256, 512], metavar="PIXELS")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])

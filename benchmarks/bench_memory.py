@@ -1,4 +1,4 @@
-"""Peak memory of ``predict`` on slides of growing size, default pair, a fresh process each.
+r"""Peak memory of ``predict`` on slides of growing size, default pair, a fresh process each.
 
 The peak is the kernel's (``ru_maxrss`` of the child), reported next to that of ``import torch``
 alone. It grows with the width; beyond about 1,500 rows the height adds nothing. One pass of one
@@ -6,15 +6,14 @@ model is quick. With ``--cell-columns`` the rest of the slide is blank, so few o
 predicted and the full plan is quick too; the rows in memory are as wide as ever.
 
     python benchmarks/bench_memory.py --sizes 8415x10496 --output benchmarks/results/memory.json
-    python benchmarks/bench_memory.py --sizes 2000x40000 \\
+    python benchmarks/bench_memory.py --sizes 2000x40000 \
         --output benchmarks/results/memory_wide.json
-    python benchmarks/bench_memory.py --sizes 1600x40000 --cell-columns 1500 \\
+    python benchmarks/bench_memory.py --sizes 1600x40000 --cell-columns 1500 \
         --output benchmarks/results/memory_paper.json -- --plan paper
-    python benchmarks/bench_memory.py --sizes 40000x40000 --cell-columns 3000 \\
+    python benchmarks/bench_memory.py --sizes 40000x40000 --cell-columns 3000 \
         --output benchmarks/results/memory_40000.json
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -92,7 +91,7 @@ def measure(scene: PartOfScene, folder: Path, options: list[str]) -> dict[str, o
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--sizes", nargs="+", default=["8415x10496", "2000x40000"])
     parser.add_argument("--cell-columns", type=int, help="the rest is blank; by default all")
     parser.add_argument("--folder", type=Path, help="scratch folder with room for the slide")

@@ -5,7 +5,6 @@ Six passes (two models, three flips) of one image, overlap 0.6, float32, by the 
 weights in eager mode, windows in batches of four as released. One process, all cores, alternating.
 """
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -79,7 +78,7 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--side", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3, help="runs of the engine")
     parser.add_argument("--peer-repeats", type=int, default=3, help="runs of the peer")

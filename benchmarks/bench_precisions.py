@@ -13,8 +13,6 @@ bfloat16 is left out where the CPU has no instructions for it; where it has, int
 ``--images 0`` leaves only the speed, for instance for a machine with VNNI.
 """
 
-import argparse
-import csv
 import json
 import time
 from collections import defaultdict
@@ -32,7 +30,6 @@ import tifffile
 from mediar_infer import EngineConfig, RuntimeConfig, Segmenter
 from mediar_infer.config import PLANS
 from mediar_infer.demo.scenes import make_scene
-from mediar_infer.images.open import open_image
 from mediar_infer.labels.metrics import evaluate_labels
 from mediar_infer.network.backends import Backend
 from mediar_infer.network.backends.openvino_graph import has_bfloat16
@@ -105,10 +102,8 @@ def choose_rows(folders: list[Path], split: str, n_images: int) -> list[dict[str
     """Rows of the manifests, the kinds of images in turn."""
     groups: dict[str, list[dict[str, str]]] = defaultdict(list)
     for folder in folders:
-        with (folder / "manifest.csv").open(newline="") as file:
-            for row in csv.DictReader(file):
-                if row["split"] == split:
-                    groups[row["modality"]].append(row | {"folder": str(folder)})
+        for row in common.read_rows(folder, split):
+            groups[row["modality"]].append(row | {"folder": str(folder)})
     for _, rows in sorted(groups.items()):
         Random(0).shuffle(rows)
     longest = max(map(len, groups.values()), default=0)
@@ -129,8 +124,7 @@ def score(
     differences, images = {each: Differences() for each in reduced}, []
     for row in rows:
         folder = Path(row["folder"])
-        with open_image(folder / row["image"]) as source:
-            image = source.read_rows(0, source.height)
+        image = common.read_image(folder / row["image"])
         true = tifffile.imread(folder / row["label"])
         entry: dict[str, Any] = {
             "id": row["id"], "modality": row["modality"], "n_cells": int(row["n_cells"]),
@@ -211,7 +205,7 @@ def measure_speed(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, nargs="+", default=[], help="folders of manifest.csv")
     parser.add_argument("--split", default="train", choices=("train", "val"))
     parser.add_argument("--images", type=int, default=60, help="at most as many")

@@ -6,7 +6,6 @@ alternate. One that the CPU has no instructions for is left out.
     python benchmarks/bench_process.py --output benchmarks/results/process.json
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -55,7 +54,7 @@ def measure_side(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--sides", type=int, nargs="+", default=[1000, 2000])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path)

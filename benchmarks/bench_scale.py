@@ -10,8 +10,6 @@ Images come from split ``val``; ``--split train`` is for choosing rules. Results
 output after each image, and a second run goes on from there.
 """
 
-import argparse
-import csv
 import json
 import time
 from collections import defaultdict
@@ -24,7 +22,7 @@ import common
 import cv2
 import numpy as np
 
-from mediar_infer import CellSize, EngineConfig, Segmenter, evaluate_labels, open_image, read_labels
+from mediar_infer import CellSize, EngineConfig, Segmenter, evaluate_labels, read_labels
 from mediar_infer.arrays import AnyArray
 from mediar_infer.config import PLANS
 from mediar_infer.engine.resampling import scaled_length
@@ -37,8 +35,7 @@ METHODS = ("as it is", "true scale", "auto", "cell size")
 
 def load(row: dict[str, str], folder: Path, factor: float, side: int) -> tuple[AnyArray, AnyArray]:
     """Image and labels, resized and cut."""
-    with open_image(folder / row["image"]) as source:
-        image = source.read_rows(0, source.height)
+    image = common.read_image(folder / row["image"])
     labels = read_labels(folder / row["label"])
     if factor != 1:
         width, height = (scaled_length(n, factor) for n in labels.shape[::-1])
@@ -106,7 +103,7 @@ def summarise(images: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="with manifest.csv")
     parser.add_argument("--weights", type=Path, nargs="+", default=[])
     parser.add_argument("--output", type=Path, required=True)
@@ -126,8 +123,7 @@ def main() -> None:
         weights=segmenter.digests, cell_diameter=segmenter.cell_diameter,
     )  # fmt: skip
     for folder in args.data:
-        with (folder / "manifest.csv").open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == args.split]
+        rows = common.read_rows(folder, args.split)
         for row in rows[args.first :: args.every]:
             for factor in FACTORS:
                 key = f"{folder.name}|{row['id']}|{factor:g}"
@@ -135,8 +131,7 @@ def main() -> None:
                     continue
                 image, true = load(row, folder, factor, args.side)
                 images[key] = score_image(segmenter, image, true, factor, args.methods)
-                results = {"metadata": metadata, "results": summarise(images), "images": images}
-                args.output.write_text(json.dumps(results, indent=1) + "\n")
+                common.write_report(args.output, metadata, summarise(images), images=images)
 
 
 if __name__ == "__main__":

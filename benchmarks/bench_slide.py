@@ -181,7 +181,7 @@ def run_all(args: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--one", nargs=3, metavar=("SLIDE", "LABELS", "MODE"))
     parser.add_argument("--sides", type=int, nargs="+", default=[6000, 12000])
     parser.add_argument(

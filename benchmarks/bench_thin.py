@@ -9,8 +9,6 @@ both over the cells of all strips. Seconds are those of the processor, all threa
 A long thin image is predicted as well, with each plan: ``windows`` counts network calls.
 """
 
-import argparse
-import csv
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -24,9 +22,8 @@ from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.packing import count_places
 from mediar_infer.engine.preprocess import compute_scaling
 from mediar_infer.image_trace import Trace
-from mediar_infer.images.open import open_image
 from mediar_infer.images.sources import ArraySource
-from mediar_infer.labels.metrics import Scores, evaluate_labels
+from mediar_infer.labels.metrics import Scores, evaluate_labels, sum_scores
 from mediar_infer.tolerance import tolerance_s
 
 CONFIGS = {
@@ -39,11 +36,9 @@ LEAST_SIDE = 256
 def choose_rows(data: Path, per_modality: int) -> list[dict[str, str]]:
     """Large enough images of the train split, the first of each modality, in turn."""
     by_modality: dict[str, list[dict[str, str]]] = defaultdict(list)
-    with (data / "manifest.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            is_large = min(int(row["height"]), int(row["width"])) >= LEAST_SIDE
-            if row["split"] == "train" and is_large:
-                by_modality[row["modality"]].append(row)
+    for row in common.read_rows(data, "train"):
+        if min(int(row["height"]), int(row["width"])) >= LEAST_SIDE:
+            by_modality[row["modality"]].append(row)
     # Spread over each modality, whose images are sorted by source.
     return [
         rows[i * len(rows) // per_modality]
@@ -55,10 +50,8 @@ def choose_rows(data: Path, per_modality: int) -> list[dict[str, str]]:
 
 def add_up(scores: list[Scores]) -> dict[str, float]:
     """F1 over the cells of all images."""
-    tp, n_true, n_pred = (
-        sum(getattr(s, name) for s in scores) for name in ("tp", "n_true", "n_pred")
-    )
-    return {"f1": 2 * tp / max(n_true + n_pred, 1), "n_true": n_true, "n_pred": n_pred}
+    pooled = sum_scores(scores)
+    return {"f1": pooled.f1, "n_true": pooled.n_true, "n_pred": pooled.n_pred}
 
 
 class StripBench:
@@ -139,7 +132,7 @@ class _Counted:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="images/, labels/, manifest.csv")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--heights", type=int, nargs="+", default=[48, 96, 160, 240])
@@ -153,8 +146,7 @@ def main() -> None:
     metadata = common.metadata(split="train", overlap=Plan().overlap)
     rows = choose_rows(args.data, args.per_modality)
     for done, row in enumerate(rows, start=1):
-        with open_image(args.data / row["image"]) as source:
-            image = source.read_rows(0, source.height)
+        image = common.read_image(args.data / row["image"])
         true = tifffile.imread(args.data / row["label"])
         for height in args.heights:
             bench.add(image, true, height)

@@ -9,7 +9,6 @@ have seen these images, so only differences between thresholds count.
         --output benchmarks/results/thresholds.json
 """
 
-import argparse
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean, median
@@ -43,7 +42,7 @@ def area_ratios(true: np.ndarray, found: np.ndarray) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--per-modality", type=int, default=6)
     parser.add_argument("--precision", default="float32")

@@ -1,4 +1,4 @@
-"""Images per second of whole training runs, loader included, on any device in any precision.
+r"""Images per second of whole training runs, loader included, on any device in any precision.
 
     python benchmarks/bench_training_run.py --device cuda --precisions float32 float16 bfloat16 \
         --json benchmarks/results/training_run.json
@@ -79,7 +79,7 @@ def measure(args: argparse.Namespace, precision: str, folder: Path) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.make_parser(__doc__)
     parser.add_argument("--recipe", default="pair", help="network and first stage to use")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precisions", nargs="+", default=["float32"])

@@ -103,7 +103,7 @@ def compare(n_threads: int, args: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.make_parser(__doc__)
     parser.add_argument("--recipe", default="pair", help="network and first stage to use")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument(

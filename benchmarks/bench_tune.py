@@ -12,7 +12,6 @@ as memory and without any; all others of it, and the held-out images of all othe
 scored before and after, and decide nothing on the way.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -87,7 +86,7 @@ def summarise(scores: list[ImageScore]) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.make_parser(__doc__)
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument(
         "--start", type=Path, required=True, help="weights that have not seen the source"

@@ -9,9 +9,6 @@ floor. Scores are the challenge's (IoU 0.5, border cells removed), mean over ima
 ``--before`` names another pair to list next to it; ``--rows`` takes only some rows.
 """
 
-import argparse
-import csv
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -32,7 +29,6 @@ from skimage.segmentation import watershed
 
 from mediar_infer import EngineConfig, Plan, RuntimeConfig, Segmenter
 from mediar_infer.errors import CheckpointError, UsageError
-from mediar_infer.images.open import open_image
 from mediar_infer.labels.metrics import THRESHOLDS, evaluate_labels
 from mediar_infer.network.weight_files import compute_digest
 
@@ -103,12 +99,6 @@ def summarise(f1s: dict[str, list[list[float]]]) -> dict[str, dict[str, object]]
     }
 
 
-def read_rows(data: Path, split: str = "val", limit: int | None = None) -> list[dict[str, str]]:
-    """Rows of the manifest, by default those of images that were not used in training."""
-    with (data / "manifest.csv").open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["split"] == split][:limit]
-
-
 def score_methods(
     methods: dict[str, Method], data: Path, rows: list[dict[str, str]]
 ) -> tuple[dict[str, dict[str, object]], dict[str, dict[str, float]]]:
@@ -119,8 +109,7 @@ def score_methods(
         f1s: dict[str, list[list[float]]] = defaultdict(list)
         started = time.perf_counter()
         for row in rows:
-            with open_image(data / row["image"]) as source:
-                image = source.read_rows(0, source.height)
+            image = common.read_image(data / row["image"])
             true = tifffile.imread(data / row["label"])
             scores = [score.f1 for score in evaluate_labels(true, method(image))]
             f1s["all"].append(scores)
@@ -133,7 +122,7 @@ def score_methods(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="images/, labels/, manifest.csv")
     parser.add_argument("--weights", type=Path, nargs=2, required=True)
     parser.add_argument("--before", type=Path, nargs=2, default=[], help="another pair to compare")
@@ -148,14 +137,12 @@ def main() -> None:
     results, per_image = score_methods(
         {name: methods[name] for name in args.rows or methods},
         args.data,
-        read_rows(args.data, limit=args.limit),
+        common.read_rows(args.data, limit=args.limit),
     )
     digests = {path.name: compute_digest(path) for path in args.weights}
     before = {path.name: compute_digest(path) for path in args.before}
     metadata = common.metadata(split="val", weights=digests, before=before)
-    args.output.write_text(
-        json.dumps({"metadata": metadata, "results": results, "images": per_image}, indent=1) + "\n"
-    )
+    common.write_report(args.output, metadata, results, images=per_image)
 
 
 if __name__ == "__main__":

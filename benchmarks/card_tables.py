@@ -6,11 +6,12 @@ A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; NAME is ``f
 set`` or ``confidence``.
 """
 
-import argparse
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import common
 
 RESULTS = Path(__file__).parent / "results"
 ROW = "ensemble, flips"
@@ -89,7 +90,7 @@ def insert_tables(text: str, tables: Mapping[str, str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("card", type=Path, help="Markdown file to change")
     path = parser.parse_args().card
     path.write_text(insert_tables(path.read_text(), build_tables()))

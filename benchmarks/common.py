@@ -1,5 +1,7 @@
-"""Shared by the benchmarks: metadata of a run, and how busy the machine was with other work."""
+"""Shared by the benchmarks: help, labelled images, reports, and how busy the machine was."""
 
+import argparse
+import csv
 import json
 import os
 import platform
@@ -12,13 +14,35 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
 
+import numpy as np
+
 from mediar_infer.challenge.machine import processor_name
 from mediar_infer.devices import usable_cores
 from mediar_infer.folder.provenance import package_versions
+from mediar_infer.images.open import open_image
 
 ROOT = Path(__file__).resolve().parents[1]
 # Slides, fakes and the released network are shared with the tests.
 sys.path.append(str(ROOT / "tests"))
+
+
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Build a parser whose help shows the docstring of a benchmark line by line, as it stands."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def read_rows(data: Path, split: str = "val", limit: int | None = None) -> list[dict[str, str]]:
+    """Rows of ``manifest.csv`` of one split, by default of images that training has not seen."""
+    with (data / "manifest.csv").open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["split"] == split][:limit]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """All pixels of an image: ``(H, W, 3)`` as stored."""
+    with open_image(path) as source:
+        return source.read_rows(0, source.height)
 
 
 def metadata(**more: object) -> dict[str, object]:
@@ -51,11 +75,14 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def write_report(path: Path | None, metadata: dict[str, object], results: object) -> None:
-    """Write ``{"metadata": …, "results": …}``."""
+def write_report(
+    path: Path | None, metadata: dict[str, object], results: object, **more: object
+) -> None:
+    """Write ``{"metadata": …, "results": …}``, and what a benchmark adds."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"metadata": metadata, "results": results}, indent=2) + "\n")
+        report = {"metadata": metadata, "results": results} | more
+        path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _busy_s() -> float:
@@ -80,6 +107,12 @@ class Meter:
 
 def _own_s() -> float:
     return sum(os.times()[:4])
+
+
+def children_s() -> float:
+    """Seconds of CPU of all children that have ended, and of theirs."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ neither: they give the figures of the model card and are looked at for nothing e
 beside their cells are moved; the copies are in ``labels/``.
 """
 
-import argparse
 import csv
 import random
 from collections import defaultdict
 from pathlib import Path
 
+import common
 import numpy as np
 import tifffile
 
@@ -98,7 +98,7 @@ def draw_hold_out(rows: list[dict[str, str]]) -> set[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()

@@ -7,18 +7,16 @@ True cells are filled with green, found ones outlined in magenta. ``--with-image
 below instead of white, for viewing only: the images are not this project's to redistribute.
 """
 
-import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
 
-import bench_val_f1
+import common
 import cv2
 import numpy as np
 import tifffile
 
 from mediar_infer import EngineConfig, Segmenter
-from mediar_infer.images.open import open_image
 from mediar_infer.labels.overlay import draw_picture, find_inner_boundary
 from mediar_infer.training.augmentation.contact_sheet import draw_text, join_tiles
 
@@ -62,7 +60,7 @@ def draw(image: np.ndarray, true: np.ndarray, found: np.ndarray, *, with_image: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="images/, labels/, manifest.csv")
     parser.add_argument(
         "--scores", type=Path, required=True, help="file written by bench_val_f1.py"
@@ -70,7 +68,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--with-images", action="store_true")
     args = parser.parse_args()
-    rows = {row["id"]: row for row in bench_val_f1.read_rows(args.data)}
+    rows = {row["id"]: row for row in common.read_rows(args.data)}
     scores = json.loads(args.scores.read_text())
     images = scores["images"]
     f1 = {name: images[name]["ensemble, flips"] for name in rows}
@@ -80,8 +78,7 @@ def main() -> None:
     tiles = []
     for modality, names in choose_images(list(rows.values()), f1).items():
         for name in names:
-            with open_image(args.data / rows[name]["image"]) as source:
-                image = source.read_rows(0, source.height)
+            image = common.read_image(args.data / rows[name]["image"])
             true = tifffile.imread(args.data / rows[name]["label"])
             found = segmenter.segment(image).labels
             tile = draw(image, true, found, with_image=args.with_images)

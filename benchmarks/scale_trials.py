@@ -10,7 +10,6 @@ from the results without the network.
 Results are kept after each image, and a second run goes on from there.
 """
 
-import argparse
 import csv
 import json
 import math
@@ -122,7 +121,7 @@ def summarise(images: dict[str, list[dict[str, Any]]], typical: float) -> dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, nargs="+", default=[], help="with manifest.csv")
     parser.add_argument("--weights", type=Path, nargs="+", default=[])
     parser.add_argument("--output", type=Path, required=True)
