@@ -82,11 +82,11 @@ def measure(engine: str, image: str, inputs: Path, expected: bytes, repeats: int
     ).stdout  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         labels = Path(folder)
-        floor, runs, label = [], [], labels / "cells_label.tiff"
+        floor, runs, label, is_equal = [], [], labels / "cells_label.tiff", True
         for _ in range(repeats):
             floor.append(common.run_timed(command(engine, image, inputs, labels, "true")).wall_s)
             runs.append(run_fresh(command(engine, image, inputs, labels), label))
-            is_equal = label.read_bytes() == expected
+            is_equal &= label.read_bytes() == expected
             label.unlink()
     return {
         "mb": round(int(inspected) / 1e6),
