@@ -12,6 +12,7 @@ have seen these images, so only differences between thresholds count.
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 import common
 import numpy as np
@@ -27,6 +28,8 @@ from mediar_infer.labels.metrics import THRESHOLDS, evaluate_labels
 
 CELLPROB = (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
 FLOW = (0.3, 0.4, 0.5, 0.6, 0.8)
+PAIRS = [(c, 0.4) for c in CELLPROB] + [(0.5, f) for f in FLOW if f != 0.4]
+"""Thresholds of cell probability and flow: one of the two is always the released one."""
 MOST_PIXELS = 1_500_000
 
 
@@ -41,6 +44,43 @@ def area_ratios(true: np.ndarray, found: np.ndarray) -> list[float]:
     return ratios
 
 
+class ThresholdBench:
+    """Scores of the labels that each pair of thresholds gives for the same maps."""
+
+    def __init__(self) -> None:
+        self.f1s: dict[tuple[float, float], dict[str, list[list[float]]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        self.ratios: dict[tuple[float, float], list[float]] = defaultdict(list)
+
+    def add(self, maps: np.ndarray, true: np.ndarray, modality: str) -> None:
+        """Label the maps of an image, ``(3, H, W)``, with each pair of thresholds."""
+        for cellprob, flow in PAIRS:
+            masks = MaskConfig(cellprob_threshold=cellprob, flow_threshold=flow)
+            labels, _ = compute_labels(maps, masks)
+            (labels,) = fill_holes([labels], len(labels), Trace())
+            scores = [score.f1 for score in evaluate_labels(true, labels)]
+            for group in ("all", modality):
+                self.f1s[cellprob, flow][group].append(scores)
+            self.ratios[cellprob, flow] += area_ratios(true, labels)
+
+    def results(self) -> list[dict[str, Any]]:
+        """One entry per pair of thresholds."""
+        return [
+            {
+                "cellprob_threshold": cellprob,
+                "flow_threshold": flow,
+                "median_area_ratio": median(self.ratios[cellprob, flow]),
+                "n_images": len(groups["all"]),
+                "f1": {
+                    group: {str(t): fmean(r[i] for r in rows) for i, t in enumerate(THRESHOLDS)}
+                    for group, rows in sorted(groups.items())
+                },
+            }
+            for (cellprob, flow), groups in self.f1s.items()
+        ]
+
+
 def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, nargs="+", required=True)
@@ -53,38 +93,14 @@ def main() -> None:
         runtime=RuntimeConfig(precision=args.precision),
     )
     segmenter = Segmenter.from_weights(config=config)
-    settings = [(c, 0.4) for c in CELLPROB] + [(0.5, f) for f in FLOW if f != 0.4]
-    f1s: dict[tuple[float, float], dict[str, list[list[float]]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
-    ratios: dict[tuple[float, float], list[float]] = defaultdict(list)
+    bench = ThresholdBench()
     for data in args.data:
         for row in choose_rows(data, args.per_modality):
             if int(row["height"]) * int(row["width"]) > MOST_PIXELS:
                 continue
             maps = predict_maps(segmenter, data / row["image"])
-            true = tifffile.imread(data / row["label"])
-            for cellprob, flow in settings:
-                masks = MaskConfig(cellprob_threshold=cellprob, flow_threshold=flow)
-                labels, _ = compute_labels(maps, masks)
-                (labels,) = fill_holes([labels], len(labels), Trace())
-                scores = [score.f1 for score in evaluate_labels(true, labels)]
-                for group in ("all", row["modality"]):
-                    f1s[cellprob, flow][group].append(scores)
-                ratios[cellprob, flow] += area_ratios(true, labels)
-    results = [
-        {
-            "cellprob_threshold": cellprob,
-            "flow_threshold": flow,
-            "median_area_ratio": median(ratios[cellprob, flow]),
-            "n_images": len(groups["all"]),
-            "f1": {
-                group: {str(t): fmean(r[i] for r in rows) for i, t in enumerate(THRESHOLDS)}
-                for group, rows in sorted(groups.items())
-            },
-        }
-        for (cellprob, flow), groups in f1s.items()
-    ]
+            bench.add(maps, tifffile.imread(data / row["label"]), row["modality"])
+    results = bench.results()
     for result in results:
         means = " ".join(f"{value:.3f}" for value in result["f1"]["all"].values())
         print(

@@ -12,6 +12,7 @@ as memory and without any; all others of it, and the held-out images of all othe
 scored before and after, and decide nothing on the way.
 """
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -85,6 +86,46 @@ def summarise(scores: list[ImageScore]) -> dict[str, object]:
     }
 
 
+def write_data(
+    records: list[TrainingImage], args: argparse.Namespace, folder: Path, memory: Path
+) -> list[TrainingImage]:
+    """Write the user's folder and the memory's table; the images in the folder.
+
+    The held-out images are used only at the end: the memory holds out some of its own.
+    """
+    own, others = split_by_source(records, args.source)
+    trained = select_records(own, LABELLED_ROLES, "train")
+    picked = np.random.default_rng(args.seed).permutation(len(trained))[: args.images]
+    chosen = [trained[index] for index in sorted(picked)]
+    write_user_folder(chosen, folder)
+    replayed = select_records(others, LABELLED_ROLES, "train")
+    write_table(
+        [replace(r, split="val") if i % _HOLD_OUT == 0 else r for i, r in enumerate(replayed)],
+        memory,
+    )
+    return chosen
+
+
+def split_by_source(
+    records: list[TrainingImage], source: str
+) -> tuple[list[TrainingImage], list[TrainingImage]]:
+    """Images of a source, and all others."""
+    own = [record for record in records if record.source == source]
+    return own, [record for record in records if record.source != source]
+
+
+def score(
+    weights: Path, rest: list[TrainingImage], known: list[TrainingImage]
+) -> dict[str, object]:
+    """Scores on the source's other images, and on held-out ones of the sources trained on."""
+    result = {
+        "other images of the source": summarise(score_weights(weights, rest)),
+        "held-out images of other sources": summarise(score_weights(weights, known)),
+    }
+    print(weights.name, {name: value["f1"] for name, value in result.items()}, flush=True)
+    return result
+
+
 def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--table", type=Path, required=True)
@@ -101,36 +142,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     records = read_table(args.table)
-    own = [record for record in records if record.source == args.source]
-    others = [record for record in records if record.source != args.source]
-    trained = select_records(own, LABELLED_ROLES, "train")
-    picked = np.random.default_rng(args.seed).permutation(len(trained))[: args.images]
-    chosen = [trained[index] for index in sorted(picked)]
+    folder, memory = args.work / "images", args.work / "memory.csv"
+    chosen = write_data(records, args, folder, memory)
+    own, others = split_by_source(records, args.source)
     rest = [record for record in own if record not in chosen]
     known = select_records(others, LABELLED_ROLES, "val")
-    folder, memory = args.work / "images", args.work / "memory.csv"
-    write_user_folder(chosen, folder)
-    # The held-out images are used only at the end; the memory holds out some of its own.
-    replayed = select_records(others, LABELLED_ROLES, "train")
-    write_table(
-        [replace(r, split="val") if i % _HOLD_OUT == 0 else r for i, r in enumerate(replayed)],
-        memory,
-    )
-
-    def score(weights: Path) -> dict[str, object]:
-        result = {
-            "other images of the source": summarise(score_weights(weights, rest)),
-            "held-out images of other sources": summarise(score_weights(weights, known)),
-        }
-        print(weights.name, {name: value["f1"] for name, value in result.items()}, flush=True)
-        return result
-
-    results: dict[str, object] = {"before": score(args.start)}
+    results: dict[str, object] = {"before": score(args.start, rest, known)}
     threads = ["--threads", str(args.threads), "--recipe", args.recipe]
     for name, more in (("with memory", ["--memory", str(memory)]), ("without memory", [])):
         output = args.work / f"{name.replace(' ', '_')}.safetensors"
         told = run_tune(folder, args.start, output, [*more, *threads], is_resumed=args.resume)
-        results[name] = told | (score(output) if output.exists() else {})
+        results[name] = told | (score(output, rest, known) if output.exists() else {})
     metadata = common.metadata(
         source=args.source,
         n_images=len(chosen),
