@@ -126,6 +126,7 @@ def test_large_images_are_begun_in_their_turn_only(images, options, monkeypatch)
     ):
         task.begin(segmenter)
         assert len(segmenter.names) == number
+    assert number == len(images)
 
 
 def test_damaged_image_is_an_error_of_its_own(images, options):

@@ -76,6 +76,7 @@ def test_recipes_for_the_engine_end_on_crops_of_its_windows_size(name):
     recipe = read_recipe(find_recipe(name))
     followed = {stage.start.removeprefix("stage:") for stage in recipe.stages}
     last = [stage for stage in recipe.stages if stage.name not in followed]
+    assert last
     for stage in last:
         assert stage.crop_size == EngineConfig().roi_size
         assert stage.freeze_norm_statistics

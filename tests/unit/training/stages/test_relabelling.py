@@ -105,7 +105,9 @@ def test_new_labels_are_written_where_labels_disagree_or_are_missing(records, tm
 def test_new_labels_say_that_they_are_predictions(records, tmp_path):
     decisions = relabel(make_segmenter(), records, tmp_path / "new", min_f1=0.5)
 
-    for path in find_label_paths(tmp_path / "new", decisions).values():
+    paths = find_label_paths(tmp_path / "new", decisions)
+    assert paths
+    for path in paths.values():
         assert find_origin(path).startswith(f"labels that mediar-infer {__version__} predicted")
 
 
