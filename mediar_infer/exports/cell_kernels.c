@@ -32,26 +32,26 @@ static inline int64_t find_slot(const uint32_t *keys, int64_t n_slots, uint32_t 
 }
 
 /* Enter all ids of a table into another, empty and larger one. */
-void mediar_move_slots(const uint32_t *old_keys, const int32_t *old_numbers, int64_t n_old,
-                       uint32_t *keys, int32_t *numbers, int64_t n_slots)
+void mediar_move_slots(const uint32_t *old_keys, const int32_t *old_places, int64_t n_old,
+                       uint32_t *keys, int32_t *places, int64_t n_slots)
 {
     for (int64_t i = 0; i < n_old; i++) {
         if (old_keys[i] == 0) continue;
         const int64_t slot = find_slot(keys, n_slots, old_keys[i]);
         keys[slot] = old_keys[i];
-        numbers[slot] = old_numbers[i];
+        places[slot] = old_places[i];
     }
 }
 
 /* Enter the ids of a band into a table and widen their boxes.
  *
  * labels   (rows, width); top is the image row of the first one
- * keys     (n_slots), 0 is free; numbers (n_slots) gives the place of an id in ids and boxes
+ * keys     (n_slots), 0 is free; places (n_slots) gives the place of an id in ids and boxes
  * ids      (capacity), boxes (capacity, N_BOX); *n_ids are in use
  * Returns the number of rows done: fewer than `rows` if the tables must grow before the next one.
  */
 int64_t mediar_add_boxes(const uint32_t *labels, int64_t rows, int64_t width, int64_t top,
-                         uint32_t *keys, int32_t *numbers, int64_t n_slots, uint32_t *ids,
+                         uint32_t *keys, int32_t *places, int64_t n_slots, uint32_t *ids,
                          int64_t *boxes, int64_t capacity, int64_t *n_ids)
 {
     for (int64_t row = 0; row < rows; row++) {
@@ -66,7 +66,7 @@ int64_t mediar_add_boxes(const uint32_t *labels, int64_t rows, int64_t width, in
                 const int64_t slot = find_slot(keys, n_slots, id);
                 if (keys[slot] == 0) {
                     keys[slot] = id;
-                    numbers[slot] = (int32_t)*n_ids;
+                    places[slot] = (int32_t)*n_ids;
                     ids[*n_ids] = id;
                     int64_t *box = boxes + *n_ids * N_BOX;
                     box[0] = top + row;
@@ -75,7 +75,7 @@ int64_t mediar_add_boxes(const uint32_t *labels, int64_t rows, int64_t width, in
                     box[4] = 0;
                     ++*n_ids;
                 }
-                int64_t *box = boxes + (int64_t)numbers[slot] * N_BOX;
+                int64_t *box = boxes + (int64_t)places[slot] * N_BOX;
                 box[2] = top + row + 1;
                 if (x < box[1]) box[1] = x;
                 if (end > box[3]) box[3] = end;
@@ -94,7 +94,7 @@ int64_t mediar_add_boxes(const uint32_t *labels, int64_t rows, int64_t width, in
  * sums     (cells, channels), maxima (cells, channels), by the places that the table gives
  */
 void mediar_add_values(const uint32_t *labels, const double *values, int64_t n_pixels,
-                       int64_t channels, const uint32_t *keys, const int32_t *numbers,
+                       int64_t channels, const uint32_t *keys, const int32_t *places,
                        int64_t n_slots, double *sums, double *maxima)
 {
     uint32_t last = 0;
@@ -103,7 +103,7 @@ void mediar_add_values(const uint32_t *labels, const double *values, int64_t n_p
         const uint32_t id = labels[i];
         if (id == 0) continue;
         if (id != last) {
-            place = (int64_t)numbers[find_slot(keys, n_slots, id)] * channels;
+            place = (int64_t)places[find_slot(keys, n_slots, id)] * channels;
             last = id;
         }
         const double *value = values + i * channels;
@@ -346,7 +346,8 @@ static double measure_perimeter(const cell_t *cell, uint8_t *border)
            + (double)n_mixed * (1.0 + sqrt(2.0)) / 2.0;
 }
 
-enum { N_SHAPE = 7 }; /* sums of y and x from the box's corner, centred sums of yy, xx and xy, perimeter, hull */
+/* sums of y and x from the box's corner, centred sums of yy, xx and xy, perimeter, hull */
+enum { N_SHAPE = 7 };
 
 /* Measure one cell.
  *
