@@ -59,6 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory", default="28g", metavar="SIZE",
         help="memory limit of one run (default: %(default)s)",
     )  # fmt: skip
+    _add_run_arguments(parser)
+    add_examples(
+        parser,
+        ("try this package on a folder", "mediar-infer challenge -i images -o judged --gt truth"),
+        (
+            "evaluate a container image",
+            "mediar-infer challenge -i images -o judged --engine docker --image team:latest",
+        ),
+        ("pass options on", "mediar-infer challenge -i images -o judged -- --fit-budget"),
+    )
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is run for each image."""
     runs = parser.add_argument_group("what to run for each image")
     runs.add_argument(
         "--engine", choices=("process", "docker", "podman"), default="process",
@@ -78,15 +92,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "options", nargs=argparse.REMAINDER, metavar="-- OPTIONS",
         help="options passed on to predict, or appended to the shell command",
     )  # fmt: skip
-    add_examples(
-        parser,
-        ("try this package on a folder", "mediar-infer challenge -i images -o judged --gt truth"),
-        (
-            "evaluate a container image",
-            "mediar-infer challenge -i images -o judged --engine docker --image team:latest",
-        ),
-        ("pass options on", "mediar-infer challenge -i images -o judged -- --fit-budget"),
-    )
 
 
 def run(args: argparse.Namespace) -> int:
