@@ -19,7 +19,7 @@ from mediar_infer.commands.options import (
 )
 from mediar_infer.commands.printing import print_summary
 from mediar_infer.commands.start import load_for_process
-from mediar_infer.errors import UsageError
+from mediar_infer.errors import UsageError, list_some
 from mediar_infer.grand_challenge.interfaces import (
     TABLE_NAME,
     choose_table,
@@ -33,6 +33,8 @@ from mediar_infer.process import flush_stdout
 
 logger = logging.getLogger(__name__)
 
+_LISTED = 3
+"""Names that a warning lists."""
 _SUFFIXES = {"tiff": ".tif", "mha": ".mha"}
 
 
@@ -138,7 +140,7 @@ def _find_weights(args: argparse.Namespace) -> list[Path]:
         if others:
             logger.warning(
                 "%s: found no weight file but %s, expected weights directly in there; using %s",
-                args.model, ", ".join(others[:3]), weights[0].parent,
+                args.model, list_some(others, _LISTED), weights[0].parent,
             )  # fmt: skip
     return weights
 

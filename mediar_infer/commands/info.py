@@ -86,7 +86,7 @@ def _describe_work(checkpoint: Checkpoint) -> str:
     if not has_torch():
         return ""
     n_multiply_adds = count_multiply_adds(checkpoint.architecture)
-    return f", {n_multiply_adds / 1e9:.2f} G multiply-adds per {_WINDOW}x{_WINDOW} window"
+    return f", {n_multiply_adds / 1e9:.2f} G multiply-adds per {_WINDOW}×{_WINDOW} window"
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mediar_infer.errors import DataError, UsageError
+from mediar_infer.errors import DataError, UsageError, list_some
 from mediar_infer.training.augmentation.loader import Draw
 from mediar_infer.training.data.csv_files import read_rows
 from mediar_infer.training.data.table import TrainingImage
 from mediar_infer.training.stages.stage_config import StageConfig
 
 _MEMORY_SEED = 1
+_LISTED = 4
+"""Names that an error lists."""
 
 
 def read_clusters(path: Path) -> dict[str, int]:
@@ -63,8 +65,8 @@ def amplify(records: Sequence[TrainingImage], clusters: Mapping[str, int], to: i
     missing = [record.image_id for record in records if record.image_id not in clusters]
     if missing:
         raise UsageError(
-            f"found no cluster for {len(missing)} images ({', '.join(missing[:4])}), expected one"
-            " for every image; run 'discover' on this table"
+            f"found no cluster for {len(missing)} images ({list_some(missing, _LISTED)}), expected"
+            " one for every image; run 'discover' on this table"
         )
     members: dict[int, list[int]] = defaultdict(list)
     for index, record in enumerate(records):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mediar_infer.errors import CheckpointError, UsageError
+from mediar_infer.errors import CheckpointError, UsageError, list_some
 from mediar_infer.network.architecture import Architecture
 from mediar_infer.network.checkpoints import load_checkpoint
 from mediar_infer.network.model import MediarFormer
@@ -19,6 +19,9 @@ from mediar_infer.training.networks.initialise import initialise_weights
 from mediar_infer.training.stages.recipe import Recipe
 from mediar_infer.training.stages.run_folder import StageFolder
 from mediar_infer.training.stages.stage_config import StageConfig
+
+_LISTED = 4
+"""Names that an error lists."""
 
 
 def find_stage_weights(run_path: Path, name: str) -> Path:
@@ -123,7 +126,7 @@ def load_entries(model: nn.Module, entries: Mapping[str, Tensor], path: Path) ->
     if wrong:
         raise CheckpointError(
             f"{path}: found {len(wrong)} entries that are missing, unexpected or of another shape"
-            f" ({', '.join(wrong[:4])}), expected the weights of the recipe's network; change"
+            f" ({list_some(wrong, _LISTED)}), expected the weights of the recipe's network; change"
             " [model], or start from other weights"
         )
     model.load_state_dict(dict(entries))
