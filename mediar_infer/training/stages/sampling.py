@@ -48,13 +48,15 @@ def read_clusters(path: Path) -> dict[str, int]:
     return clusters
 
 
-def amplify(records: Sequence[TrainingImage], clusters: Mapping[str, int], to: int) -> list[int]:
+def amplify(
+    records: Sequence[TrainingImage], clusters: Mapping[str, int], min_size: int
+) -> list[int]:
     """Repeat the images of small clusters: one epoch of amplified sampling.
 
     Args:
         records: images of the epoch.
         clusters: image → cluster.
-        to: clusters with fewer images are repeated cyclically up to this number (as released).
+        min_size: clusters with fewer images are repeated cyclically up to it, as released.
 
     Returns:
         Indices into ``records``, cluster by cluster; each at least once.
@@ -74,7 +76,7 @@ def amplify(records: Sequence[TrainingImage], clusters: Mapping[str, int], to: i
     return [
         indices[i % len(indices)]
         for _, indices in sorted(members.items())
-        for i in range(max(to, len(indices)))
+        for i in range(max(min_size, len(indices)))
     ]
 
 
