@@ -81,6 +81,20 @@ def slow_down(process: subprocess.Popen[str], after_s: float, factor: float) -> 
         time.sleep(RUN_S)
 
 
+def run_predict(options: list[str], slowdown: tuple[float, float] | None) -> float:
+    """Run ``predict --fit-budget`` in a fresh process; seconds around it."""
+    command = [sys.executable, "-m", "mediar_infer", "predict", "--quiet", "--fit-budget", *options]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if slowdown:
+        threading.Thread(target=slow_down, args=(process, *slowdown), daemon=True).start()
+    _, errors = process.communicate()
+    real_s = time.perf_counter() - started
+    if process.returncode != 0:
+        raise RuntimeError(f"{options}: exit code {process.returncode}: {errors[-500:]}")
+    return real_s
+
+
 def time_image(
     path: Path, options: list[str], slowdown: tuple[float, float] | None = None
 ) -> dict[str, object]:
@@ -92,20 +106,8 @@ def time_image(
         slowdown: seconds from which the process is slowed, and how many times.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable, "-m", "mediar_infer", "predict", "--quiet", "--fit-budget",
-            "-i", str(path), "-o", folder, *options,
-        ]  # fmt: skip
-        load, started = os.getloadavg()[0], time.perf_counter()
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        if slowdown:
-            threading.Thread(target=slow_down, args=(process, *slowdown), daemon=True).start()
-        _, errors = process.communicate()
-        real_s = time.perf_counter() - started
-        if process.returncode != 0:
-            raise RuntimeError(f"{path.name}: exit code {process.returncode}: {errors[-500:]}")
+        load = os.getloadavg()[0]
+        real_s = run_predict(["-i", str(path), "-o", folder, *options], slowdown)
         record = json.loads((Path(folder) / "ledger.jsonl").read_text().splitlines()[-1])
     budget, limit_s = record["budget"], tolerance_s(record["height"], record["width"])
     return {

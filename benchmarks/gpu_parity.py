@@ -16,7 +16,6 @@ from mediar_infer.engine.bands import predict_bands
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
 from mediar_infer.errors import MediarError
 from mediar_infer.image_trace import Trace
-from mediar_infer.images.open import open_image
 from mediar_infer.images.sources import ArraySource, ImageSource
 from mediar_infer.labels.kernels.tensors import TorchKernels
 from mediar_infer.labels.masks import compute_labels
@@ -48,6 +47,20 @@ def differences(found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
     return {"mean": float(difference.mean()), "max": float(difference.max())}
 
 
+def load_sources(settings: Settings) -> tuple[dict[str, ImageSource], dict[str, Any]]:
+    """Generated scenes and the images of a folder by name, and why others cannot be read."""
+    side, errors = settings.side // 2, {}
+    sources: dict[str, ImageSource] = {
+        kind: ArraySource(make_scene(kind, side, side, seed=1)[0]) for kind in get_args(SceneKind)
+    }
+    for path in sorted(settings.images.iterdir())[:_MAX_IMAGES] if settings.images else []:
+        try:
+            sources[path.name] = ArraySource(common.read_image(path))
+        except MediarError as error:
+            errors[path.name] = str(error)
+    return sources, errors
+
+
 def compare_images(settings: Settings) -> tuple[dict[str, Any], list[Row]]:
     """Maps and labels of generated scenes, and of the images of a folder."""
     models = settings.networks(SHIPPED)
@@ -55,16 +68,8 @@ def compare_images(settings: Settings) -> tuple[dict[str, Any], list[Row]]:
     config = EngineConfig(plan=plan, roi_size=settings.roi)
     on_cpu = [TorchBackend(model, CPU, "float32") for model in models]
     exact, half = (settings.members(models, name) for name in ("float32", settings.half))
-    side, found, scores = settings.side // 2, {}, []
-    sources: dict[str, ImageSource] = {
-        kind: ArraySource(make_scene(kind, side, side, seed=1)[0]) for kind in get_args(SceneKind)
-    }
-    for path in sorted(settings.images.iterdir())[:_MAX_IMAGES] if settings.images else []:
-        try:
-            with open_image(path) as source:
-                sources[path.name] = ArraySource(source.read_rows(0, source.height))
-        except MediarError as error:
-            found[path.name] = str(error)
+    sources, found = load_sources(settings)
+    scores = []
     for name, source in sources.items():
         maps = [predict_maps(source, members, config, None) for members in (on_cpu, exact, half)]
         labels = [compute_labels(each)[0] for each in maps]
