@@ -23,13 +23,13 @@ class TableCell:
     value: float | str | None
     """What it is sorted by; None sorts last."""
     kind: str = ""
-    """Classes of the cell."""
+    """CSS classes of the cell, separated by spaces."""
     mark: str = ""
-    """Class of the text itself, if it is marked."""
+    """CSS class of the text itself, if it is marked."""
     hint: str = ""
     """What a marked text shows on hovering."""
     share: float | None = None
-    """Share of the tolerance, shown as a bar."""
+    """Share of the tolerance, 1 for all of it, shown as a bar; None draws no bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class RowProblem:
     """Something that went wrong with an image, listed on top of the page."""
 
     target: str
-    """Id of its row."""
+    """HTML id of its row, see ``row_id``."""
     name: str
     """Name of the image, which leads to its row."""
     text: str
@@ -67,7 +67,7 @@ class PageHead:
     headline: str
     """Heading of the page."""
     title: str
-    """Of the browser's window."""
+    """Title of the browser's window."""
     lead: str
     """The outcome in one sentence."""
     figures: Sequence[tuple[str, str]]
@@ -99,7 +99,7 @@ class ImageSection:
 
 
 def row_id(index: int) -> str:
-    """Id of a row of the table, by its place from 0."""
+    """HTML id of a row of the table, by its place from 0."""
     return f"image-{index + 1}"
 
 

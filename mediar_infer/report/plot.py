@@ -20,7 +20,7 @@ class Point:
     """One image in the plot."""
 
     target: str
-    """Id of the element that the point links to."""
+    """HTML id of the element that the point links to."""
     name: str
     """Name of the image."""
     megapixels: float

@@ -21,8 +21,11 @@ MEASURES: Final = ("eccentricity", "solidity", "cell_size")
 _Float64Array = npt.NDArray[np.float64]
 _N_BINS = 60
 _PIXEL_VARIANCE = 1 / 12
+"""Variance of a unit square along an axis, px²."""
 _EDGE_MIDDLES = np.array([(1, 0), (-1, 0), (0, 1), (0, -1)], np.int32)
+"""Midpoints (x, y) of a pixel's edges from its centre, in half pixels."""
 _ROUNDING = 1e-9
+"""Crossings so near to a pixel's centre, in px, count as on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,18 @@ def _axis_ratios(
     inverse: npt.NDArray[np.int64],
     areas: npt.NDArray[np.int64],
 ) -> _Float64Array:
+    """Short axis / long axis of each cell.
+
+    Args:
+        y: ``(p,)`` row of each labelled pixel.
+        x: ``(p,)`` its column.
+        inverse: ``(p,)`` place of its cell.
+        areas: ``(n,)`` pixels of each cell.
+
+    Returns:
+        ``(n,)`` in (0, 1].
+    """
+
     def mean(values: npt.NDArray[Any]) -> _Float64Array:
         means: _Float64Array = np.bincount(inverse, values, minlength=len(areas)) / areas
         return means
@@ -93,7 +108,7 @@ def _axis_ratios(
 
 
 def _count_convex_pixels(points: npt.NDArray[np.int32]) -> int:
-    """Count the pixels in the hull of some of them, row by row.
+    """Count the pixels in the convex hull of ``(n, 2)`` pixels (x, y), row by row.
 
     In doubled coordinates pixel centres are even and the midpoints of their edges whole numbers.
     """

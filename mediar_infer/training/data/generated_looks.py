@@ -32,6 +32,7 @@ def measure_depth(labels: LabelArray) -> Float32Array:
 
 
 def _distances(labels: LabelArray) -> Float32Array:
+    """Distance of each pixel to the inner boundary of its cell in px, 0 on it and outside."""
     inner = ((labels > 0) & ~find_inner_boundary(labels)).astype(np.uint8)
     distances: Float32Array = cv2.distanceTransform(inner, cv2.DIST_L2, 5)
     return distances
@@ -62,6 +63,7 @@ def draw_values(
 
 
 def _grey(values: npt.NDArray[Any]) -> Float32Array:
+    """``(H, W)`` values as ``(H, W, 3)`` RGB."""
     return np.repeat(values.astype(np.float32)[..., None], 3, axis=2)
 
 

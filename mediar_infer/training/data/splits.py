@@ -78,6 +78,10 @@ def find_leaks(records: Sequence[TrainingImage]) -> list[tuple[TrainingImage, Tr
 
 
 def _decide_by_digest(records: Sequence[TrainingImage], given: Mapping[str, str]) -> dict[str, str]:
+    """Digest → split of the images with these bytes, where one of them has a given split.
+
+    Held out wins, so that training never sees a held-out image.
+    """
     sides: dict[str, str] = {}
     for record in records:
         side = given.get(record.image_id)
@@ -87,6 +91,7 @@ def _decide_by_digest(records: Sequence[TrainingImage], given: Mapping[str, str]
 
 
 def _group_copies(records: Sequence[TrainingImage]) -> list[list[TrainingImage]]:
+    """Images of the same bytes together, in an order that that of the records does not change."""
     groups: defaultdict[str, list[TrainingImage]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.image_id):
         groups[record.digest].append(record)
@@ -113,6 +118,7 @@ def _stratify(groups: Sequence[list[TrainingImage]]) -> dict[str, list[list[Trai
 def _draw(
     strata: Mapping[str, list[list[TrainingImage]]], hold_out: float, seed: int
 ) -> list[list[TrainingImage]]:
+    """Groups of copies to hold out, drawn from each stratum."""
     chosen = []
     quotas = _share_out({name: len(groups) for name, groups in strata.items()}, hold_out)
     for name, groups in strata.items():
@@ -123,7 +129,10 @@ def _draw(
 
 
 def _share_out(sizes: Mapping[str, int], share: float) -> dict[str, int]:
-    """Largest remainders; ties go to the larger stratum, then by name."""
+    """Stratum → groups to hold out, by largest remainders; ties go to the larger one, then by name.
+
+    No stratum gives its last group.
+    """
     quotas = {name: int(size * share + _ROUNDING) for name, size in sizes.items()}
     rest = round(sum(sizes.values()) * share) - sum(quotas.values())
     order = sorted(

@@ -62,6 +62,7 @@ def find_clusters(embeddings: Embeddings, n_clusters: int, seed: int = 0) -> Clu
 
 
 def _standardise(embeddings: Embeddings) -> npt.NDArray[np.float64]:
+    """Give every dimension mean 0 and variance 1: ``(n, d)`` without those that are constant."""
     points = embeddings.astype(np.float64)
     points -= points.mean(0)
     deviations = points.std(0)
