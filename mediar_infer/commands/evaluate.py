@@ -4,6 +4,7 @@ import argparse
 import csv
 import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mediar_infer.commands.arguments import add_examples
@@ -42,6 +43,16 @@ def read_image_manifest(path: Path) -> dict[str, dict[str, str]]:
             f"{path}: found a file that cannot be read ({error}), expected a CSV table in UTF-8"
             " with a column 'id'"
         ) from error
+    _check_rows(path, rows)
+    return {row["id"]: row for row in rows}
+
+
+def _check_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Refuse rows of several lengths, rows without an id, and several of one image.
+
+    Raises:
+        DataError: if there are any, or no rows at all.
+    """
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():  # the marks of csv for too many and too few cells
             raise DataError(
@@ -53,13 +64,11 @@ def read_image_manifest(path: Path) -> dict[str, dict[str, str]]:
         raise DataError(
             f"{path}: found {found}, expected a column 'id' that holds NAME of each NAME_label.tiff"
         )
-    manifest = {row["id"]: row for row in rows}
-    if len(manifest) < len(rows):
-        stem, n_rows = Counter(row["id"] for row in rows).most_common(1)[0]
+    stem, n_rows = Counter(row["id"] for row in rows).most_common(1)[0]
+    if n_rows > 1:
         raise DataError(
             f"{path}: found {n_rows} rows for {stem}, expected one per image; remove the others"
         )
-    return manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
