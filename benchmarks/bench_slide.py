@@ -13,18 +13,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import common
 import numpy as np
 import tifffile
 import torch
+from fakes import FunctionBackend
 from slides import SlideScene, decode_scene
 
 from mediar_infer import EngineConfig, MaskConfig, Plan
 from mediar_infer.config import ALL_FLIPS, LARGE_IMAGE_BLOCK
 from mediar_infer.devices import usable_cores
+from mediar_infer.exports.label_rows import open_label_rows
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.open import open_image
 from mediar_infer.labels.files import write_labels
@@ -33,18 +35,6 @@ from mediar_infer.segmenter import Segmenter
 from mediar_infer.tolerance import tolerance_s
 
 ROWS = 512
-
-
-class DecodedScene:
-    """The cheap network."""
-
-    device = torch.device("cpu")
-    name, precision = "decoder", "float32"
-    batch = 8
-
-    def start(self, inputs: torch.Tensor) -> Callable[[], torch.Tensor]:
-        logits = decode_scene(inputs)
-        return lambda: logits
 
 
 def write_slide(path: Path, scene: SlideScene) -> None:
@@ -66,15 +56,15 @@ def write_slide(path: Path, scene: SlideScene) -> None:
 
 
 def compare(labels_path: Path, scene: SlideScene) -> dict[str, float]:
-    """Match every true cell with the found cell that covers it most, in rows of the file."""
+    """Match true and found cells by their IoU; labels are read in bands of rows."""
     n_true = scene.n_cells
     true_size = np.zeros(n_true + 1, np.int64)
     found_size = np.zeros(1, np.int64)
     pairs: dict[int, int] = {}
-    with LabelRows(labels_path) as rows:
-        for top, labels in rows:
+    with open_label_rows(labels_path) as rows:
+        for top in range(0, rows.height, ROWS):
+            labels = rows.read(top, min(top + ROWS, rows.height)).astype(np.int64)
             true = scene.label_rows(top, top + len(labels)).astype(np.int64)
-            labels = labels.astype(np.int64)
             true_size += np.bincount(true.ravel(), minlength=n_true + 1)
             counts = np.bincount(labels.ravel(), minlength=len(found_size))
             counts[: len(found_size)] += found_size
@@ -100,20 +90,6 @@ def compare(labels_path: Path, scene: SlideScene) -> dict[str, float]:
     }
 
 
-class LabelRows:
-    """Rows of a label file, a band at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        self._labels = tifffile.imread(self._path)
-        return ((top, self._labels[top : top + ROWS]) for top in range(0, len(self._labels), ROWS))
-
-    def __exit__(self, *_: object) -> None:
-        del self._labels
-
-
 def run_one(
     slide: Path, labels: Path, blocks: str, block_size: int, n_flips: int
 ) -> dict[str, object]:
@@ -125,7 +101,7 @@ def run_one(
         masks=MaskConfig(blocks=blocks, block_size=block_size),
     )
     torch.set_num_threads(usable_cores())
-    segmenter, trace = Segmenter([DecodedScene()], config), Trace()
+    segmenter, trace = Segmenter([FunctionBackend(decode_scene, batch=8)], config), Trace()
     started = time.perf_counter()
     with open_image(slide) as source, segmenter.begin(source, trace) as work:
         write_labels(labels, work.labels(), height=source.height, width=source.width)
@@ -161,7 +137,7 @@ def run_all(args: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
             labels = folder / f"labels_{side}_{blocks}_{size}.tiff"
             command = [sys.executable, __file__, "--one", str(slide), str(labels), mode]
             command += ["--flips", str(args.flips)]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             result = {
                 "side": side,
                 "blocks": blocks,
