@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from mediar_infer.engine.plans import LADDER
+from mediar_infer.tolerance import SECONDS_PER_MEGAPIXEL
 
 RESULTS = Path(__file__).resolve().parent / "results"
 COLOURS = dict(
@@ -24,7 +25,9 @@ COLOURS = dict(
 
 
 def draw_tolerance(axes: plt.Axes, megapixels: np.ndarray) -> None:
-    axes.plot(megapixels, 10 * np.maximum(megapixels, 1), "k-", lw=1, label="tolerance")
+    axes.plot(
+        megapixels, SECONDS_PER_MEGAPIXEL * np.maximum(megapixels, 1), "k-", lw=1, label="tolerance"
+    )
 
 
 def draw_runs(axes: plt.Axes, runs: list[dict[str, Any]], marker: str, suffix: str) -> None:
