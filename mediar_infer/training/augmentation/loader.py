@@ -47,6 +47,26 @@ class Batch:
     has_labels: Tensor
     """``(N,)`` bool, false for images without labels: their targets do not count."""
 
+    def select(self, crops: slice) -> "Batch":
+        """Give some of the crops, without a copy."""
+        return Batch(
+            inputs=self.inputs[crops],
+            foreground=self.foreground[crops],
+            unit_flow=self.unit_flow[crops],
+            image_ids=self.image_ids[crops],
+            has_labels=self.has_labels[crops],
+        )
+
+    def to(self, device: torch.device) -> "Batch":
+        """Copy the batch to a device; the inputs lie there with channels last."""
+        return Batch(
+            inputs=self.inputs.to(device, memory_format=torch.channels_last),
+            foreground=self.foreground.to(device),
+            unit_flow=self.unit_flow.to(device),
+            image_ids=self.image_ids,
+            has_labels=self.has_labels.to(device),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:

@@ -232,7 +232,7 @@ class Trainer:
         losses = torch.zeros(3, device=self.fabric.device)
         parts = list(_cut(batch, n_parts))
         for index, (part, weight) in enumerate(zip(parts, self._weigh(parts), strict=True)):
-            on_device = _move(part, self.fabric.device)
+            on_device = part.to(self.fabric.device)
             with self.fabric.no_backward_sync(self._model, enabled=index < n_parts - 1):
                 logits = self._model(on_device.inputs)
                 loss = compute_loss(
@@ -373,6 +373,7 @@ class Trainer:
 
 
 def _cut(batch: Batch, n_parts: int) -> Iterator[Batch]:
+    """Cut a batch into parts of equal size."""
     n_crops = len(batch.image_ids)
     if n_crops % n_parts:
         raise UsageError(
@@ -381,21 +382,4 @@ def _cut(batch: Batch, n_parts: int) -> Iterator[Batch]:
         )
     size = n_crops // n_parts
     for first in range(0, n_crops, size):
-        part = slice(first, first + size)
-        yield Batch(
-            inputs=batch.inputs[part],
-            foreground=batch.foreground[part],
-            unit_flow=batch.unit_flow[part],
-            image_ids=batch.image_ids[part],
-            has_labels=batch.has_labels[part],
-        )
-
-
-def _move(batch: Batch, device: torch.device) -> Batch:
-    return Batch(
-        inputs=batch.inputs.to(device, memory_format=torch.channels_last),
-        foreground=batch.foreground.to(device),
-        unit_flow=batch.unit_flow.to(device),
-        image_ids=batch.image_ids,
-        has_labels=batch.has_labels.to(device),
-    )
+        yield batch.select(slice(first, first + size))
