@@ -116,9 +116,12 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Recipe:
         UsageError: if a key is unknown, or a value is of the wrong type or out of range.
     """
     _check_keys(values, ("name", "seed", *_TABLES), where, "the recipe")
+    for key in ("name", "seed"):
+        if key not in values:
+            raise UsageError(f"{where}: found no {key}, expected one above the tables; add it")
     tables = {name: _table(values, name, where) for name in _TABLES}
-    name = _convert(values.get("name"), str, f"{where}: name")
-    seed = _convert(values.get("seed"), int, f"{where}: seed")
+    name = _convert(values["name"], str, f"{where}: name")
+    seed = _convert(values["seed"], int, f"{where}: seed")
     stages = _parse_stages(tables, where)
     blends = tuple(
         parse_fields(

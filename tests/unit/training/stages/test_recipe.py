@@ -136,6 +136,13 @@ def test_impossible_stage_names_table_and_key(changes, match):
     refuse({"stages": {"pretrain_phase1": changes}}, match)
 
 
+@pytest.mark.parametrize("key", ["name", "seed"])
+def test_missing_name_or_seed_is_named(key):
+    values = {name: value for name, value in VALUES.items() if name != key}
+    with pytest.raises(UsageError, match=rf"my\.toml: found no {key}, expected one above"):
+        parse_recipe(values, "my.toml")
+
+
 def test_missing_key_is_named():
     values = {**VALUES, "stages": {"one": {k: v for k, v in STAGE.items() if k != "roles"}}}
     with pytest.raises(UsageError, match=r"\[stages.one\] lacks a key .*'roles'"):
