@@ -108,11 +108,16 @@ def plot(results: dict[str, object], path: Path) -> None:
 def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="with manifest.csv")
-    parser.add_argument("--weights", type=Path, nargs="+", default=[])
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--plan", default="paper", choices=PLANS)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--plot", type=Path)
+    parser.add_argument(
+        "--weights", type=Path, nargs="+", default=[],
+        help="one or two weight files, or their folder; by default the shipped pair",
+    )  # fmt: skip
+    parser.add_argument(
+        "--split", default="val", help="split of the manifest whose images are used"
+    )
+    parser.add_argument("--plan", default="paper", choices=PLANS, help="plan of the engine")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--plot", type=Path, help="PNG file to write")
     args = parser.parse_args()
     segmenter = Segmenter.from_weights(args.weights, EngineConfig(plan=PLANS[args.plan]))
     results = measure(segmenter, args.data, args.split)

@@ -59,7 +59,10 @@ def make_inputs(data: Path, work: Path, n_images: int, n_large: int) -> None:
 def main() -> int:
     parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with manifest.csv")
-    parser.add_argument("--engine", choices=("docker", "podman", "process"), default="docker")
+    parser.add_argument(
+        "--engine", choices=("docker", "podman", "process"), default="docker",
+        help="what runs the image, or process for this package",
+    )  # fmt: skip
     parser.add_argument("--image", help="container image")
     parser.add_argument("--images", type=int, default=32, metavar="N", help="held-out images")
     parser.add_argument("--large", type=int, default=len(LARGE), metavar="N", help="large images")

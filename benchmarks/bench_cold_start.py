@@ -177,10 +177,14 @@ def main() -> None:
     import common  # not at the top: it imports what the recorded child must import itself
 
     parser = common.make_parser(__doc__)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--side", type=int, default=512)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument(
+        "--repeats", type=int, default=9, help="bare imports, and as many predictions"
+    )
+    parser.add_argument(
+        "--side", type=int, default=512, help="side of the generated image in pixels"
+    )
+    parser.add_argument("--device", default="cpu", help="as for predict")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
     # Compiled sources are kept, as in an installed package.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}

@@ -106,10 +106,13 @@ def plain_label(inputs: Path, labels: Path) -> bytes:
 
 def main() -> None:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--engine", default="docker")
-    parser.add_argument("--images", nargs="+", required=True, metavar="NAME=IMAGE")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--engine", default="docker", help="docker or podman")
+    parser.add_argument(
+        "--images", nargs="+", required=True, metavar="NAME=IMAGE",
+        help="container images, each with a name for the report",
+    )  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each kind")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder, "images")

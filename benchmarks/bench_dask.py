@@ -103,12 +103,14 @@ def bench_inputs(name: str, inputs: Path, args: argparse.Namespace) -> list[dict
 
 def main() -> None:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--images", type=int, default=32, help="number of small images")
     parser.add_argument("--side", type=int, default=1000, help="their side in pixels")
     parser.add_argument("--slide-side", type=int, default=6000, help="0: no slide")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[1, 2], help="numbers of local workers"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each kind")
     parser.add_argument("--folder", type=Path, help="scratch folder with room for the slide")
     parser.add_argument("options", nargs="*", metavar="-- OPTIONS", help="passed on to predict")
     args = parser.parse_args()

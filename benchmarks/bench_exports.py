@@ -121,9 +121,12 @@ def measure_predict(scene: SlideScene, folder: Path) -> dict[str, object]:
 def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--export-side", type=int, default=9700, help="40,401 cells at 9,700")
-    parser.add_argument("--predict-side", type=int, default=12_000)
+    parser.add_argument(
+        "--predict-side", type=int, default=12_000,
+        help="side of the slide that is segmented, in pixels",
+    )  # fmt: skip
     parser.add_argument("--folder", type=Path, help="scratch folder with room for the slides")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
     results = {}
     for name, side, measure in (

@@ -175,7 +175,7 @@ def run_steps(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--images", type=int, default=40, help="number of sizes")
     parser.add_argument("--max-side", type=int, help="omit larger images, for a trial")
     parser.add_argument("--slowdown", type=float, help="also run slowed so many times half-way")

@@ -72,8 +72,10 @@ def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, help="folder of images; none generates them")
     parser.add_argument("--images", type=int, default=200, help="number of generated images")
-    parser.add_argument("--max-side", type=int, default=2000)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument(
+        "--max-side", type=int, default=2000, help="longest side of generated images in pixels"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("options", nargs="*", help="options of predict, after --")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

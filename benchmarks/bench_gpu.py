@@ -123,12 +123,14 @@ def run_all(args: argparse.Namespace) -> int:
 
 def main() -> int:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--parts", type=parse_parts, default=list(LIMITS_S), metavar="A,B")
+    parser.add_argument("--device", default="cuda", help="as for predict")
+    parser.add_argument(
+        "--parts", type=parse_parts, default=list(LIMITS_S), metavar="A,B", help="what is measured"
+    )
     parser.add_argument("--images", type=parse_folder, help="images for the comparison of types")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the code")
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="of every part")
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT)
+    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="JSON file to write")
     parser.add_argument("--run", choices=LIMITS_S, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:

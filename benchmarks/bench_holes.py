@@ -111,9 +111,11 @@ def score(
 
 def main() -> None:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, help="folders with manifest.csv"
+    )
     parser.add_argument("--maps", type=Path, required=True, help="folder to keep the maps in")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--limit", type=int, help="only the first images of a set, for a trial")
     args = parser.parse_args()
     args.maps.mkdir(parents=True, exist_ok=True)

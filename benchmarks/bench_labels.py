@@ -141,11 +141,16 @@ def compare(
 
 def main() -> None:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--side", type=int, default=2048)
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument(
+        "--side", type=int, default=2048, help="side of the generated image in pixels"
+    )
     parser.add_argument("--giant", type=int, default=300, help="radius of the giant cell")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each kind")
+    parser.add_argument(
+        "--device", type=torch.device, default=torch.device("cpu"),
+        help="device of the loops in torch, and of Cellpose",
+    )  # fmt: skip
     parser.add_argument("--torch", action="store_true", help="also time our loops in torch")
     args = parser.parse_args()
     torch.set_num_threads(usable_cores())

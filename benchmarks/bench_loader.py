@@ -8,6 +8,7 @@ crop size, as a training run reports it; slower loading starves the network. Tim
 of the workers and the first reading of the files.
 """
 
+import argparse
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -94,24 +95,9 @@ def parse_step_times(values: Sequence[str]) -> dict[int, float]:
     return {int(size): float(seconds) for size, seconds in (v.split("=") for v in values)}
 
 
-def main() -> None:
-    parser = common.make_parser(__doc__)
-    parser.add_argument("table", type=Path)
-    parser.add_argument("--crops", type=int, nargs="+", default=[256, 512], metavar="PIXELS")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--images", type=int, default=80, help="of the table, evenly spread")
-    parser.add_argument("--step-s", nargs="+", default=[], metavar="PIXELS=SECONDS")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    step_s = parse_step_times(args.step_s)
-    records = [r for r in read_table(args.table) if r.label_path and r.split == "train"]
-    store = SampleStore(records[:: max(1, len(records) // args.images)])
-    for _ in store:
-        pass
-    parts, results = [], []
+def measure(store: SampleStore, args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
+    """Parts of making a crop, and batches with each number of workers, for each size of crops."""
+    parts, results, step_s = [], [], parse_step_times(args.step_s)
     for crop_size in args.crops:
         parts.append(time_parts(store, crop_size, 10 * args.batch))
         print(
@@ -126,6 +112,35 @@ def main() -> None:
                 result["times_faster_than_step"] = round(result["crops_per_s"] / used, 2)
             results.append(result)
             print({key: value for key, value in result.items() if key != "batch_s"})
+    return parts, results
+
+
+def main() -> None:
+    parser = common.make_parser(__doc__)
+    parser.add_argument("table", type=Path, help="data table made by index")
+    parser.add_argument(
+        "--crops", type=int, nargs="+", default=[256, 512], metavar="PIXELS",
+        help="sides of the crops",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[0, 2],
+        help="numbers of loader processes; 0 is a thread",
+    )  # fmt: skip
+    parser.add_argument("--batch", type=int, default=8, help="crops per batch")
+    parser.add_argument("--steps", type=int, default=30, help="batches that are timed")
+    parser.add_argument("--images", type=int, default=80, help="of the table, evenly spread")
+    parser.add_argument(
+        "--step-s", nargs="+", default=[], metavar="PIXELS=SECONDS",
+        help="time of a training step by size of its crops",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, help="JSON file to write")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    records = [r for r in read_table(args.table) if r.label_path and r.split == "train"]
+    store = SampleStore(records[:: max(1, len(records) // args.images)])
+    for _ in store:
+        pass
+    parts, results = measure(store, args)
     metadata = common.metadata(
         table=args.table.name, n_images=len(store), crops="Table 1 of the paper, 1 of 9 memory"
     )

@@ -92,10 +92,13 @@ def measure(scene: PartOfScene, folder: Path, options: list[str]) -> dict[str, o
 
 def main() -> None:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--sizes", nargs="+", default=["8415x10496", "2000x40000"])
+    parser.add_argument(
+        "--sizes", nargs="+", default=["8415x10496", "2000x40000"],
+        help="heights and widths of the slides in pixels",
+    )  # fmt: skip
     parser.add_argument("--cell-columns", type=int, help="the rest is blank; by default all")
     parser.add_argument("--folder", type=Path, help="scratch folder with room for the slide")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("options", nargs="*", help=f"options of predict, after -- ({CHEAP})")
     args = parser.parse_args()
     _, torch_bytes = run_child([sys.executable, "-c", "import torch"])

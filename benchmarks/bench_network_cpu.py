@@ -116,15 +116,19 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--side", type=int, default=1000)
+    parser.add_argument(
+        "--side", type=int, default=1000, help="side of the generated image in pixels"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="runs of the engine")
     parser.add_argument("--peer-repeats", type=int, default=3, help="runs of the peer")
-    parser.add_argument("--backend", default="auto", choices=("auto", "torch", "openvino"))
+    parser.add_argument(
+        "--backend", default="auto", choices=("auto", "torch", "openvino"), help="as for predict"
+    )
     parser.add_argument(
         "--precisions", nargs="+", default=["float32", "bfloat16"], metavar="TYPE",
         help="the first must agree with the peer",
     )  # fmt: skip
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
     results = compare(args)
     print(json.dumps(results, indent=2))

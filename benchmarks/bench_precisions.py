@@ -207,14 +207,20 @@ def measure_speed(
 def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, nargs="+", default=[], help="folders of manifest.csv")
-    parser.add_argument("--split", default="train", choices=("train", "val"))
+    parser.add_argument(
+        "--split", default="train", choices=("train", "val"),
+        help="split of the manifest whose images are used",
+    )  # fmt: skip
     parser.add_argument("--images", type=int, default=60, help="at most as many")
-    parser.add_argument("--plan", default="fast", choices=list(PLANS))
-    parser.add_argument("--weights", type=Path, nargs="+", default=[])
+    parser.add_argument("--plan", default="fast", choices=list(PLANS), help="plan of the engine")
+    parser.add_argument(
+        "--weights", type=Path, nargs="+", default=[],
+        help="one or two weight files, or their folder; by default the shipped pair",
+    )  # fmt: skip
     parser.add_argument(
         "--repeats", type=int, default=15, help="windows per precision; 0: no speed"
     )
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
     reduced = find_reduced()
     results: dict[str, Any] = {"plan": args.plan, "split": args.split}

@@ -55,9 +55,12 @@ def measure_side(
 
 def main() -> None:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--sides", type=int, nargs="+", default=[1000, 2000])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument(
+        "--sides", type=int, nargs="+", default=[1000, 2000],
+        help="sides of the generated images in pixels",
+    )  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each size and precision")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
     precisions = [name for name in PRECISIONS if name != "bfloat16" or has_bfloat16()]
     results = []

@@ -105,12 +105,19 @@ def summarise(images: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[
 def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="with manifest.csv")
-    parser.add_argument("--weights", type=Path, nargs="+", default=[])
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--plan", default="fast", choices=PLANS)
+    parser.add_argument(
+        "--weights", type=Path, nargs="+", default=[],
+        help="one or two weight files, or their folder; by default the shipped pair",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument(
+        "--split", default="val", help="split of the manifest whose images are used"
+    )
+    parser.add_argument("--plan", default="fast", choices=PLANS, help="plan of the engine")
     parser.add_argument("--side", type=int, default=1024, help="largest part that is segmented")
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument(
+        "--methods", nargs="+", default=METHODS, choices=METHODS, help="ways to choose the scale"
+    )
     parser.add_argument("--every", type=int, default=1, help="take every Nth image")
     parser.add_argument("--first", type=int, default=0, help="of these, to share the work")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these")

@@ -158,16 +158,21 @@ def run_all(args: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
 
 def main() -> None:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--one", nargs=3, metavar=("SLIDE", "LABELS", "MODE"))
-    parser.add_argument("--sides", type=int, nargs="+", default=[6000, 12000])
+    parser.add_argument(
+        "--one", nargs=3, metavar=("SLIDE", "LABELS", "MODE"),
+        help="segment one slide in this process, as the benchmark calls itself",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sides", type=int, nargs="+", default=[6000, 12000], help="sides of the slides in pixels"
+    )
     parser.add_argument(
         "--modes", nargs="+",
         default=["stitched:1000", "stitched:2000", f"paper:{LARGE_IMAGE_BLOCK}"],
     )  # fmt: skip
     parser.add_argument("--flips", type=int, default=3, choices=(1, 2, 3), help="number of passes")
-    parser.add_argument("--touching", action="store_true")
+    parser.add_argument("--touching", action="store_true", help="cells without gaps between them")
     parser.add_argument("--folder", type=Path, help="scratch folder with room for the slide")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
     if args.one:
         blocks, _, size = args.one[2].partition(":")

@@ -134,10 +134,16 @@ class _Counted:
 def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="images/, labels/, manifest.csv")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--heights", type=int, nargs="+", default=[48, 96, 160, 240])
-    parser.add_argument("--per-modality", type=int, default=3)
-    parser.add_argument("--thin", type=int, nargs=2, default=[24, 6000], metavar=("H", "W"))
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument(
+        "--heights", type=int, nargs="+", default=[48, 96, 160, 240],
+        help="heights of the strips in pixels",
+    )  # fmt: skip
+    parser.add_argument("--per-modality", type=int, default=3, help="images of each modality")
+    parser.add_argument(
+        "--thin", type=int, nargs=2, default=[24, 6000], metavar=("H", "W"),
+        help="height and width of the long thin image",
+    )  # fmt: skip
     args = parser.parse_args()
     bench = StripBench()
     thin = [

@@ -83,10 +83,12 @@ class ThresholdBench:
 
 def main() -> None:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--per-modality", type=int, default=6)
-    parser.add_argument("--precision", default="float32")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, help="folders with manifest.csv"
+    )
+    parser.add_argument("--per-modality", type=int, default=6, help="images of each modality")
+    parser.add_argument("--precision", default="float32", help="as for predict")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
     config = EngineConfig(
         plan=Plan(flips=("identity",), overlap=0.25),

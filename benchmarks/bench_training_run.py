@@ -81,13 +81,17 @@ def measure(args: argparse.Namespace, precision: str, folder: Path) -> dict[str,
 def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--recipe", default="pair", help="network and first stage to use")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precisions", nargs="+", default=["float32"])
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="as for training")
+    parser.add_argument(
+        "--precisions", nargs="+", default=["float32"], help="precisions of a recipe, one run each"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="processes that share every batch")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="CPU threads; 0 is the choice of torch"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes of the loader")
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--steps", type=int, default=50, help="steps that are timed")
+    parser.add_argument("--json", type=Path, help="JSON file to write")
     args = parser.parse_args()
     keep_large_blocks()  # as the commands do
     set_up_logging(logging.INFO)

@@ -105,12 +105,14 @@ def compare(n_threads: int, args: argparse.Namespace) -> dict[str, object]:
 def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--recipe", default="pair", help="network and first stage to use")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="numbers of CPU threads"
+    )
     parser.add_argument(
         "--steps", type=int, default=3, help="per kind and process, after one to warm up"
     )
     parser.add_argument("--memory", choices=MEMORY, help="measure this kind alone, in this process")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="JSON file to write")
     args = parser.parse_args()
     if load_activation_library() is None:
         parser.error("the fused layers were not compiled; install the package with a C compiler")

@@ -128,18 +128,20 @@ def score(
 
 def main() -> None:
     parser = common.make_parser(__doc__)
-    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--table", type=Path, required=True, help="data table made by index")
     parser.add_argument(
         "--start", type=Path, required=True, help="weights that have not seen the source"
     )
     parser.add_argument("--source", required=True, help="source name in the table")
-    parser.add_argument("--images", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--images", type=int, default=10, help="images of the source to tune on")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of images")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="CPU threads; 0 is the choice of torch"
+    )
     parser.add_argument("--recipe", default="finetune", help="recipe of the command")
     parser.add_argument("--work", type=Path, required=True, help="folder for weights and runs")
     parser.add_argument("--resume", action="store_true", help="continue with what WORK holds")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="JSON file to write")
     args = parser.parse_args()
     records = read_table(args.table)
     folder, memory = args.work / "images", args.work / "memory.csv"

@@ -124,9 +124,11 @@ def score_methods(
 def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="images/, labels/, manifest.csv")
-    parser.add_argument("--weights", type=Path, nargs=2, required=True)
+    parser.add_argument(
+        "--weights", type=Path, nargs=2, required=True, help="the two weight files of the pair"
+    )
     parser.add_argument("--before", type=Path, nargs=2, default=[], help="another pair to compare")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--rows", nargs="+", help="only these rows, e.g. 'ensemble, flips'")
     parser.add_argument("--limit", type=int, help="only the first images, for a trial")
     args = parser.parse_args()

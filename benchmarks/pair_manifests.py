@@ -99,8 +99,12 @@ def draw_hold_out(rows: list[dict[str, str]]) -> set[str]:
 
 def main() -> None:
     parser = common.make_parser(__doc__)
-    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="DIR", help="data sets, each with manifest.csv"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for the manifests and moved labels"
+    )
     args = parser.parse_args()
     rows = [move_labels(row, args.output / "labels") for row in read_rows(args.folders)]
     held_out = draw_hold_out(rows)

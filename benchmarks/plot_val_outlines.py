@@ -65,8 +65,11 @@ def main() -> None:
     parser.add_argument(
         "--scores", type=Path, required=True, help="file written by bench_val_f1.py"
     )
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--with-images", action="store_true")
+    parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
+    parser.add_argument(
+        "--with-images", action="store_true",
+        help="draw the images below the outlines, for viewing only",
+    )  # fmt: skip
     args = parser.parse_args()
     rows = {row["id"]: row for row in common.read_rows(args.data)}
     scores = json.loads(args.scores.read_text())

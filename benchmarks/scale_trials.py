@@ -123,8 +123,11 @@ def summarise(images: dict[str, list[dict[str, Any]]], typical: float) -> dict[s
 def main() -> None:
     parser = common.make_parser(__doc__)
     parser.add_argument("--data", type=Path, nargs="+", default=[], help="with manifest.csv")
-    parser.add_argument("--weights", type=Path, nargs="+", default=[])
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--weights", type=Path, nargs="+", default=[],
+        help="one or two weight files, or their folder; by default the shipped pair",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--per-kind", type=int, default=3, help="images of a source and modality")
     args = parser.parse_args()
     segmenter = Segmenter.from_weights(args.weights, EngineConfig())
