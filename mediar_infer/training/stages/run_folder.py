@@ -30,7 +30,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mediar_infer.errors import CheckpointError, DataError, UsageError
-from mediar_infer.output_files import remove_stale_parts, to_output_error, write_bytes
+from mediar_infer.output_files import (
+    remove_result,
+    remove_stale_parts,
+    to_output_error,
+    write_bytes,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -149,11 +154,15 @@ class StageFolder:
         return content
 
     def remove_leftovers(self) -> None:
-        """Remove unfinished files of a killed process, and logs without a checkpoint."""
+        """Remove unfinished files of a killed process, and logs without a checkpoint.
+
+        Raises:
+            OutputError: if one cannot be removed.
+        """
         remove_stale_parts(self.path)
         if not self.is_started:
             for path in (self.log_path, self.validation_path, self.best_path):
-                path.unlink(missing_ok=True)
+                remove_result(path)
 
 
 def _length(path: Path) -> int:

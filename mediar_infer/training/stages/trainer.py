@@ -25,7 +25,7 @@ from torch.amp.grad_scaler import GradScaler
 from tqdm import tqdm
 
 from mediar_infer.errors import TrainingError, UsageError
-from mediar_infer.output_files import write_bytes
+from mediar_infer.output_files import remove_result, write_bytes
 from mediar_infer.process import peak_memory_bytes
 from mediar_infer.training.augmentation.loader import Batch
 from mediar_infer.training.networks.fused_norms import fuse_norms
@@ -362,8 +362,8 @@ class Trainer:
                 "n_processes": self.fabric.world_size,
             }
             write_json(folder.summary_path, summary)
-            folder.checkpoint_path.unlink(missing_ok=True)
-            folder.best_path.unlink(missing_ok=True)
+            remove_result(folder.checkpoint_path)
+            remove_result(folder.best_path)
             logger.info(
                 "%s: done, %d steps, %.1f images/s, peak memory %s",
                 *(self.config.name, progress.step, self._images_per_s),

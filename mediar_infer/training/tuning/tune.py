@@ -22,6 +22,7 @@ from mediar_infer.labels.metrics import evaluate_labels
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.checkpoints import Checkpoint, build_model, load_checkpoint
 from mediar_infer.network.weight_files import find_weights
+from mediar_infer.output_files import remove_result, to_output_error
 from mediar_infer.training.data.index import Index, IndexOptions, index_folders
 from mediar_infer.training.data.problems import log_problems, write_problems
 from mediar_infer.training.data.table import (
@@ -224,10 +225,18 @@ def _refuse_interrupted(run_path: Path, folder: StageFolder) -> None:
 
 
 def _remove_earlier(run_path: Path, folder: StageFolder) -> None:
+    """Remove what an earlier tuning, which is replaced, left in its run.
+
+    Raises:
+        OutputError: if something cannot be removed.
+    """
     for name in (_CANDIDATES_NAME, _CHOSEN_NAME):
-        (run_path / name).unlink(missing_ok=True)
+        remove_result(run_path / name)
     if folder.path.exists():
-        shutil.rmtree(folder.path)
+        try:
+            shutil.rmtree(folder.path)
+        except OSError as error:
+            raise to_output_error(folder.path, error) from error
 
 
 def _write_images(records: list[TrainingImage], path: Path, options: TuneOptions) -> None:

@@ -84,3 +84,10 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
 
 def test_same_descriptions_pass(tmp_path):
     check_same(tmp_path, DESCRIPTION, dict(DESCRIPTION))
+
+
+def test_log_that_cannot_be_removed_is_an_output_error(tmp_path):
+    folder = StageFolder(tmp_path / "stage")
+    folder.log_path.mkdir(parents=True)  # no right is needed to be refused, for root either
+    with pytest.raises(OutputError, match=r"log\.csv: cannot be removed"):
+        folder.remove_leftovers()
