@@ -34,9 +34,10 @@ def load_segmenter(weights: Sequence[Path], config: EngineConfig) -> Segmenter:
         runtime=config.runtime,
         roi_size=config.roi_size,
     )
-    resolved = tuple(path.resolve() for path in paths)
-    states = tuple(dict.fromkeys(state for path in resolved for state in _list_states(path)))
-    loaded = _load(resolved, states, loading)
+    # Links are not followed: manifest, ranges and graphs lie beside them, as for predict.
+    absolute = tuple(path.absolute() for path in paths)
+    states = tuple(dict.fromkeys(state for path in absolute for state in _list_states(path)))
+    loaded = _load(absolute, states, loading)
     return Segmenter(
         loaded.members, config, loaded.digests, loaded.cell_diameter, loaded.flow_threshold
     )

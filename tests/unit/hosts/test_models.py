@@ -7,7 +7,8 @@ from itertools import count
 
 import numpy as np
 import pytest
-from fakes import FunctionBackend
+from fakes import FunctionBackend, tiny_state_dict
+from safetensors.torch import save_file
 
 from mediar_infer.config import PLANS, CellSize, EngineConfig, MaskConfig, Plan, RuntimeConfig
 from mediar_infer.errors import CheckpointError
@@ -84,3 +85,19 @@ def test_what_the_manifest_tells_is_kept(folder):
     for _ in range(2):  # loaded, and kept
         segmenter = load_segmenter([folder], config)
         assert (segmenter.cell_diameter, segmenter.config.masks.flow_threshold) == (31.5, 0.55)
+
+
+def test_weights_that_are_links_have_the_name_and_the_manifest_of_the_links(tmp_path):
+    # as huggingface_hub and lab-wide stores lay them out: names without suffix, no manifest there
+    _load.cache_clear()
+    stored, folder = tmp_path / "blobs" / "0a1b", tmp_path / "snapshot"
+    stored.parent.mkdir()
+    folder.mkdir()
+    save_file(tiny_state_dict(), stored)
+    (folder / "mine.safetensors").symlink_to(stored)
+    listed = {"mine.safetensors": ListedWeights(compute_digest(stored), 31.5, None, 0.55)}
+    write_weights_manifest(folder, listed)
+    segmenter = load_segmenter([folder], replace(CPU, plan=PLANS["single"]))
+    assert list(segmenter.digests) == ["mine.safetensors"]
+    assert (segmenter.cell_diameter, segmenter.config.masks.flow_threshold) == (31.5, 0.55)
+    _load.cache_clear()
