@@ -32,7 +32,12 @@ from mediar_infer.folder.run_image import RunImage
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.network.int8_ranges import require_ranges
-from mediar_infer.network.weight_files import compute_digest, find_weights
+from mediar_infer.network.weight_files import (
+    ListedWeights,
+    compute_digest,
+    find_weights,
+    read_weights_manifest,
+)
 from mediar_infer.scales.choice import ScaleChoice, known_scale
 from mediar_infer.segmenter import Segmenter, check_memory
 
@@ -135,10 +140,25 @@ def _digests_of(job: ClusterJob) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1)
+def _read_listed(
+    _mark: Path, weights: tuple[Path, ...], n_models: int
+) -> tuple[ListedWeights | None, ...]:
+    """What manifests say of the weights that this worker would use, read once per run."""
+    paths = find_weights(weights)[:n_models]
+    return tuple(read_weights_manifest(path.parent).get(path.name) for path in paths)
+
+
+@lru_cache(maxsize=1)
 def _load_segmenter(
-    weights: tuple[Path, ...], digests: tuple[str, ...], config: EngineConfig
+    weights: tuple[Path, ...],
+    digests: tuple[str, ...],
+    _listed: tuple[ListedWeights | None, ...],
+    config: EngineConfig,
 ) -> Segmenter:
-    """Load the weights, once per process for any number of tasks."""
+    """Load the weights, once per process for any number of tasks.
+
+    They are loaded again if a manifest says something else of them than in an earlier run.
+    """
     # Errors about a file are in its record.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     segmenter = Segmenter.from_weights(weights, config)
@@ -165,7 +185,8 @@ def _prepare(job: ClusterJob) -> Segmenter:
         threads = _own_worker().state.nthreads
         config = replace(config, runtime=replace(config.runtime, threads=threads))
     digests = _digests_of(job) if job.provenance is None else tuple(job.provenance.digests.values())
-    segmenter = _load_segmenter(job.weights, digests, config)
+    listed = _read_listed(job.mark, job.weights, config.plan.max_members)
+    segmenter = _load_segmenter(job.weights, digests, listed, config)
     plan = Provenance.of(segmenter, job.options).plan
     if job.provenance is not None and plan != job.provenance.plan:
         different = [key for key in plan if plan[key] != job.provenance.plan.get(key)]

@@ -258,18 +258,24 @@ def test_death_of_one_of_two_workers_loses_nothing(
 
 @pytest.mark.usefixtures("small_ranges")
 def test_threshold_that_the_weights_state_counts_for_a_spread_slide(cluster, tmp_path, weights_dir):
-    listed = {}
-    for path in sorted(weights_dir.glob("*.safetensors")):
-        shutil.copy(path, tmp_path)
-        listed[path.name] = ListedWeights(compute_digest(path), flow_threshold=1e-9)
-    write_weights_manifest(tmp_path, listed)
     write_image(tmp_path / "in" / "large.tif", slide(9, 1000, 300)[0])
     options = RunOptions(Selection((tmp_path / "in",)), tmp_path / "out")
-    (record,) = client.run_on_cluster(
-        cluster.address, [tmp_path], CONFIG, options, spread_from=SPREAD_FROM
-    )
-    assert (record.n_cells, record.plan["masks"]["flow_threshold"]) == (0, 1e-9)
-    assert record.flow_check["n_removed"] > 0
+    weights = sorted(weights_dir.glob("*.safetensors"))
+    for path in weights:
+        shutil.copy(path, tmp_path)
+    n_removed = []
+    for threshold in (0.5, 1e-9):  # workers that have loaded them notice when it changes
+        listed = {
+            path.name: ListedWeights(compute_digest(path), flow_threshold=threshold)
+            for path in weights
+        }
+        write_weights_manifest(tmp_path, listed)
+        (record,) = client.run_on_cluster(
+            cluster.address, [tmp_path], CONFIG, options, spread_from=SPREAD_FROM
+        )
+        assert record.plan["masks"]["flow_threshold"] == threshold
+        n_removed.append(record.flow_check["n_removed"])
+    assert record.n_cells == n_removed[0] == 0 < n_removed[1]
 
 
 def test_faults_resume_and_overlays_are_as_in_one_process(
