@@ -17,6 +17,7 @@ import numpy as np
 
 from mediar_infer._version import __version__
 from mediar_infer.arrays import LabelArray
+from mediar_infer.config import RELEASED_FLOW_THRESHOLD
 from mediar_infer.errors import DataError, UsageError
 from mediar_infer.image_trace import Trace
 from mediar_infer.images.open import open_image
@@ -218,8 +219,11 @@ def _describe(
     segmenter: Segmenter, records: Sequence[TrainingImage], min_f1: float
 ) -> dict[str, Any]:
     """What the result depends on, without the names of the weight files."""
+    threshold = segmenter.config.masks.max_flow_error
     return {
         "weights": sorted(segmenter.digests.values()),
+        # Unless it is another one, as runs that were finished before weights stated any lack it.
+        **({} if threshold == RELEASED_FLOW_THRESHOLD else {"flow_threshold": threshold}),
         "plan": segmenter.config.plan.name,
         "roi_size": segmenter.config.roi_size,
         "min_f1": min_f1,

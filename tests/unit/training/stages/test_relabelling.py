@@ -31,7 +31,7 @@ CELLS = draw_ellipses(80, 80, [(20, 22, 9, 10), (55, 25, 10, 8), (45, 58, 11, 9)
 """What the fake model sees in every image."""
 
 
-def make_segmenter(labels=CELLS, digest="abc"):
+def make_segmenter(labels=CELLS, digest="abc", flow_threshold=None):
     """An engine that predicts these labels, whatever it is shown."""
     maps = np.full((3, 96, 96), -4.0, np.float32)
     maps[:2] = 0
@@ -42,7 +42,8 @@ def make_segmenter(labels=CELLS, digest="abc"):
         # windows are centred: 80 pixels in 96
         return torch.from_numpy(np.roll(maps, (8, 8), (1, 2))).expand(len(inputs), -1, -1, -1)
 
-    return Segmenter([FunctionBackend(predict)], config, {"fake.safetensors": digest})
+    digests = {"fake.safetensors": digest}
+    return Segmenter([FunctionBackend(predict)], config, digests, flow_threshold=flow_threshold)
 
 
 def with_labels(record, labels):
@@ -163,14 +164,17 @@ def test_finished_relabelling_is_not_computed_again(records, tmp_path):
     assert second.members[0].n_calls == 0
 
 
-@pytest.mark.parametrize("change", ["model", "threshold", "labels", "missing file"])
+@pytest.mark.parametrize("change", ["model", "flow", "threshold", "labels", "missing file"])
 def test_relabelling_is_done_again_when_something_changed(records, tmp_path, change):
     relabel(make_segmenter(), records, tmp_path / "new", min_f1=0.5)
     if change == "labels":
         with_labels(records[0], np.roll(CELLS, 3, 1))
     if change == "missing file":
         (tmp_path / "new" / "labels" / "other_label.tiff").unlink()
-    again = make_segmenter(digest="other" if change == "model" else "abc")
+    again = make_segmenter(
+        digest="other" if change == "model" else "abc",
+        flow_threshold=0.3 if change == "flow" else None,
+    )
     relabel(again, records, tmp_path / "new", min_f1=0.6 if change == "threshold" else 0.5)
     assert again.members[0].n_calls == len(records)
 
