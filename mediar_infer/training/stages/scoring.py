@@ -55,7 +55,10 @@ class ImageScore:
 
 
 def build_segmenter(
-    model: nn.Module, device: torch.device | str, plan: str = "single"
+    model: nn.Module,
+    device: torch.device | str,
+    plan: str = "single",
+    flow_threshold: float | None = None,
 ) -> Segmenter:
     """Build an engine around a network in memory, with one pass and no flips.
 
@@ -63,6 +66,7 @@ def build_segmenter(
         model: ``(N, 3, S, S)`` → logits; put into evaluation mode and moved to the device.
         device: where it runs.
         plan: a name of ``mediar_infer.config.PLANS``.
+        flow_threshold: what its weights state; None if they state none.
     """
     chosen = Device(torch.device(device).type, torch.device(device).index)
     config = EngineConfig(
@@ -71,7 +75,7 @@ def build_segmenter(
         roi_size=window_size(model),
     )
     backend = TorchBackend(model, chosen, select_precision("auto", chosen))
-    return Segmenter([backend], config)
+    return Segmenter([backend], config, flow_threshold=flow_threshold)
 
 
 def load_for_scoring(
@@ -111,7 +115,10 @@ def score_image(segmenter: Segmenter, record: TrainingImage) -> ImageScore:
 
 
 def score_weights(
-    weights: Path | nn.Module | Segmenter, records: Sequence[TrainingImage], device: str = "auto"
+    weights: Path | nn.Module | Segmenter,
+    records: Sequence[TrainingImage],
+    device: str = "auto",
+    flow_threshold: float | None = None,
 ) -> list[ImageScore]:
     """Score a network on images.
 
@@ -119,6 +126,7 @@ def score_weights(
         weights: a weight file, a network in memory, or an engine that holds one.
         records: images; those without labels are only counted.
         device: where a file or a network runs, as for inference.
+        flow_threshold: what the weights of a network in memory state; None if they state none.
 
     Returns:
         One score per image, in order.
@@ -133,7 +141,8 @@ def score_weights(
     elif isinstance(weights, Path):
         segmenter = load_for_scoring(weights, device)
     else:
-        segmenter = build_segmenter(weights, next(weights.parameters()).device)
+        where = next(weights.parameters()).device
+        segmenter = build_segmenter(weights, where, flow_threshold=flow_threshold)
     return [score_image(segmenter, record) for record in records]
 
 

@@ -108,7 +108,7 @@ class BlendJudge:
     """Scores blends of start and tuned weights, rounded as they will be written.
 
     Args:
-        start: the start weights.
+        start: the start weights; the flow threshold that they state counts for all blends.
         tuned: the tuned entries, float32.
         device: where the network runs.
         records: the user's images; the held-out ones are scored.
@@ -125,6 +125,7 @@ class BlendJudge:
     ) -> None:
         self._model = MediarFormer(start.architecture).to(device)
         self._start, self._tuned = start.state_dict, tuned
+        self._flow_threshold = start.flow_threshold
         self._records = select_records(records, ("target",), "val")
         held_out = select_records(memory, ("public",), "val")
         stride = -(-len(held_out) // _MAX_SCORED_MEMORY) or 1
@@ -145,4 +146,5 @@ class BlendJudge:
             for name, value in blend.items()
         }
         self._model.load_state_dict(rounded)
-        return compute_mean_f1(score_weights(self._model, records))
+        scores = score_weights(self._model, records, flow_threshold=self._flow_threshold)
+        return compute_mean_f1(scores)

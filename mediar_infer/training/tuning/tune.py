@@ -122,7 +122,11 @@ def tune(folder: Path, output: Path, options: TuneOptions) -> Tuning:
     chosen_path = run_path / _CHOSEN_NAME
     save_state(blend_weights(start.state_dict, tuned, chosen.share), chosen_path)
     written = export_weights(
-        chosen_path, output, replaces=options.replaces, has_graph=options.has_graph
+        chosen_path,
+        output,
+        replaces=options.replaces,
+        has_graph=options.has_graph,
+        flow_threshold=start.flow_threshold,
     )
     return Tuning(start.path, first, tuple(candidates), chosen, tuple(written))
 
@@ -315,7 +319,8 @@ def _choose_start(
     scores = []
     for checkpoint in checkpoints:
         model = build_model(checkpoint).to(device)
-        scores.append(compute_mean_f1(score_weights(model, records)))
+        found = score_weights(model, records, flow_threshold=checkpoint.flow_threshold)
+        scores.append(compute_mean_f1(found))
         logger.info(
             "%s: F1 %.4f on the training images before tuning", checkpoint.path.name, scores[-1]
         )

@@ -13,8 +13,15 @@ from small_runs import make_record
 from mediar_infer.errors import CheckpointError, TrainingError, UsageError
 from mediar_infer.labels.reading import read_labels
 from mediar_infer.network.checkpoints import save_weights
-from mediar_infer.network.weight_files import find_weights
+from mediar_infer.network.weight_files import (
+    ListedWeights,
+    compute_digest,
+    find_weights,
+    read_weights_manifest,
+    write_weights_manifest,
+)
 from mediar_infer.training.data.table import SPLITS, read_table, write_table
+from mediar_infer.training.stages import scoring
 from mediar_infer.training.stages.execution import Execution
 from mediar_infer.training.stages.trainer import Trainer
 from mediar_infer.training.tuning import blends
@@ -101,6 +108,26 @@ def test_better_weights_are_written_for_the_engine(folder, options, tmp_path, mo
     assert json.loads((run / "candidates.json").read_text())[2]["f1"] == 0.4
     splits = [record.split for record in read_table(run / "table.csv")]
     assert sorted(splits) == ["train", "train", "val"]
+
+
+def test_flow_threshold_of_the_start_counts_for_all_scores_and_for_what_is_written(
+    folder, options, tmp_path, monkeypatch
+):
+    def score_image(segmenter, record):
+        thresholds.append(segmenter.config.masks.flow_threshold)
+        return scoring.ImageScore(record, 1, (0.01 * len(thresholds),) * 5)
+
+    (first,), thresholds = options.weights, []
+    second = first.with_name("from_phase1.safetensors")
+    save_weights(tiny_state_dict(1), second)
+    listed = {path.name: ListedWeights(compute_digest(path), None, None, 0.55)
+              for path in (first, second)}  # fmt: skip
+    write_weights_manifest(first.parent, listed)
+    monkeypatch.setattr(scoring, "score_image", score_image)
+    output = tmp_path / "out" / "mine.safetensors"
+    tune(folder, output, replace(options, weights=(first, second)))
+    assert set(thresholds) == {0.55}
+    assert read_weights_manifest(output.parent)[output.name].flow_threshold == 0.55
 
 
 def test_worse_weights_are_not_written(folder, options, tmp_path, monkeypatch):
