@@ -10,9 +10,9 @@ from math import ceil
 import numpy as np
 
 from mediar_infer.arrays import AnyArray
-from mediar_infer.images.exif import exif_orientation
+from mediar_infer.images.exif import count_pictures, exif_orientation
 from mediar_infer.images.faults import DamagedFile
-from mediar_infer.images.raster_header import ZEROS_NOTE, RasterHeader
+from mediar_infer.images.raster_header import PICTURES_NOTE, ZEROS_NOTE, RasterHeader
 
 _NO_FRAMES = (0xC4, 0xC8, 0xCC)
 """Markers among those of frames that are tables and extensions."""
@@ -36,7 +36,7 @@ def read_jpeg_header(data: bytes) -> RasterHeader:
         DamagedFile: if the header is damaged, the end is missing, or the data are too short.
     """
     frame: tuple[int, int] | None = None
-    orientation = 1
+    orientation = n_pictures = 1
     position = 2
     while (marker := data[position + 1]) != 0xDA:  # start of scan
         if data[position] != 0xFF:
@@ -49,6 +49,8 @@ def read_jpeg_header(data: bytes) -> RasterHeader:
             frame = (marker, position)
         elif marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
             orientation = exif_orientation(data[position + 10 : position + 2 + length])
+        elif marker == 0xE2 and data[position + 4 : position + 8] == b"MPF\0":
+            n_pictures = count_pictures(data[position + 8 : position + 2 + length])
         position += 2 + length
     if frame is None:
         raise DamagedFile("no frame header")
@@ -65,12 +67,12 @@ def read_jpeg_header(data: bytes) -> RasterHeader:
             " them"
         )
     n_bytes = height * width * n_channels * (1 if bits <= 8 else 2)
-    notes: tuple[str, ...] = ()
+    notes = (PICTURES_NOTE.format(n_pictures),) if n_pictures > 1 else ()
     if marker in _PROGRESSIVE:  # all coefficients are held, 16 bits each
         n_bytes += 2 * height * width * n_channels
         # zeros are valid code in most of its scans; only a wide flat area would be coded so
         if data.find(_ZEROS, position) >= 0:
-            notes = (ZEROS_NOTE.format("JPEG"),)
+            notes = (*notes, ZEROS_NOTE.format("JPEG"))
     return RasterHeader(
         height,
         width,

@@ -6,7 +6,7 @@ from math import ceil
 from mediar_infer.images.exif import exif_orientation
 from mediar_infer.images.faults import DamagedFile
 from mediar_infer.images.palettes import to_colours
-from mediar_infer.images.raster_header import RasterHeader
+from mediar_infer.images.raster_header import PICTURES_NOTE, RasterHeader
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Colour type → stored samples per pixel."""
@@ -28,6 +28,7 @@ def read_png_header(data: bytes) -> RasterHeader:
     orientation, n_deflated = 1, 0
     is_transparent = False
     palette = None
+    n_frames, is_first_frame = 0, False
     position = 8
     while True:
         if position >= len(data):
@@ -38,6 +39,10 @@ def read_png_header(data: bytes) -> RasterHeader:
             orientation = exif_orientation(data[content : content + length])
         elif kind == b"PLTE" and colour_type == 3:
             palette = to_colours(data[content : content + length], 3)
+        elif kind == b"acTL":
+            (n_frames,) = struct.unpack_from(">I", data, content)
+        elif kind == b"fcTL" and n_deflated == 0:
+            is_first_frame = True
         elif kind == b"IDAT":
             n_deflated += length
         is_transparent |= kind == b"tRNS"
@@ -49,6 +54,7 @@ def read_png_header(data: bytes) -> RasterHeader:
         raise DamagedFile(
             f"{height:,} × {width:,} pixels claimed, {n_deflated:,} bytes cannot fill them"
         )
+    n_pictures = n_frames if is_first_frame or n_frames == 0 else n_frames + 1
     n_decoded = (3 if colour_type == 3 else n_stored) + is_transparent
     return RasterHeader(
         height,
@@ -59,4 +65,5 @@ def read_png_header(data: bytes) -> RasterHeader:
         is_transparent=is_transparent and colour_type in (0, 2, 3),
         orientation=orientation,
         palette=palette,
+        warnings=(PICTURES_NOTE.format(n_pictures),) if n_pictures > 1 else (),
     )

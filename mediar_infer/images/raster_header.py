@@ -12,6 +12,11 @@ ZEROS_NOTE = (
 )
 """Warning about compressed data that a decoder takes for valid code."""
 
+PICTURES_NOTE = (
+    "the file holds {} pictures, of which only the first is read: save each as a file of its own"
+)
+"""Warning about animations and photographs with several views."""
+
 
 @dataclass(frozen=True, slots=True)
 class RasterHeader:

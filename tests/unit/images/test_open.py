@@ -206,6 +206,48 @@ def test_exif_orientation_of_png_is_applied_on_demand(tmp_path):
     np.testing.assert_array_equal(rows, np.rot90(RGB, -1))
 
 
+PICTURES = "the file holds 3 pictures, of which only the first is read: save each as a file of its"
+
+
+def multi_picture_index(*kinds):
+    """Index of the pictures of a file (MPO); kinds: 0x03 the first, 0x01 a reduced copy of it."""
+    size = 16 * len(kinds)
+    tags = struct.pack(">HHII", 0xB001, 4, 1, len(kinds)), struct.pack(">HHII", 0xB002, 7, size, 38)
+    entries = [struct.pack(">IIIHH", kind << 16, 0, 0, 0, 0) for kind in kinds]
+    return struct.pack(">2sHIH", b"MM", 42, 8, 2) + b"".join(tags) + bytes(4) + b"".join(entries)
+
+
+@pytest.mark.parametrize(
+    ("index", "is_told"),
+    [
+        (multi_picture_index(3, 2, 0), True),
+        (multi_picture_index(3, 1, 1), False),
+        (multi_picture_index(3, 2, 0)[:30], False),
+    ],
+    ids=["pictures", "reduced copies", "damaged"],
+)
+def test_further_pictures_of_a_jpeg_are_told(tmp_path, index, is_told):
+    jpeg = imagecodecs.jpeg8_encode(RGB, level=95)
+    body = b"MPF\0" + index
+    block = b"\xff\xe2" + struct.pack(">H", len(body) + 2) + body
+    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + block + jpeg[2:] + jpeg + jpeg)
+    rows, warnings = read_all(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(rows, imagecodecs.jpeg8_decode(jpeg))
+    assert [warning.startswith(PICTURES) for warning in warnings] == [True] * is_told
+
+
+@pytest.mark.parametrize(("n_frames", "is_first"), [(3, True), (2, False)])
+def test_further_frames_of_a_png_are_told(tmp_path, n_frames, is_first):
+    data = imagecodecs.png_encode(RGB)
+    chunks = png_chunk(b"acTL", struct.pack(">II", n_frames, 0))
+    if is_first:
+        chunks += png_chunk(b"fcTL", struct.pack(">5I2H2B", 0, *RGB.shape[1::-1], 0, 0, 1, 9, 0, 0))
+    (tmp_path / "a.png").write_bytes(data[:33] + chunks + data[33:])
+    rows, warnings = read_all(tmp_path / "a.png")
+    np.testing.assert_array_equal(rows, RGB)
+    assert [warning.startswith(PICTURES) for warning in warnings] == [True]
+
+
 def test_content_decides_when_the_extension_is_wrong(tmp_path):
     (tmp_path / "cells.tif").write_bytes(imagecodecs.png_encode(RGB))
 
