@@ -151,6 +151,11 @@ def find_extension(path: Path) -> str | None:
     return None
 
 
+def find_unread_format(path: Path) -> str | None:
+    """Name the format that is known but not read, by a file's extension; none for all others."""
+    return _UNREAD_EXTENSIONS.get(find_extension(path) or "")
+
+
 def is_folder_format(path: Path) -> bool:
     """Whether a folder is an image of its own by its name."""
     return path.suffix.lower() in IMAGE_FORMATS[_OME_ZARR]
@@ -177,7 +182,7 @@ def recognise_file(path: Path) -> str:
     if found in IMAGE_FORMATS:
         _check_package(path.name, found)
         return found
-    named = _UNREAD_EXTENSIONS.get(find_extension(path) or "")
+    named = find_unread_format(path)
     name = found if named is None or found in UNREAD_FORMATS else named
     unread = UNREAD_FORMATS.get(name)
     remedy = "convert it or remove it" if unread is None else unread.remedy

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from mediar_infer.errors import UsageError
-from mediar_infer.images.formats import EXTENSIONS
+from mediar_infer.images.formats import EXTENSIONS, find_unread_format, is_folder_format
+from mediar_infer.images.label_names import is_zarr_of_labels
 from mediar_infer.images.listing import natural_key
 from mediar_infer.labels.naming import LABEL_EXTENSIONS, find_marked_stem
 from mediar_infer.training.data.problems import (
@@ -19,6 +20,7 @@ from mediar_infer.training.data.problems import (
     NO_IMAGES,
     SECOND_LABEL_FOLDER,
     UNREAD_FOLDER,
+    UNREAD_FORMAT,
     UNREAD_IMAGES,
     Problem,
 )
@@ -83,7 +85,8 @@ def find_layouts(folder: Path, *, descends: bool = True) -> tuple[list[Layout], 
     inner = [path for path in _list_folders(folder) if not _is_label_folder(path)]
     layouts = [found for path in inner if descends and (found := _find_layout(path))]
     if not layouts and descends:
-        return [], [Problem(NO_IMAGES, folder, _describe(folder))]
+        problem = Problem(NO_IMAGES, folder, _describe(folder))
+        return [], [problem, *_find_other_formats(folder)]
     return layouts, []
 
 
@@ -133,6 +136,7 @@ def _find_layout(folder: Path) -> Layout | None:
     marked = [path for path in _list_files(images_folder) if find_marked_stem(path) is not None]
     if not images and not marked:
         return None
+    problems += _find_other_formats(images_folder)
     label_folders = _choose(siblings, LABEL_FOLDERS)
     problems += [
         Problem(SECOND_LABEL_FOLDER, path, f"{label_folders[0].name}/ as well")
@@ -182,6 +186,28 @@ def _list_images(folder: Path) -> list[Path]:
         for path in _list_files(folder)
         if path.suffix.lower() in EXTENSIONS and find_marked_stem(path) is None
     ]
+
+
+def _find_other_formats(folder: Path) -> list[Problem]:
+    """Find images that ``predict`` reads or names and training does not, one problem per format."""
+    forms: dict[str, list[str]] = {}
+    for path in _list_files(folder):
+        if name := find_unread_format(path):
+            forms.setdefault(name, []).append(path.name)
+    for path in _list_folders(folder):
+        if is_folder_format(path) and not _holds_own_labels(path):
+            forms.setdefault("OME-Zarr", []).append(path.name)
+    return [
+        Problem(UNREAD_FORMAT, folder, f"{len(names)} × {form} such as {names[0]}")
+        for form, names in forms.items()
+    ]
+
+
+def _holds_own_labels(group: Path) -> bool:
+    try:
+        return is_zarr_of_labels(group)
+    except OSError:
+        return False
 
 
 def _find_foreign(place: Path, files: Sequence[Path], *, is_beside: bool) -> list[Problem]:

@@ -68,6 +68,9 @@ NO_IMAGES: Final = ProblemKind(
 UNREAD_IMAGES: Final = ProblemKind(
     "images in two places", "one folder of images; index the other one by itself", False
 )
+UNREAD_FORMAT: Final = ProblemKind(
+    "format not read", "images as single files that training reads; export them as TIFF", False
+)
 SECOND_LABEL_FOLDER: Final = ProblemKind(
     "second folder of labels", "one folder of labels; the other one is not read", True
 )

@@ -49,6 +49,23 @@ def test_unambiguous_layouts_are_read(tmp_path, image, label):
     assert find(tmp_path) == ({image: label}, [])
 
 
+def test_images_of_formats_that_training_does_not_read_are_told_once_per_format(tmp_path):
+    touch(
+        tmp_path, "a.tif", "a_label.tif", "b.gif", "c.GIF", "stack.nii.gz", "d.ome.zarr/zarr.json"
+    )
+    touch(tmp_path, "own.ome.zarr/zarr.json", "own.ome.zarr/labels/cells/zarr.json")
+    for pairs in ({"a.tif": "a_label.tif"}, {}):
+        candidates, problems = find_candidates(tmp_path)
+        assert [each.image_path.name for each in candidates] == list(pairs)
+        assert [each.found for each in problems if each.kind.name == "format not read"] == [
+            "2 × GIF such as b.gif",
+            "1 × NIfTI such as stack.nii.gz",
+            "1 × OME-Zarr such as d.ome.zarr",
+        ]
+        for path in tmp_path.glob("a*"):
+            path.unlink()
+
+
 def test_several_sub_folders_are_read_as_sets(tmp_path):
     names = [f"{split}/{kind}/a{mark}.tif" for split in ("test", "train")
              for kind, mark in (("images", ""), ("labels", "_label"))]  # fmt: skip
