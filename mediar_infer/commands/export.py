@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from mediar_infer.commands.arguments import add_examples
+from mediar_infer.commands.arguments import add_examples, add_option
 from mediar_infer.commands.export_inputs import LabelledImages, find_label_inputs
 from mediar_infer.commands.options import (
     add_pixel_size_argument,
@@ -17,7 +17,7 @@ from mediar_infer.errors import DataError, ShapeError, UsageError
 from mediar_infer.exports.export import check_exports, export_labels
 from mediar_infer.exports.options import ExportOptions, list_export_files
 from mediar_infer.exports.table import GatheredTable
-from mediar_infer.images.limits import check_pixel_size
+from mediar_infer.images.limits import ReadOptions, check_pixel_size
 from mediar_infer.output_files import remove_stale_parts
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the images, or one image: the table gets mean and largest intensity of"
         " every channel",
     )  # fmt: skip
+    reading = parser.add_argument_group(
+        "images (with --images: how they are read where label files do not say it)"
+    )
+    add_option(reading, ReadOptions, "plane")
+    add_option(reading, ReadOptions, "project", choices=("max",))
+    reading.add_argument(
+        "--scene", type=int, metavar="N",
+        help="scene to read from files that hold several images, from 0",
+    )  # fmt: skip
+    add_option(reading, ReadOptions, "max_pixels")
     add_pixel_size_argument(parser)
     add_examples(
         parser,
@@ -73,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         ExportError: if a package is missing.
         OutputError: if the table cannot be written.
     """
-    options = _check_options(args)
+    options, reading = _check_options(args)
     found = find_label_inputs(args.labels, recursive=args.recursive, output_dir=args.output)
     files = found.files
     for problem in found.unreadable:
@@ -85,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         )
         return 1
     _remove_leftovers(args.output, [name for name, _ in files])
-    images = LabelledImages.find(args.images, recursive=args.recursive)
+    images = LabelledImages.find(args.images, recursive=args.recursive, reading=reading)
     n_failed = 0
     with _gathering(options, args.output) as table:
         for name, path in files:
@@ -107,8 +117,8 @@ def run(args: argparse.Namespace) -> int:
     return 1 if n_failed or found.unreadable else 0
 
 
-def _check_options(args: argparse.Namespace) -> ExportOptions:
-    """What is asked for, once it is known to be possible.
+def _check_options(args: argparse.Namespace) -> tuple[ExportOptions, ReadOptions]:
+    """What is asked for, and how images are read, once it is known to be possible.
 
     Raises:
         UsageError: if nothing is asked for or a value is out of its range.
@@ -116,6 +126,9 @@ def _check_options(args: argparse.Namespace) -> ExportOptions:
     """
     options = to_export_options(args)
     check_pixel_size(args.pixel_size)
+    reading = ReadOptions(
+        plane=args.plane, project=args.project, scene=args.scene, max_pixels=args.max_pixels
+    )
     if not options:
         raise UsageError(
             "found nothing to export, expected one or more of --rois, --geojson, --gzip, --zarr and"
@@ -124,7 +137,12 @@ def _check_options(args: argparse.Namespace) -> ExportOptions:
     check_exports(options)
     if args.images is not None and options.table is None:
         raise UsageError("found --images without --table, expected both; add --table cells.csv")
-    return options
+    if args.images is None and reading != ReadOptions():
+        raise UsageError(
+            "found --plane, --project, --scene or --max-pixels without --images, expected both; add"
+            " --images and --table cells.csv"
+        )
+    return options, reading
 
 
 def _remove_leftovers(output_dir: Path, names: Sequence[str]) -> None:

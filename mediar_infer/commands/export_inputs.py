@@ -117,7 +117,9 @@ class LabelledImages:
     """Name in the label file → images that it may be of, and how each is read."""
 
     @classmethod
-    def find(cls, folder: Path | None, *, recursive: bool) -> "LabelledImages":
+    def find(
+        cls, folder: Path | None, *, recursive: bool, reading: ReadOptions | None = None
+    ) -> "LabelledImages":
         """Name the images of a folder, or the one that is given, as their labels are named.
 
         An image's labels may be named by either rule.
@@ -125,16 +127,18 @@ class LabelledImages:
         Args:
             folder: the folder, or an image.
             recursive: folders below are searched, too.
+            reading: how images are read where their label files do not say it.
         """
         if folder is None:
             return cls()
+        given = replace(reading or ReadOptions(), all_channels=True)
         found: dict[str, dict[Path, ReadOptions]] = {}
         for parent, path in _list_images(folder, recursive=recursive):
             for scene in (None, *range(_count_scenes(path))):
-                reading = ReadOptions(all_channels=True, scene=scene)
+                chosen = given if scene is None else replace(given, scene=scene)
                 for names in get_args(LabelNames):
                     (name,) = group_label_files([label_path(Path(), path, scene, names)])
-                    found.setdefault(_join(parent, name), {})[path] = reading
+                    found.setdefault(_join(parent, name), {})[path] = chosen
         return cls(is_given=True, images=found)
 
     def open(self, name: str, labels: Path) -> AbstractContextManager[ImageSource | None]:
@@ -181,7 +185,7 @@ def _count_scenes(path: Path) -> int:
 
 
 def _as_labelled(reading: ReadOptions, labels: Path) -> ReadOptions:
-    """Choose scene, planes and orientation as the run did that wrote the labels."""
+    """Choose scene, planes and orientation as the run did that wrote the labels, if it says so."""
     header = read_label_header(labels)
     plan = header.facts.get("plan") if header is not None and header.facts else None
     if not isinstance(plan, Mapping):
@@ -193,4 +197,4 @@ def _as_labelled(reading: ReadOptions, labels: Path) -> ReadOptions:
         chosen["project"] = "max"
     if plan.get("apply_orientation") is True:
         chosen["apply_orientation"] = True
-    return replace(reading, **chosen)
+    return replace(reading, **{"plane": None, "project": None, **chosen})

@@ -139,3 +139,35 @@ def test_intensities_are_those_of_the_image_that_was_segmented(predict, tmp_path
     made, again = rows_of(out / "cells.csv"), rows_of(tmp_path / "exported" / "cells.csv")
     assert len(again) > 0
     assert again == [{key: row[key] for key in again[0]} for row in made]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [(["--plane", "0"], 7), (["--plane", "1"], 9), (["--project", "max"], 9)],
+)
+def test_labels_of_other_programs_are_measured_on_the_plane_that_is_named(
+    tmp_path, capsys, options, expected
+):
+    labels = np.zeros((40, 50), np.uint16)
+    labels[10:20, 10:20] = 1
+    stack = np.stack([np.full_like(labels, value) for value in (7, 9)])
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "a.tif", stack, imagej=True, metadata={"axes": "ZYX"})
+    (tmp_path / "out").mkdir()
+    tifffile.imwrite(tmp_path / "out" / "a_label.tif", labels)
+    table = ["--table", "cells.csv", "--images", tmp_path / "in"]
+    assert export(tmp_path / "out", tmp_path / "exported", *table) == 1
+    assert "choose one with --plane N" in capsys.readouterr().err
+    assert export(tmp_path / "out", tmp_path / "exported", *table[:2], *options) == 2
+    assert "without --images, expected both" in capsys.readouterr().err
+    assert export(tmp_path / "out", tmp_path / "exported", *table, *options) == 0
+    (row,) = rows_of(tmp_path / "exported" / "cells.csv")
+    assert float(row["mean_0"]) == expected
+
+
+def test_larger_images_are_admitted_as_the_message_says(plates, predict, tmp_path, capsys):
+    assert predict(plates, tmp_path / "out") == 0
+    table = ["--table", "cells.csv", "--images", plates]
+    assert export(tmp_path / "out", tmp_path / "exported", *table, "--max-pixels", "9") == 1
+    assert "expected at most 9; raise --max-pixels" in capsys.readouterr().err
+    assert export(tmp_path / "out", tmp_path / "exported", *table, "--max-pixels", "999999") == 0
