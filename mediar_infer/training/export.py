@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
@@ -23,8 +24,17 @@ logger = logging.getLogger(__name__)
 
 _SUFFIX: Final = ".safetensors"
 
+_TRAINING: Final = "**Training.**"
+"""Where the part of a card begins that is made and that people may write on."""
 _BY_HAND: Final = "**Data.**"
 """Where the part of a card begins that people write."""
+_MADE_TRAINING: Final = re.compile(
+    r"To\s+be\s+written;\s+made\s+from\s+`[^`]*`\."
+    r"|Stage\s+`[^`]*`\s+from\s+`[^`]*`:.*?\bseed\s+\d+\."
+    r"(\s+Best\s+validation.*?\bat\s+step\s+\d+\.)?",
+    re.DOTALL,
+)
+"""What ``_describe_training`` says, however it was wrapped since."""
 
 _CARD: Final = """\
 # Model card: {name}
@@ -134,15 +144,29 @@ def _keep_by_hand(path: Path, card: str) -> str:
     except FileNotFoundError:
         return card
     made, mark, by_hand = card.partition(_BY_HAND)
-    _, found, kept = before.partition(_BY_HAND)
+    told, found, kept = before.partition(_BY_HAND)
     if not found:
         kept = f"{by_hand}\n## Before\n\n{before}"
-    if kept != by_hand:
+    training = _read_training_by_hand(told) if found else ""
+    if kept != by_hand or training:
         logger.warning(
             "%s: kept what was written into it by hand; check whether it holds for the new weights",
             path,
         )
+    if training:
+        head, start, described = made.partition(_TRAINING)
+        is_open = described.strip().startswith("To be written")
+        paragraphs = [training] if is_open else [described.strip(), training]
+        made = f"{head}{start} " + "\n\n".join(paragraphs) + "\n\n"
     return made + mark + kept
+
+
+def _read_training_by_hand(told: str) -> str:
+    """What people have written about the training, in place of what was made or behind it."""
+    _, _, described = told.partition(_TRAINING)
+    described = described.strip()
+    match = _MADE_TRAINING.match(described)
+    return described if match is None else described[match.end() :].strip()
 
 
 def _describe_training(source: Path) -> str:

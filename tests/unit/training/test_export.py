@@ -103,7 +103,8 @@ def test_card_tells_architecture_and_digest(source, tmp_path):
     ("written", "expected", "is_told"),
     [
         (None, "**Data.** To be written", False),
-        (b"**Training.** old\n\n**Data.** 40 images\n\n**Quality.** 0.9 \xff\n",
+        (b"**Training.** To be written; made from `old.pth`.\n\n"
+         b"**Data.** 40 images\n\n**Quality.** 0.9 \xff\n",
          "**Data.** 40 images\n\n**Quality.** 0.9 \udcff\n", True),
         (b"# Ours\n\nA card of our own.\n", "## Before\n\n# Ours\n\nA card of our own.\n", True),
     ],
@@ -121,6 +122,38 @@ def test_replaced_card_keeps_what_people_wrote(
         assert compute_digest(tmp_path / "mine.safetensors") in text
         assert "old" not in text
     assert ("kept what was written into it by hand" in caplog.text) == is_told
+
+
+STAGE = (
+    "Stage `tune` from `weights:a.safetensors`: 40 steps of 4 crops of 64\npixels, learning rate"
+    " 0.001 to 0, 32, seed 3. Best validation (f1): 0.5000 at step 20."
+)
+
+
+@pytest.mark.parametrize(
+    ("written", "is_kept"),
+    [
+        ("By us, on 40 plates.", True),
+        (f"{STAGE} By us, on 40 plates.", True),
+        (f"{STAGE}\n\nBy us, on 40 plates.", True),
+        (STAGE, False),
+    ],
+)
+def test_replaced_card_keeps_what_people_wrote_about_the_training(
+    source, tmp_path, caplog, written, is_kept
+):
+    *_, card = export_weights(source, tmp_path / "mine.safetensors", has_graph=False)
+    card.write_text(
+        card.read_text().replace("To be written; made from `weights.safetensors`.", written)
+    )
+    for _ in range(2):
+        export_weights(source, tmp_path / "mine.safetensors", has_graph=False, replaces=True)
+        text = card.read_text()
+        made = "By us, on 40 plates." if is_kept else "To be written; made from"
+        assert text.count(f"**Training.** {made}") == 1
+        assert "Stage" not in text
+        assert text.count("**Data.** To be written") == 1
+    assert ("kept what was written into it by hand" in caplog.text) == is_kept
 
 
 def test_graph_is_exported_once(source, tmp_path, monkeypatch):
