@@ -123,6 +123,7 @@ class Projection:
         height: rows of a plane.
         row_bytes: bytes of one row.
         step: rows that are decoded together; a block is a multiple of it.
+        nodata: value of pixels without a measurement, which counts only where nothing else is.
     """
 
     def __init__(
@@ -133,8 +134,9 @@ class Projection:
         height: int,
         row_bytes: int,
         step: int = 1,
+        nodata: np.generic | None = None,
     ) -> None:
-        self._read, self._planes, self._height = read, planes, height
+        self._read, self._planes, self._height, self._nodata = read, planes, height, nodata
         n_together = max(1, _PROJECTED_BYTES // (step * row_bytes))
         self._blocks = RowBlocks(self._project, step * n_together)
 
@@ -149,5 +151,9 @@ class Projection:
         stop = min(start + self._blocks.step, self._height)
         block = self._read(self._planes[0], start, stop).copy()
         for plane in self._planes[1:]:
-            np.fmax(block, self._read(plane, start, stop), out=block)
+            rows = self._read(plane, start, stop)
+            if self._nodata is not None:
+                rows = np.where(rows == self._nodata, block, rows)
+                np.copyto(block, rows, where=block == self._nodata)
+            np.fmax(block, rows, out=block)
         return block

@@ -247,9 +247,15 @@ class ProjectedRows:
     Args:
         planes: two or more.
         shape: rows, columns and samples of each.
+        nodata: value of pixels without a measurement, if there are any.
     """
 
-    def __init__(self, planes: Sequence[PlaneRows], shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        planes: Sequence[PlaneRows],
+        shape: tuple[int, int, int],
+        nodata: np.generic | None = None,
+    ) -> None:
         height, width, n_samples = shape
         self._planes = planes
         self.n_missing = sum(plane.n_missing for plane in planes)
@@ -260,6 +266,7 @@ class ProjectedRows:
             height=height,
             row_bytes=width * n_samples * _LARGEST_SAMPLE,
             step=self.n_together,
+            nodata=nodata,
         )
 
     def read(self, top: int, bottom: int) -> AnyArray:

@@ -97,10 +97,12 @@ class TiffSource(ImageSource):
                 series, found = choose_series(self._tif, options, path.name)
                 layout = self._layout = resolve_layout(series, options, name=path.name)
                 options.check_size(path.name, self._layout.height, self._layout.width)
+                colour = layout.colour
+                if colour is Colour.AS_STORED:
+                    self._nodata = _nodata(series.keyframe, np.dtype(series.dtype))
                 self._open_planes(series, options)
                 found += [*self._layout.warnings, *self._missing_tiles_note()]
                 found += self._judge_opacity()
-                colour = layout.colour
                 is_single = len(layout.channels) + len(layout.opacity) == 1
                 self.holds_plain_numbers = (
                     is_single
@@ -113,8 +115,6 @@ class TiffSource(ImageSource):
                 names, picked = self._choose_channels(series.keyframe, options)
                 is_palette = colour is Colour.PALETTE
                 self._palette = _to_rgb8(series.keyframe.colormap) if is_palette else None
-                if colour is Colour.AS_STORED:
-                    self._nodata = _nodata(series.keyframe, np.dtype(series.dtype))
                 geometry, notes_on_size = tiff_geometry(self._tif, series.keyframe)
                 found += notes_on_size
                 if self._nodata is not None:
@@ -210,7 +210,9 @@ class TiffSource(ImageSource):
             planes = layout.projected[plane]
             cache_bytes = CACHE_BYTES // len(needed) if len(planes) == 1 else 0
             rows = [self._open_plane(series, k, shape, cache_bytes, options) for k in planes]
-            self._planes[plane] = rows[0] if len(rows) == 1 else ProjectedRows(rows, shape)
+            self._planes[plane] = (
+                rows[0] if len(rows) == 1 else ProjectedRows(rows, shape, self._nodata)
+            )
 
     def _open_plane(
         self,

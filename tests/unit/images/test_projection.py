@@ -42,6 +42,22 @@ def test_tiff(tmp_path, layout):
     np.testing.assert_array_equal(read_rows(path, channels=(2,)), MAXIMUM[:, :, [2, 2, 2]])
 
 
+@pytest.mark.usefixtures("_block")
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint16", 65535), ("int16", -7), ("float32", 9e9)])
+def test_pixels_without_a_measurement_count_only_where_nothing_else_is(tmp_path, dtype, nodata):
+    stack = np.random.default_rng(2).integers(-40, 30000, (3, 50, 70)).astype(dtype)
+    stack[:, 10:30, 10:30] = -30 if dtype == "int16" else 30
+    expected = stack.max(axis=0)
+    for plane in range(3):
+        stack[plane, 10 + 5 * plane : 15 + 5 * plane, 10:30] = nodata
+    stack[:, 40:, 50:] = nodata
+    expected[40:, 50:] = np.nan if dtype == "float32" else 0
+    tags = [(42113, "s", 0, str(nodata), True)]
+    tifffile.imwrite(tmp_path / "a.tif", stack, metadata={"axes": "ZYX"}, extratags=tags,
+                     photometric="minisblack")  # fmt: skip
+    np.testing.assert_array_equal(read_rows(tmp_path / "a.tif")[:, :, 0], expected)
+
+
 def test_decoded_planes_are_dropped(tmp_path):
     path = tmp_path / "a.ome.tif"
     tifffile.imwrite(path, STACK, metadata={"axes": "ZCYX"}, ome=True, **LAYOUTS["strips"])
