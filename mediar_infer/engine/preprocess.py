@@ -22,6 +22,8 @@ from mediar_infer.images.sources import ImageSource
 HIGH_PERCENTILE = 99.5
 
 _Array = npt.NDArray[Any]
+_COLOURS = ("red", "green", "blue")
+"""Channels of the network."""
 _DIGIT_BITS = 16
 _MIN_DIGITS = 16
 """Fewest leading digits in the range of an image by which its contrast can be judged."""
@@ -172,7 +174,35 @@ def _search_ranks(
     return [float(value) for value in _from_keys(keys, source.dtype)]
 
 
-def _first_digits(source: ImageSource) -> tuple[npt.NDArray[np.int64], int]:
+class _SameEverywhere:
+    """Channels that have one value in all rows seen so far."""
+
+    def __init__(self) -> None:
+        self._values: _Array | None = None
+        self._is_same = np.ones(3, dtype=bool)
+
+    def see(self, band: _Array) -> None:
+        if self._values is None:
+            self._values = band[0, 0].copy()
+        for k in np.flatnonzero(self._is_same):
+            # Nearly always the first row tells.
+            self._is_same[k] = all(
+                (rows == self._values[k]).all() for rows in (band[0, :, k], band[:, :, k])
+            )
+
+    def warnings(self, high: float) -> list[str]:
+        """A sentence about a channel that is at the brightest level, if others vary."""
+        if self._values is None or self._is_same.all():
+            return []
+        bright = self._is_same & (self._values == high) & (self._values > 0)
+        return [
+            f"{_COLOURS[k]} is {self._values[k]:g} everywhere, the brightest level, which may hide"
+            " what the other channels show: if it is no image, leave it out with --channels"
+            for k in np.flatnonzero(bright)
+        ]
+
+
+def _first_digits(source: ImageSource, same: _SameEverywhere) -> tuple[npt.NDArray[np.int64], int]:
     """Count the leading digits of all non-zero finite values; also the pixels not all finite."""
     bits = 8 * source.dtype.itemsize
     digit_bits = min(bits, _DIGIT_BITS)
@@ -180,6 +210,7 @@ def _first_digits(source: ImageSource) -> tuple[npt.NDArray[np.int64], int]:
     has_zeros = bits <= _DIGIT_BITS and source.dtype.kind != "f"
     counts, n_bad = np.zeros(1 << digit_bits, dtype=np.int64), 0
     for band in _bands(source):
+        same.see(band)
         if source.dtype.kind == "f":
             n_bad += int((~np.isfinite(band).all(axis=2)).sum())
         if has_zeros:
@@ -223,7 +254,8 @@ def compute_scaling(source: ImageSource) -> Scaling:
     Raises:
         ImageReadError: if no pixel is finite.
     """
-    counts, n_bad = _first_digits(source)
+    same = _SameEverywhere()
+    counts, n_bad = _first_digits(source, same)
     n_pixels, n_counted = source.height * source.width, int(counts.sum())
     if n_bad == n_pixels and n_counted == 0:
         raise ImageReadError(
@@ -241,6 +273,7 @@ def compute_scaling(source: ImageSource) -> Scaling:
         low, below, above = _search_ranks(source, counts, [0, rank, min(rank + 1, n_counted - 1)])
         high = _interpolate(below, above, fraction)
     warnings += _contrast_warnings(counts, source.dtype, low, high)
+    warnings += same.warnings(high)
     lut = None
     if source.dtype.itemsize <= 2:
         every = np.arange(1 << (8 * source.dtype.itemsize)).astype(f"u{source.dtype.itemsize}")

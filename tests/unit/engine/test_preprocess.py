@@ -189,6 +189,16 @@ def test_pixels_are_counted_once_however_many_of_their_channels_are_not_finite()
     assert scaling.warnings[0].startswith("2 of 20 pixels are NaN or infinite")
 
 
+@pytest.mark.parametrize(
+    ("value", "is_told"), [(65535, True), (900, False), (1, False), (0, False)]
+)
+def test_channel_of_the_brightest_level_alone_is_told(rng, value, is_told):
+    image = rng.integers(100, 1000, (60, 70, 3)).astype(np.uint16)
+    image[:, :, 1] = value
+    found = [each for each in compute_scaling(ArraySource(image)).warnings if "everywhere" in each]
+    assert [each.startswith("green is 65535 everywhere") for each in found] == [True] * is_told
+
+
 def test_one_blank_channel_does_not_make_an_image_blank():
     image = np.arange(60, dtype=np.float32).reshape(4, 5, 3)
     image[..., 1] = np.nan
