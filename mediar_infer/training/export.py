@@ -107,9 +107,10 @@ def export_weights(
         _find_cell_diameter(checkpoint),
         flow_threshold=checkpoint.flow_threshold if flow_threshold is None else flow_threshold,
     )
-    write_weights_manifest(
-        output.parent, read_weights_manifest(output.parent) | {output.name: listed}
-    )
+    before = read_weights_manifest(output.parent)
+    write_weights_manifest(output.parent, before | {output.name: listed})
+    if flow_threshold is None and output.name in before:
+        _warn_of_other_threshold(output, before[output.name].flow_threshold, listed.flow_threshold)
     card = output.with_suffix(".md")
     text = _keep_by_hand(card, _describe(checkpoint, output, digest))
     write_bytes(card, text.encode("utf-8", "surrogateescape"))
@@ -122,6 +123,15 @@ def export_weights(
         written.append(export_graph(checkpoint.architecture, roi_size, output.parent))
     logger.info("%s: %.1f MiB, SHA-256 %s", output, output.stat().st_size / 2**20, digest)
     return written
+
+
+def _warn_of_other_threshold(output: Path, before: float | None, now: float | None) -> None:
+    if before is not None and before != now:
+        logger.warning(
+            "%s: the weights that were replaced stated flow threshold %g, the new ones state %s;"
+            " if it is to stay, export again with --flow-threshold %g",
+            *(output, before, "none" if now is None else f"{now:g}", before),
+        )
 
 
 def _describe(checkpoint: Checkpoint, output: Path, digest: str) -> str:

@@ -85,6 +85,17 @@ def test_manifest_gets_the_flow_threshold_that_is_given_or_that_the_source_has(s
     assert load_checkpoint(second).flow_threshold == 0.55
 
 
+@pytest.mark.parametrize(("given", "is_told"), [(None, True), (0.3, False), (0.55, False)])
+def test_flow_threshold_that_is_lost_with_the_replaced_file_is_told(
+    source, tmp_path, caplog, given, is_told
+):
+    output = tmp_path / "out" / "mine.safetensors"
+    export_weights(source, output, has_graph=False, flow_threshold=0.55)
+    export_weights(source, output, has_graph=False, replaces=True, flow_threshold=given)
+    assert read_weights_manifest(output.parent)[output.name].flow_threshold == given
+    assert ("stated flow threshold 0.55, the new ones state none" in caplog.text) == is_told
+
+
 def test_flow_threshold_that_is_none_is_refused_before_anything_is_written(source, tmp_path):
     output = tmp_path / "out" / "mine.safetensors"
     with pytest.raises(UsageError, match="found flow threshold nan"):
