@@ -30,7 +30,10 @@ class ProblemKind:
 
 
 UNREADABLE_IMAGE: Final = ProblemKind(
-    "unreadable image", "an intact file with one 2-D image; convert it or copy it again", False
+    "unreadable image",
+    "an intact file with one 2-D image; convert it, as training has no options such as --plane, or"
+    " copy it again",
+    False,
 )
 NAN_PIXELS: Final = ProblemKind(
     "NaN pixels", "finite intensities; these pixels are read as the lowest one", True

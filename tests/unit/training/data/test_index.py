@@ -410,3 +410,11 @@ def test_shared_cells_are_indexed_with_their_given_split(cells_dir, tmp_path):
         (row["id"], row["split"], int(row["height"]), int(row["width"]), int(row["n_cells"]))
         for row in rows
     ]
+
+
+def test_stack_is_refused_without_advice_that_cannot_be_followed(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((3, 40, 50), np.uint8), imagej=True,
+                     metadata={"axes": "ZYX"})  # fmt: skip
+    (problem,) = index_folders([tmp_path], (), IndexOptions(role="unlabelled")).problems
+    assert "3 planes" in problem.found
+    assert "training has no options such as --plane" in problem.kind.expected
