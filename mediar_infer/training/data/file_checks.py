@@ -26,6 +26,7 @@ from mediar_infer.training.data.problems import (
     UNREADABLE_IMAGE,
     UNREADABLE_LABELS,
     UNUSUAL_BACKGROUND,
+    UNUSUAL_IMAGE,
     Problem,
 )
 
@@ -65,13 +66,17 @@ def examine_image(path: Path) -> tuple[ImageFacts | None, list[Problem]]:
                 if source.dtype.kind == "f":
                     n_bad += int((~np.isfinite(rows).all(axis=2)).sum())
             facts = ImageFacts(source.height, source.width, source.dtype.name, digest_file(path))
+            told = "; ".join(source.warnings)
     except (MediarError, OSError) as error:
         return None, [Problem(UNREADABLE_IMAGE, path, str(error))]
     n_pixels = facts.height * facts.width
     if n_bad == n_pixels:
         return None, [Problem(UNREADABLE_IMAGE, path, f"all {n_pixels} pixels NaN or infinite")]
-    found = f"{n_bad} of {n_pixels} pixels NaN or infinite"
-    return facts, [Problem(NAN_PIXELS, path, found)] if n_bad else []
+    problems = [Problem(UNUSUAL_IMAGE, path, told)] if told else []
+    if n_bad:
+        found = f"{n_bad} of {n_pixels} pixels NaN or infinite"
+        problems.append(Problem(NAN_PIXELS, path, found))
+    return facts, problems
 
 
 def examine_labels(

@@ -38,6 +38,9 @@ UNREADABLE_IMAGE: Final = ProblemKind(
 NAN_PIXELS: Final = ProblemKind(
     "NaN pixels", "finite intensities; these pixels are read as the lowest one", True
 )
+UNUSUAL_IMAGE: Final = ProblemKind(
+    "unusual image", "labels on the rows, planes and channels that are read; compare them", True
+)
 DUPLICATE_IMAGE: Final = ProblemKind(
     "duplicate image", "every image once; all copies stay on one side of the split", True
 )

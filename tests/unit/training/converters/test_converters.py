@@ -16,6 +16,7 @@ from mediar_infer.training.converters import DATA_SETS
 from mediar_infer.training.converters.dsb2018 import draw_runs, merge_masks
 from mediar_infer.training.converters.livecell import draw_polygons
 from mediar_infer.training.data.index import IndexOptions, index_folders
+from mediar_infer.training.data.problems import UNUSUAL_IMAGE
 
 
 def run(*arguments):
@@ -29,7 +30,7 @@ def convert(data_set, folder, *options):
     out = folder.parent / "out"
     assert run(data_set, folder, "-o", out, *options) == 0
     index = index_folders([out], options=IndexOptions(hold_out=0))
-    assert index.problems == []
+    assert [each for each in index.problems if each.kind != UNUSUAL_IMAGE] == []
     assert {record.source for record in index.records} == {data_set}
     assert all(record.image_path.is_relative_to(out) for record in index.records)
     return {record.image_id: record for record in index.records}

@@ -418,3 +418,15 @@ def test_stack_is_refused_without_advice_that_cannot_be_followed(tmp_path):
     (problem,) = index_folders([tmp_path], (), IndexOptions(role="unlabelled")).problems
     assert "3 planes" in problem.found
     assert "training has no options such as --plane" in problem.kind.expected
+
+
+def test_what_is_unusual_about_an_image_is_told(tmp_path):
+    save_pair(tmp_path, "a")
+    image = tifffile.imread(tmp_path / "a_label.tiff").astype(np.uint8) + 1
+    (tmp_path / "a.png").unlink()
+    tags = [(274, "H", 1, 3, True)]  # upside down: labels may be drawn on it turned or as stored
+    tifffile.imwrite(tmp_path / "a.tif", image, extratags=tags)
+    index = index_folders([tmp_path])
+    assert kinds(index) == [("unusual image", "a.tif", "kept")]
+    assert "orientation tag (3) is ignored" in index.problems[0].found
+    assert len(index.records) == 1
