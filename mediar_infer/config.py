@@ -5,10 +5,13 @@ The docstring under a field is also the help of the option that sets it.
 
 import math
 import re
-from dataclasses import dataclass, field, replace
-from typing import Final, Literal, get_args
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from mediar_infer.errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FlipName = Literal["identity", "horizontal", "vertical"]
 BlockMode = Literal["auto", "paper", "stitched"]
@@ -28,6 +31,20 @@ def _check(holds: bool, message: str) -> None:
         raise UsageError(message)
 
 
+def make_plain(settings: "DataclassInstance") -> None:
+    """Turn numbers of numpy, as loops over thresholds give them, into those of Python.
+
+    Others cannot be written into ledgers and label files.
+
+    Args:
+        settings: a frozen dataclass that is being built; changed.
+    """
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+            object.__setattr__(settings, each.name, value.item())
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to compute for an image: the choices that trade quality for time."""
@@ -44,6 +61,7 @@ class Plan:
     """Whether windows of an image that is narrower than half a window share one, as many as fit."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         _check(self.max_members >= 1, f"found {self.max_members} models, expected 1 or more")
         _check(0 <= self.overlap <= 0.95, f"found overlap {self.overlap}, expected 0 to 0.95")
         _check(
@@ -111,6 +129,7 @@ class MaskConfig:
     and 64."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         _check(
             0 < self.cellprob_threshold < 1,
             f"found cell-probability threshold {self.cellprob_threshold}, expected 0 to 1",
@@ -170,6 +189,7 @@ class RuntimeConfig:
     """CPU threads; 0 uses every core that this process may use."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         _check(self.batch >= 0, f"found batch {self.batch}, expected 0 (automatic) or more")
         _check(self.threads >= 0, f"found {self.threads} threads, expected 0 (all) or more")
         for what, name, names in (
@@ -212,6 +232,7 @@ class CellSize:
     """Pixels of the image, or micrometres, for which the image must state its pixel size."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         _check(
             0 < self.value < math.inf and self.unit in ("px", "um"),
             f"found cell size {self.value} {self.unit}, expected a number above 0 and px or um",
@@ -263,6 +284,7 @@ class EngineConfig:
     for the start and the removal of its container."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         _check(
             isinstance(self.roi_size, int) and self.roi_size >= 32 and self.roi_size % 32 == 0,
             f"found window size {self.roi_size}, expected a multiple of 32",

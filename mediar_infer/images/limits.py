@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from mediar_infer.config import make_plain
 from mediar_infer.errors import ImageReadError, UsageError
 from mediar_infer.images.channels import check_choice
 from mediar_infer.process import available_memory_bytes
@@ -46,6 +47,7 @@ class ReadOptions:
     """Keep every channel, for ``ImageSource.read_channels``."""
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if self.plane is not None and self.plane < 0:
             raise UsageError(f"found --plane {self.plane}, expected 0 or more")
         if self.project not in (None, "max"):

@@ -1,7 +1,9 @@
 """Settings refuse what cannot work, and say what would."""
 
-from dataclasses import FrozenInstanceError
+import json
+from dataclasses import FrozenInstanceError, asdict
 
+import numpy as np
 import pytest
 
 from mediar_infer.config import (
@@ -15,6 +17,7 @@ from mediar_infer.config import (
     parse_scale,
 )
 from mediar_infer.errors import UsageError
+from mediar_infer.images.limits import ReadOptions
 
 NAN = float("nan")
 
@@ -169,3 +172,17 @@ def test_scales_are_read(text, scale):
 def test_no_scale_is_refused(text):
     with pytest.raises(UsageError, match=f"found scale {text!r}, expected a number or auto"):
         parse_scale(text)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        lambda: MaskConfig(np.float32(0.25), np.int64(20), np.float32(0.5), fill_holes=np.True_),
+        lambda: Plan(max_members=np.int8(1), overlap=np.float16(0.5)),
+        lambda: EngineConfig(roi_size=np.int64(256), scale=np.float32(2)),
+        lambda: RuntimeConfig(batch=np.uint8(3)),
+        lambda: ReadOptions(plane=np.int64(2), scene=np.int64(1)),
+    ],
+)
+def test_numbers_of_numpy_become_those_of_python(settings):
+    json.dumps(asdict(settings()))  # as ledgers and label files are written
