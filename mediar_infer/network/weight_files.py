@@ -76,28 +76,39 @@ def read_weights_manifest(folder: Path) -> dict[str, ListedWeights]:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: found no readable list of files ({type(error).__name__}),"
+            f"{path}: found no readable list of files ({type(error).__name__}: {error}),"
             " expected"
             ' {"files": {NAME: {"sha256": DIGEST}}}, perhaps with a "cell_diameter" in pixels,'
-            ' a "flow_threshold" and an "int8_sha256";'
-            " restore it from the release"
+            ' a "flow_threshold" (both numbers) and an "int8_sha256";'
+            " correct it, or restore it from where the weights are from"
         ) from error
 
 
 def _to_listed(entry: Mapping[str, Any]) -> ListedWeights:
-    diameter = entry.get("cell_diameter")
-    if diameter is not None and not 0 < float(diameter) < math.inf:
-        raise ValueError("not a diameter")
-    threshold = entry.get("flow_threshold")
-    if threshold is not None and not 0 <= float(threshold) < math.inf:
-        raise ValueError("not a threshold")
+    diameter, threshold = _to_number(entry, "cell_diameter"), _to_number(entry, "flow_threshold")
+    if diameter == 0:
+        raise ValueError("cell_diameter 0")
     ranges = entry.get("int8_sha256")
     return ListedWeights(
         str(entry["sha256"]),
-        None if diameter is None else float(diameter),
+        diameter,
         None if ranges is None else str(ranges),
-        None if threshold is None else float(threshold),
+        threshold,
     )
+
+
+def _to_number(entry: Mapping[str, Any], key: str) -> float | None:
+    """A finite number that is not negative; None if it is not there."""
+    value = entry.get(key)
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{key} {value!r}")
+    return number
 
 
 def write_weights_manifest(folder: Path, weights: Mapping[str, ListedWeights]) -> None:

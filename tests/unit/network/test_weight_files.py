@@ -24,6 +24,20 @@ def touch(folder, *names):
 
 
 @pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('{"files": {"a": {"sha256": "0", "flow_threshold": "none"}}}', "flow_threshold 'none'"),
+        ('{"files": {"a": {"sha256": "0", "cell_diameter": 0}}}', "cell_diameter 0"),
+        ('{"files": {"a": {"sha256": "0",}}}', "line 1 column"),
+    ],
+)
+def test_what_is_wrong_in_a_manifest_is_named(tmp_path, content, problem):
+    (tmp_path / MANIFEST_NAME).write_text(content)
+    with pytest.raises(CheckpointError, match=problem):
+        read_weights_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
     "content",
     ["", "[]", "{}", '{"files": ["a"]}', '{"files": {"a": "b"}}', "\x00", "{",
      '{"files": {"a": {"sha256": "0", "cell_diameter": -1}}}',
