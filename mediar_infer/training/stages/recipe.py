@@ -1,11 +1,12 @@
 """A recipe: everything that a training run depends on besides its images."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any, Final, Literal
 
 from mediar_infer.errors import UsageError
 from mediar_infer.network.architecture import ENCODERS, Architecture
+from mediar_infer.training.augmentation.settings import Augmentation
 from mediar_infer.training.stages.stage_config import StageConfig, check
 
 Network = Literal[
@@ -226,6 +227,22 @@ class Recipe:
         plain = _to_plain(asdict(self))
         del plain["data"]
         return dict(plain)
+
+
+def plain_defaults() -> dict[str, dict[str, Any]]:
+    """Settings that a recipe may leave out, of its model and of a stage, as JSON represents them.
+
+    A setting that is new in a version is off, or as before, by default.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for section, kind in (("model", ModelConfig), ("stage", StageConfig)):
+        found[section] = {
+            each.name: _to_plain(each.default)
+            for each in fields(kind)
+            if each.default is not MISSING
+        }
+    found["stage"]["augmentation"] = _to_plain(asdict(Augmentation()))
+    return found
 
 
 def _to_plain(value: Any) -> Any:  # noqa: ANN401 (any value of a recipe)

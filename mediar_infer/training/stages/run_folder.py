@@ -36,6 +36,7 @@ from mediar_infer.output_files import (
     to_output_error,
     write_bytes,
 )
+from mediar_infer.training.stages.recipe import plain_defaults
 
 logger = logging.getLogger(__name__)
 
@@ -180,18 +181,30 @@ def _cut(path: Path, length: int) -> None:
 def check_same(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Raise UsageError if two descriptions differ, naming the first differences.
 
+    Settings that one of them lacks, as those of an earlier version do, count as the defaults.
+
     Args:
         path: file that ``found`` comes from.
         found: plain values, nested.
         asked: description of this run, likewise.
     """
-    differences = list(_differences(found, asked, ""))
+    defaults = plain_defaults()
+    differences = list(_differences(_fill(found, defaults), _fill(asked, defaults), ""))
     if differences:
         raise UsageError(
             f"{path}: made with other settings: {'; '.join(differences[:3])}; resume with the same"
             " options, images and labels, choose another run folder, or remove the folder of this"
             " stage"
         )
+
+
+def _fill(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with the defaults of what they lack, at any depth."""
+    filled = {**defaults, **values}
+    for key, default in defaults.items():
+        if isinstance(default, Mapping) and isinstance(values.get(key), Mapping):
+            filled[key] = _fill(values[key], default)
+    return filled
 
 
 def _differences(found: Any, asked: Any, place: str) -> Iterator[str]:  # noqa: ANN401 (plain values)

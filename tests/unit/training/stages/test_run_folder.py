@@ -1,10 +1,12 @@
 """Files of a run: complete or as they were."""
 
+import json
 import resource
 from contextlib import contextmanager
 
 import pytest
 import torch
+from small_runs import make_recipe
 
 from mediar_infer.errors import CheckpointError, OutputError, UsageError
 from mediar_infer.training.stages.run_folder import CsvLog, StageFolder, check_same
@@ -91,3 +93,14 @@ def test_log_that_cannot_be_removed_is_an_output_error(tmp_path):
     folder.log_path.mkdir(parents=True)  # no right is needed to be refused, for root either
     with pytest.raises(OutputError, match=r"log\.csv: cannot be removed"):
         folder.remove_leftovers()
+
+
+def test_settings_that_an_earlier_version_did_not_know_count_as_the_defaults(tmp_path):
+    plain = make_recipe().to_plain()
+    asked = {"model": plain["model"], "stage": plain["stages"][0], "seed": 1}
+    found = json.loads(json.dumps(asked))
+    del found["stage"]["flow_weight"], found["stage"]["augmentation"]["mirror_probability"]
+    check_same(tmp_path, found, asked)
+    asked["stage"]["flow_weight"] = 0.25
+    with pytest.raises(UsageError, match=r"stage\.flow_weight was 0\.5, now 0\.25"):
+        check_same(tmp_path, found, asked)
