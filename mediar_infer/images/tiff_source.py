@@ -46,6 +46,8 @@ _MAX_WORKERS = 8
 _ORIENTATION = 274
 _GDAL_NODATA = 42113
 """Numbers of TIFF tags."""
+_RGB, _YCBCR = 2, 6
+"""Values of the tag of the colour space."""
 
 
 def open_tiff(path: Path, options: ReadOptions, notes: tuple[str, ...] = ()) -> ImageSource:
@@ -88,6 +90,7 @@ class TiffSource(ImageSource):
         self._tif: Any = None
         self._planes: dict[int, PlaneRows] = {}
         self._nodata: np.generic | None = None
+        self._is_rgb = False
         self._pool = ThreadPoolExecutor(_n_workers(), thread_name_prefix="tiff")
         try:
             with reading(path.name, "TIFF structure"):
@@ -100,6 +103,7 @@ class TiffSource(ImageSource):
                 colour = layout.colour
                 if colour is Colour.AS_STORED:
                     self._nodata = _nodata(series.keyframe, np.dtype(series.dtype))
+                    self._is_rgb = int(series.keyframe.photometric) in (_RGB, _YCBCR)
                 self._open_planes(series, options)
                 found += [*self._layout.warnings, *self._missing_tiles_note()]
                 found += self._judge_opacity()
@@ -309,7 +313,10 @@ class TiffSource(ImageSource):
             case _ if self._nodata is not None:
                 # neither NaN nor 0 counts for the normalisation, and both become its lowest level
                 missing = np.nan if image.dtype.kind == "f" else 0
-                return np.where(image == self._nodata, image.dtype.type(missing), image)
+                is_missing = image == self._nodata
+                if self._is_rgb and image.shape[2] == 3:  # the value may be part of a colour
+                    is_missing = is_missing.all(axis=2, keepdims=True)
+                return np.where(is_missing, image.dtype.type(missing), image)
             case _:
                 return image
 

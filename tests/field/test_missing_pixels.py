@@ -106,3 +106,17 @@ def test_value_that_cannot_occur_changes_nothing(tmp_path, text):
     with open_image(tmp_path / "a.tif") as source:
         np.testing.assert_array_equal(source.read_rows(0, 120)[..., 0], image)
         assert list(source.warnings) == []
+
+
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_value_that_gdal_names_may_be_part_of_a_colour(tmp_path, planes):
+    image = np.random.default_rng(3).integers(1, 255, (40, 50, 3)).astype(np.uint8)
+    image[:10, :10], image[20:30, :10] = 255, (255, 40, 255)
+    expected = image.copy()
+    expected[:10, :10] = 0
+    stored = image if planes == "contig" else np.moveaxis(image, -1, 0)
+    tags = [(42113, "s", 0, "255", True)]
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planes,
+                     extratags=tags)  # fmt: skip
+    with open_image(tmp_path / "a.tif") as source:
+        np.testing.assert_array_equal(source.read_rows(0, 40), expected)
