@@ -30,6 +30,8 @@ _DEFAULT_DIRS = (
     Path(__file__).resolve().parents[2] / "weights",  # of a checkout
     Path("/workspace/weights"),
 )
+_KEYS = ("sha256", "cell_diameter", "flow_threshold", "int8_sha256")
+"""What a manifest says of a file."""
 _LISTED = 4
 
 
@@ -116,12 +118,14 @@ def write_weights_manifest(folder: Path, weights: Mapping[str, ListedWeights]) -
 
     Args:
         folder: where the files are.
-        weights: file name → what is to be known of it, in the order of the ensemble.
+        weights: file name → what is to be known of it, in the order of the ensemble. What people
+            have added to a manifest of the same files stays.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    files: dict[str, dict[str, str | float]] = {}
+    before = _read_plain(folder / MANIFEST_NAME)
+    files: dict[str, dict[str, Any]] = {}
     for name, listed in weights.items():
         files[name] = {"sha256": listed.digest}
         if listed.cell_diameter is not None:
@@ -130,7 +134,21 @@ def write_weights_manifest(folder: Path, weights: Mapping[str, ListedWeights]) -
             files[name]["flow_threshold"] = listed.flow_threshold
         if listed.int8_digest is not None:
             files[name]["int8_sha256"] = listed.int8_digest
-    write_bytes(folder / MANIFEST_NAME, json.dumps({"files": files}, indent=2).encode() + b"\n")
+        known = before.get("files", {}).get(name, {})
+        if known.get("sha256") == listed.digest:
+            files[name] |= {key: value for key, value in known.items() if key not in _KEYS}
+    content = json.dumps(before | {"files": files}, indent=2, ensure_ascii=False)
+    write_bytes(folder / MANIFEST_NAME, content.encode() + b"\n")
+
+
+def _read_plain(path: Path) -> dict[str, Any]:
+    """A manifest with everything in it; empty if there is none that can be read."""
+    try:
+        read_weights_manifest(path.parent)
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, CheckpointError):
+        return {}
+    return content
 
 
 def weights_dirs(model_dir: Path = MODEL_DIR) -> list[Path]:

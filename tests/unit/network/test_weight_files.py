@@ -141,3 +141,17 @@ def test_first_default_folder_with_weights_is_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(weight_files, "_DEFAULT_DIRS", folders[:2])
     with pytest.raises(CheckpointError, match="name them with --weights DIR"):
         find_weights()
+
+
+def test_what_people_have_added_to_a_manifest_stays_with_the_files(tmp_path):
+    added = {"by": "Zoë", "files": {
+        "a": {"sha256": "0", "cell_diameter": 9, "note": "plate 7"},
+        "b": {"sha256": "1", "note": "of other weights"},
+    }}  # fmt: skip
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(added), encoding="utf-8")
+    weights = read_weights_manifest(tmp_path) | {"b": ListedWeights("2")}
+    write_weights_manifest(tmp_path, weights)
+    assert json.loads((tmp_path / MANIFEST_NAME).read_text(encoding="utf-8")) == {
+        "by": "Zoë",
+        "files": {"a": added["files"]["a"], "b": {"sha256": "2"}},
+    }
