@@ -116,10 +116,17 @@ def _from_tensor(tensor: Any) -> AnyArray:  # noqa: ANN401
 
 
 def _from_pillow(image: Any) -> tuple[AnyArray, bool, tuple[str, ...]]:  # noqa: ANN401
+    notes = []
+    n_frames = getattr(image, "n_frames", 1)  # of files only
+    if n_frames > 1:
+        notes.append(
+            f"the Pillow image has {n_frames} frames, of which number {image.tell()} is read;"
+            " choose another with its seek"
+        )
     if image.mode in _PLAIN_MODES:
-        return np.asarray(image), image.mode in _ALPHA_MODES, ()
-    note = f"the Pillow image of mode {image.mode} is converted to RGB"
-    return np.asarray(image.convert("RGB")), False, (note,)
+        return np.asarray(image), image.mode in _ALPHA_MODES, tuple(notes)
+    notes.append(f"the Pillow image of mode {image.mode} is converted to RGB")
+    return np.asarray(image.convert("RGB")), False, tuple(notes)
 
 
 def _without_mask(image: AnyArray, name: str) -> AnyArray:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from mediar_infer.errors import ImageReadError, ShapeError
 from mediar_infer.images.sources import ArraySource
@@ -95,3 +97,15 @@ def test_masked_pixels_of_a_lazy_array_are_refused(rng):
         source.read_rows(60, 90)
     none_masked = ArraySource(dask_array.ma.masked_equal(lazy, 100))
     np.testing.assert_array_equal(none_masked.read_rows(0, 90)[..., 0], array)
+
+
+def test_frame_of_a_pillow_image_that_is_read_is_told(tmp_path, rng):
+    frames = rng.integers(0, 255, (3, 20, 30), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", frames, photometric="minisblack")
+    with Image.open(tmp_path / "a.tif") as image:
+        for number in (0, 2):
+            image.seek(number)
+            source = ArraySource(image)
+            np.testing.assert_array_equal(source.read_rows(0, 20)[:, :, 0], frames[number])
+            (warning,) = source.warnings
+            assert warning.startswith(f"the Pillow image has 3 frames, of which number {number} is")
