@@ -2,12 +2,13 @@
 
 import json
 import logging
+import math
 import re
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
-from mediar_infer.config import EngineConfig, MaskConfig
+from mediar_infer.config import EngineConfig
 from mediar_infer.errors import UsageError
 from mediar_infer.network.checkpoints import Checkpoint, load_checkpoint, save_weights
 from mediar_infer.network.graphs import graph_name
@@ -97,8 +98,12 @@ def export_weights(
         OutputError: if a file cannot be written.
     """
     check_output(output, replaces=replaces)
-    if flow_threshold is not None:
-        MaskConfig(flow_threshold=flow_threshold)  # refuses what is none
+    if flow_threshold is not None and not 0 <= flow_threshold < math.inf:
+        raise UsageError(
+            f"found flow threshold {flow_threshold}, expected a finite number, 0 or more; weights"
+            " cannot state that all cells are kept: leave it out, and use predict --flow-threshold"
+            " none"
+        )
     checkpoint = load_checkpoint(source)
     save_weights(checkpoint.state_dict, output)
     digest = compute_digest(output)
