@@ -83,11 +83,15 @@ def find_layouts(folder: Path, *, descends: bool = True) -> tuple[list[Layout], 
     if layout is not None:
         return [layout], []
     inner = [path for path in _list_folders(folder) if not _is_label_folder(path)]
-    layouts = [found for path in inner if descends and (found := _find_layout(path))]
-    if not layouts and descends:
-        problem = Problem(NO_IMAGES, folder, _describe(folder))
-        return [], [problem, *_find_other_formats(folder)]
-    return layouts, []
+    if not descends:
+        return [], []
+    found = {path: _find_layout(path) for path in inner if not is_folder_format(path)}
+    unread = [folder, *(path for path, layout in found.items() if layout is None)]
+    problems = [problem for path in unread for problem in _find_other_formats(path)]
+    layouts = [layout for layout in found.values() if layout is not None]
+    if not layouts:
+        problems.insert(0, Problem(NO_IMAGES, folder, _describe(folder)))
+    return layouts, problems
 
 
 def find_unread(images: Sequence[Path]) -> list[Problem]:

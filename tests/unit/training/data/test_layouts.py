@@ -66,6 +66,13 @@ def test_images_of_formats_that_training_does_not_read_are_told_once_per_format(
             path.unlink()
 
 
+def test_images_of_other_formats_beside_folders_of_images_are_told(tmp_path):
+    touch(tmp_path, "p1/a.tif", "p1/a_label.tif", "p2/b.gif", "c.ome.zarr/zarr.json")
+    pairs, problems = find(tmp_path)
+    assert pairs == {"p1/a.tif": "p1/a_label.tif"}
+    assert problems == [("format not read", tmp_path.name), ("format not read", "p2")]
+
+
 def test_several_sub_folders_are_read_as_sets(tmp_path):
     names = [f"{split}/{kind}/a{mark}.tif" for split in ("test", "train")
              for kind, mark in (("images", ""), ("labels", "_label"))]  # fmt: skip
@@ -147,7 +154,8 @@ def test_folder_without_images_is_described(tmp_path):
 
     _, problems = find_candidates(tmp_path)
 
-    assert [each.kind.name for each in problems] == ["no image"]
+    assert [each.kind.name for each in problems] == ["no image", "format not read"]
+    assert problems[1].found == "2 × Olympus VSI such as a.vsi"
     assert problems[0].found == "raw/ (1 sub-folders); slides/ (2 × .vsi, 1 × .txt); 1 × .txt"
 
 
