@@ -1,4 +1,4 @@
-"""One image being segmented: from its maps, as they are predicted, to its labels."""
+"""One image being segmented: whether it fits in memory, and from its maps to its labels."""
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
@@ -6,14 +6,28 @@ from types import TracebackType
 from typing import Self
 
 from mediar_infer.arrays import Float32Array, LabelArray
+from mediar_infer.config import EngineConfig
 from mediar_infer.engine.bands_ahead import BandsAhead
 from mediar_infer.engine.pacing import Pacer
+from mediar_infer.engine.resampling import scaled_shape
+from mediar_infer.errors import ImageReadError
 from mediar_infer.images.sources import ImageSource
-from mediar_infer.labels.blocks import Labelling, label_bands
+from mediar_infer.labels.blocks import Labelling, is_stitched, label_bands, pixels_at_once
 from mediar_infer.labels.confidence import CellConfidence
+from mediar_infer.process import available_memory_bytes
 
 Bands = Generator[Float32Array, None, None] | BandsAhead
 """Bands of merged maps ``(3, rows, W)``; ``close`` ends their computation."""
+
+_ROW_BYTES_PER_PIXEL = 15
+"""Of each of ``roi_size`` rows: three float32 sums, and three bytes of input."""
+_INPUT_BYTES_PER_PIXEL = 3
+_PACED_BYTES_PER_PIXEL = 16
+"""With a time budget, of each of these rows and of every pass: four float32 sums."""
+_LABEL_BYTES_PER_PIXEL = 24
+"""Of rows that are labelled at once: maps, hits, basins and labels. The real need is more."""
+_RESULT_BYTES_PER_PIXEL = 32
+"""Of a result in memory: maps in bands and as one, and the labels likewise."""
 
 
 class ImageWork:
@@ -111,3 +125,58 @@ class ImageWork:
         self._bands.close()
         if self._pacer is not None:
             self._how.trace.budget = self._pacer.report()
+
+
+def check_memory(
+    source: ImageSource,
+    config: EngineConfig,
+    n_members: int,
+    scale: float,
+    *,
+    makes_labels: bool = True,
+) -> None:
+    """Refuse an image that cannot fit, before a system that is out of memory ends the process.
+
+    Args:
+        source: the image.
+        config: settings.
+        n_members: models that predict it in this process; 0 if others predict it.
+        scale: size at which they see it.
+        makes_labels: whether this process labels it, too.
+
+    Raises:
+        ImageReadError: if it takes more memory than this process may still use.
+    """
+    height, width = scaled_shape((source.height, source.width), scale)
+    per_pixel = _ROW_BYTES_PER_PIXEL if n_members else 0
+    if config.fit_budget is not None:
+        n_passes = n_members * len(config.plan.flips)
+        per_pixel = _INPUT_BYTES_PER_PIXEL + _PACED_BYTES_PER_PIXEL * n_passes
+    n_bytes = per_pixel * config.roi_size * width
+    if makes_labels and not is_stitched(height, width, config.masks):
+        n_bytes += _LABEL_BYTES_PER_PIXEL * pixels_at_once(height, width, config.masks)
+    _check_available(source, n_bytes, "or use --blocks stitched, which holds a band of rows only")
+
+
+def check_result_memory(source: ImageSource) -> None:
+    """Refuse an image of which maps and labels cannot be held as a whole.
+
+    Args:
+        source: the image.
+
+    Raises:
+        ImageReadError: if they take more memory than this process may still use.
+    """
+    n_bytes = _RESULT_BYTES_PER_PIXEL * source.height * source.width
+    _check_available(source, n_bytes, "or use predict, which holds a band of rows only")
+
+
+def _check_available(source: ImageSource, n_bytes: int, remedy: str) -> None:
+    available_bytes = available_memory_bytes()
+    if available_bytes is not None and n_bytes > available_bytes:
+        raise ImageReadError(
+            f"{source.name}: found {source.height:,} × {source.width:,} pixels that take at least"
+            f" {n_bytes / 2**20:,.0f} MiB to segment, expected at most"
+            f" {available_bytes / 2**20:,.0f} MiB, the memory that is left to this process; give it"
+            f" more memory, {remedy}"
+        )

@@ -24,12 +24,12 @@ from mediar_infer.engine.packing import can_pack
 from mediar_infer.engine.plans import ladder_below
 from mediar_infer.engine.preprocess import Scaling, compute_scaling
 from mediar_infer.engine.resampling import resize_whole, scaled_shape
-from mediar_infer.errors import CheckpointError, ImageReadError, UsageError
+from mediar_infer.errors import CheckpointError, UsageError
 from mediar_infer.image_trace import Trace
-from mediar_infer.image_work import Bands, ImageWork
+from mediar_infer.image_work import Bands, ImageWork, check_memory, check_result_memory
 from mediar_infer.images.channels import check_choice
 from mediar_infer.images.sources import ArraySource, ImageSource
-from mediar_infer.labels.blocks import Labelling, is_stitched, pixels_at_once
+from mediar_infer.labels.blocks import Labelling
 from mediar_infer.labels.confidence import CellConfidence, to_probability
 from mediar_infer.labels.kernels.choice import select_kernels
 from mediar_infer.network.backends import Backend
@@ -38,19 +38,9 @@ from mediar_infer.network.int8_ranges import ranges_path
 from mediar_infer.network.members import build_members
 from mediar_infer.network.pending_weights import PendingWeights
 from mediar_infer.network.weight_files import compute_digest
-from mediar_infer.process import POOL_PREFIX, available_memory_bytes, watch_forks
+from mediar_infer.process import POOL_PREFIX, watch_forks
 
 logger = logging.getLogger(__name__)
-
-_ROW_BYTES_PER_PIXEL = 15
-"""Of each of ``roi_size`` rows: three float32 sums, and three bytes of input."""
-_INPUT_BYTES_PER_PIXEL = 3
-_PACED_BYTES_PER_PIXEL = 16
-"""With a time budget, of each of these rows and of every pass: four float32 sums."""
-_LABEL_BYTES_PER_PIXEL = 24
-"""Of rows that are labelled at once: maps, hits, basins and labels. The real need is more."""
-_RESULT_BYTES_PER_PIXEL = 32
-"""Of a result in memory: maps in bands and as one, and the labels likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,11 +306,7 @@ class Segmenter:
             ImageReadError: if the file is damaged, the image has no finite value, or the result
                 takes more memory than this process may still use.
         """
-        _check_available(
-            source,
-            _RESULT_BYTES_PER_PIXEL * source.height * source.width,
-            "or use predict, which holds a band of rows only",
-        )
+        check_result_memory(source)
         trace = Trace(source.warnings)
         with self.begin(source, trace) as work:
             bands = list(work.maps())
@@ -365,48 +351,6 @@ def _check_not_forked() -> None:
             "found a process that was forked from one with a Segmenter, expected one that starts"
             " afresh: the network's threads do not survive a fork; start workers by"
             " multiprocessing's 'spawn' or 'forkserver' context, and build a Segmenter in each"
-        )
-
-
-def check_memory(
-    source: ImageSource,
-    config: EngineConfig,
-    n_members: int,
-    scale: float,
-    *,
-    makes_labels: bool = True,
-) -> None:
-    """Refuse an image that cannot fit, before a system that is out of memory ends the process.
-
-    Args:
-        source: the image.
-        config: settings.
-        n_members: models that predict it in this process; 0 if others predict it.
-        scale: size at which they see it.
-        makes_labels: whether this process labels it, too.
-
-    Raises:
-        ImageReadError: if it takes more memory than this process may still use.
-    """
-    height, width = scaled_shape((source.height, source.width), scale)
-    per_pixel = _ROW_BYTES_PER_PIXEL if n_members else 0
-    if config.fit_budget is not None:
-        n_passes = n_members * len(config.plan.flips)
-        per_pixel = _INPUT_BYTES_PER_PIXEL + _PACED_BYTES_PER_PIXEL * n_passes
-    n_bytes = per_pixel * config.roi_size * width
-    if makes_labels and not is_stitched(height, width, config.masks):
-        n_bytes += _LABEL_BYTES_PER_PIXEL * pixels_at_once(height, width, config.masks)
-    _check_available(source, n_bytes, "or use --blocks stitched, which holds a band of rows only")
-
-
-def _check_available(source: ImageSource, n_bytes: int, remedy: str) -> None:
-    available_bytes = available_memory_bytes()
-    if available_bytes is not None and n_bytes > available_bytes:
-        raise ImageReadError(
-            f"{source.name}: found {source.height:,} × {source.width:,} pixels that take at least"
-            f" {n_bytes / 2**20:,.0f} MiB to segment, expected at most"
-            f" {available_bytes / 2**20:,.0f} MiB, the memory that is left to this process; give it"
-            f" more memory, {remedy}"
         )
 
 

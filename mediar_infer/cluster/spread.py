@@ -15,11 +15,10 @@ from mediar_infer.engine.resampling import scaled_shape
 from mediar_infer.errors import UsageError
 from mediar_infer.folder.run_image import RunImage
 from mediar_infer.image_trace import Trace
-from mediar_infer.image_work import ImageWork
+from mediar_infer.image_work import ImageWork, check_memory
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.labels.blocks import Labelling
 from mediar_infer.labels.kernels.choice import select_kernels
-from mediar_infer.segmenter import check_memory
 
 MAX_RANGE_BYTES: Final = 1 << 29
 """About the most that the maps of one range of rows take; a few ranges are held at once."""

@@ -30,6 +30,7 @@ from mediar_infer.folder.provenance import Provenance
 from mediar_infer.folder.results import ImageResult
 from mediar_infer.folder.run_image import RunImage
 from mediar_infer.image_trace import Trace
+from mediar_infer.image_work import check_memory
 from mediar_infer.images.sources import ImageSource
 from mediar_infer.network.int8_ranges import require_ranges
 from mediar_infer.network.weight_files import (
@@ -39,7 +40,7 @@ from mediar_infer.network.weight_files import (
     read_weights_manifest,
 )
 from mediar_infer.scales.choice import ScaleChoice, known_scale
-from mediar_infer.segmenter import Segmenter, check_memory
+from mediar_infer.segmenter import Segmenter
 
 _AT_WORK = threading.Lock()
 """One task at a time in a process: each uses all of the worker's threads, or its GPU."""

@@ -16,7 +16,7 @@ from folder_helpers import (
     write_image,
 )
 
-from mediar_infer import process, segmenter
+from mediar_infer import image_work, process, segmenter
 from mediar_infer.config import EngineConfig, MaskConfig
 from mediar_infer.errors import ImageReadError
 from mediar_infer.folder import image_task
@@ -36,14 +36,14 @@ def inputs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "mib", "verb"), [(limits, 1 / 4, "decode at once"), (segmenter, 6, "segment")]
+    ("module", "mib", "verb"), [(limits, 1 / 4, "decode at once"), (image_work, 6, "segment")]
 )
 @pytest.mark.usefixtures("perfect_network")
 def test_image_that_cannot_fit_fails_by_name_and_the_rest_is_done(
     predict, inputs, tmp_path, monkeypatch, module, mib, verb
 ):
     monkeypatch.setattr(module, "available_memory_bytes", lambda: int(mib * MIB))
-    monkeypatch.setattr(segmenter, "_ROW_BYTES_PER_PIXEL", 0)
+    monkeypatch.setattr(image_work, "_ROW_BYTES_PER_PIXEL", 0)
     assert predict(inputs, tmp_path / "out") == 1
     records = latest_records(tmp_path / "out")
     assert [records[f"{name}.png"]["status"] for name in "abc"] == ["done", "failed", "done"]
@@ -75,13 +75,13 @@ class _Sized:
     ],
 )
 def test_memory_is_that_of_the_rows_that_are_held(monkeypatch, size, config, mib, fits):
-    monkeypatch.setattr(segmenter, "available_memory_bytes", lambda: mib * MIB)
+    monkeypatch.setattr(image_work, "available_memory_bytes", lambda: mib * MIB)
     with nullcontext() if fits else pytest.raises(ImageReadError, match="MiB to segment"):
-        segmenter.check_memory(_Sized(*size), config, 2, 1.0)
+        image_work.check_memory(_Sized(*size), config, 2, 1.0)
 
 
 def test_a_result_that_cannot_be_held_is_refused_before_the_network_runs(monkeypatch):
-    monkeypatch.setattr(segmenter, "available_memory_bytes", lambda: 31 * MIB)
+    monkeypatch.setattr(image_work, "available_memory_bytes", lambda: 31 * MIB)
     with pytest.raises(ImageReadError, match=r"at least 32 MiB .* or use predict"):
         segmenter.Segmenter.segment_source(None, _Sized(1024, 1024))
 

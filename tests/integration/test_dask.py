@@ -20,7 +20,7 @@ from folder_helpers import ROOT, latest_records, names_of, read_ledger, slide, w
 from preload_perfect_network import perfect_from_pending
 from slides import decode_scene
 
-from mediar_infer import segmenter as segmenter_module
+from mediar_infer import image_work
 from mediar_infer.cluster import client, connection, spread
 from mediar_infer.cluster import worker as cluster_worker
 from mediar_infer.cluster.row_ranges import split_rows
@@ -328,8 +328,8 @@ def test_large_image_whose_labels_do_not_fit_here_fails_as_in_one_process(
     config = replace(CONFIG, masks=MaskConfig(blocks="paper"), scale=scale)
     one, two = (RunOptions(Selection((inputs,)), tmp_path / name) for name in ("one", "two"))
     needed = int(24 * 1000 * 300 * scale**2)
-    monkeypatch.setattr(segmenter_module, "available_memory_bytes", lambda: needed - 1)
-    monkeypatch.setattr(segmenter_module, "_ROW_BYTES_PER_PIXEL", 0)
+    monkeypatch.setattr(image_work, "available_memory_bytes", lambda: needed - 1)
+    monkeypatch.setattr(image_work, "_ROW_BYTES_PER_PIXEL", 0)
     segmenter = perfect_from_pending(PendingWeights([weights_dir], config))
     expected = {each.file: each for each in run_folder(segmenter, one)}
     records = client.run_on_cluster(
@@ -338,7 +338,7 @@ def test_large_image_whose_labels_do_not_fit_here_fails_as_in_one_process(
     assert [record.status for record in records] == ["failed"] + ["done"] * 5
     assert records[0].error == expected["large.tif"].error
     assert "1,000 × 300 pixels that take at least" in records[0].error
-    monkeypatch.setattr(segmenter_module, "available_memory_bytes", lambda: needed)
+    monkeypatch.setattr(image_work, "available_memory_bytes", lambda: needed)
     records = client.run_on_cluster(
         cluster.address, [weights_dir], config, two, spread_from=SPREAD_FROM
     )
@@ -422,12 +422,12 @@ def _predict_pieces(monkeypatch, tmp_path, pieces):
 
 
 def test_worker_refuses_rows_that_do_not_fit_in_its_memory(monkeypatch, tmp_path):
-    needed = segmenter_module._ROW_BYTES_PER_PIXEL * CONFIG.roi_size * 100
-    monkeypatch.setattr(segmenter_module, "available_memory_bytes", lambda: needed - 1)
+    needed = image_work._ROW_BYTES_PER_PIXEL * CONFIG.roi_size * 100
+    monkeypatch.setattr(image_work, "available_memory_bytes", lambda: needed - 1)
     with pytest.raises(ImageReadError, match=r"a\.png: found 500 × 100 pixels that take at least"):
         _predict_pieces(monkeypatch, tmp_path, [(96, 500, 500)])
     assert cluster_worker._in_progress == []
-    monkeypatch.setattr(segmenter_module, "available_memory_bytes", lambda: needed)
+    monkeypatch.setattr(image_work, "available_memory_bytes", lambda: needed)
     assert _predict_pieces(monkeypatch, tmp_path, [(96, 500, 500)])[1] > 0
 
 

@@ -13,7 +13,7 @@ from fakes import (
     know_cells_of,
 )
 
-from mediar_infer import segmenter as segmenter_module
+from mediar_infer import image_work
 from mediar_infer.config import CellSize, EngineConfig, MaskConfig, Plan
 from mediar_infer.errors import ImageReadError, UsageError
 from mediar_infer.image_trace import Trace
@@ -100,7 +100,7 @@ def test_micrometres_without_a_pixel_size_fail_before_anything_is_predicted():
 
 def test_memory_is_that_of_the_scaled_image(monkeypatch):
     image = ArraySource(np.ones((400, 300), np.uint8))
-    monkeypatch.setattr(segmenter_module, "available_memory_bytes", lambda: 8 * 2**20)
+    monkeypatch.setattr(image_work, "available_memory_bytes", lambda: 8 * 2**20)
     Segmenter([FunctionBackend(KNOWN)], CONFIG).begin(image, Trace()).close()
     enlarging = Segmenter([FunctionBackend(KNOWN)], replace(CONFIG, scale=4.0))
     with pytest.raises(ImageReadError, match=r"400 × 300 pixels that take at least \d+ MiB"):
