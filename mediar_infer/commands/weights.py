@@ -91,6 +91,13 @@ def _show(checkpoint: Checkpoint, *, verifies: bool) -> None:
     """Print what a weight file holds; its shapes and checksum were checked as it was loaded."""
     path = checkpoint.path
     print_result(_describe(checkpoint))
+    stated = []
+    if checkpoint.cell_diameter is not None:
+        stated.append(f"cells of {checkpoint.cell_diameter:g} px")
+    if checkpoint.flow_threshold is not None:
+        stated.append(f"flow threshold {checkpoint.flow_threshold:g}")
+    if stated:
+        print_result(f"  manifest: {', '.join(stated)}")
     has_ranges = ranges_path(path).is_file()
     if has_ranges:
         _show_ranges(checkpoint, verifies=verifies)

@@ -300,13 +300,16 @@ def test_convert_adds_to_the_manifest_of_a_folder(weights_dir, tmp_path):
     }
 
 
-def test_convert_keeps_what_the_manifest_tells(weights_dir, tmp_path):
+def test_convert_keeps_what_the_manifest_tells(weights_dir, tmp_path, capsys):
     name = "from_phase1.safetensors"
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).write_bytes((weights_dir / name).read_bytes())
     listed = ListedWeights(compute_digest(weights_dir / name), 31.5, flow_threshold=0.55)
     write_weights_manifest(tmp_path / "in", {name: listed})
     assert _run("weights", "convert", tmp_path / "in" / name, "-o", tmp_path / "out") == 0
+    capsys.readouterr()
+    assert _run("weights", "list", tmp_path / "out") == 0
+    assert "\n  manifest: cells of 31.5 px, flow threshold 0.55\n" in capsys.readouterr().out
     converted = read_weights_manifest(tmp_path / "out")[name]
     assert (converted.cell_diameter, converted.flow_threshold) == (31.5, 0.55)
 
