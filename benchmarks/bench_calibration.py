@@ -22,7 +22,7 @@ from mediar_infer.labels.metrics import compute_ious
 
 IOU = 0.5
 CELLPROB_EDGES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
-FLOW_ERROR_EDGES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
+FLOW_ERROR_EDGES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 
 
 def find_right(true: np.ndarray, found: np.ndarray) -> np.ndarray:
