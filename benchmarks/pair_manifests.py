@@ -14,8 +14,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import common
-import numpy as np
 import tifffile
+from scipy import ndimage
 
 LEFT_OUT = ("scell_style1", "rbc_0d095f3a")
 """Starts of ids: labels of one size set by hand where hardly anything is to be seen; debris."""
@@ -71,12 +71,7 @@ def move_labels(row: dict[str, str], folder: Path) -> dict[str, str]:
     """The row with a moved copy of its labels; what enters at an edge is background."""
     if row["id"] not in MOVED:
         return row
-    labels = tifffile.imread(row["label"])
-    moved = np.zeros_like(labels)
-    (down, right), (height, width) = MOVED[row["id"]], labels.shape
-    moved[max(down, 0) : height + down, max(right, 0) : width + right] = labels[
-        max(-down, 0) : height - down, max(-right, 0) : width - right
-    ]
+    moved = ndimage.shift(tifffile.imread(row["label"]), MOVED[row["id"]], order=0)
     path = folder / Path(row["label"]).name
     path.parent.mkdir(parents=True, exist_ok=True)
     tifffile.imwrite(path, moved)

@@ -120,13 +120,8 @@ def run(args: argparse.Namespace) -> int:
     evaluation = evaluate_folders(
         args.predicted, args.true, thresholds=args.thresholds, groups=groups, images=images
     )
-    without = [scores.image for scores in evaluation.images if scores.image not in (groups or {})]
-    if groups is not None and without:
-        logger.warning(
-            "%s: found no row for %d of %d scored images (%s), which are in no group; expected"
-            " their names as id, without _label and extension",
-            *(args.manifest, len(without), len(evaluation.images), list_some(without, _LISTED)),
-        )
+    if groups is not None:
+        _warn_of_ungrouped(args.manifest, [scores.image for scores in evaluation.images], groups)
     paths = write_evaluation(args.output, evaluation)
     for row in evaluation.groups:
         if row.pooled.threshold == args.thresholds[0]:
@@ -139,6 +134,16 @@ def run(args: argparse.Namespace) -> int:
         logger.error("%s: no image was scored; expected files NAME_label.tiff", args.predicted)
     logger.info("wrote %s", ", ".join(str(path) for path in paths))
     return 0 if evaluation.images and not evaluation.errors else 1
+
+
+def _warn_of_ungrouped(manifest: Path, scored: Sequence[str], groups: Mapping[str, str]) -> None:
+    without = [stem for stem in scored if stem not in groups]
+    if without:
+        logger.warning(
+            "%s: found no row for %d of %d scored images (%s), which are in no group; expected"
+            " their names as id, without _label and extension",
+            *(manifest, len(without), len(scored), list_some(without, _LISTED)),
+        )
 
 
 def _read_selection(args: argparse.Namespace) -> tuple[dict[str, str] | None, list[str] | None]:
